@@ -1,0 +1,142 @@
+# Pollux. `make help` lists what can be built; README.md says how the pieces fit.
+#
+# Every folder's sources are found by pattern, so a new file needs no line here. MODE picks a
+# flavour (release, asan, tsan, fuzz), each with its own tree below $(B).
+
+B    ?= build
+MODE ?= release
+O    := $(B)/$(MODE)
+
+PKGS_BASE := libsodium jansson libpcre2-8 libutf8proc libxxhash libcyaml cmocka
+PKGS_DPDK := libdpdk
+
+# Vendor headers come in as system headers, so that our warnings stay ours.
+sysinc = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags-only-I $(1) 2>/dev/null))
+
+WARN := -Wall -Wextra -Wpedantic -Werror -Wconversion -Wsign-conversion -Wshadow \
+        -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Wcast-qual -Wpointer-arith \
+        -Wwrite-strings -Wformat=2 -Wdouble-promotion -Wimplicit-fallthrough -Wswitch-enum \
+        -Wnull-dereference
+BASEFLAGS := -std=gnu17 -g -fno-common -fstack-protector-strong -ffp-contract=off -fPIC \
+             -D_GNU_SOURCE -I. -MMD -MP
+ARCHFLAGS := -march=x86-64-v2
+
+ifeq ($(MODE),release)
+  CC        := gcc
+  MODEFLAGS := -O2
+else ifeq ($(MODE),asan)
+  CC        := gcc
+  MODEFLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+               -fno-sanitize-recover=undefined -DPLX_DEBUG -Wno-null-dereference
+  MODELINK  := -fsanitize=address,undefined
+else ifeq ($(MODE),tsan)
+  CC        := gcc
+  MODEFLAGS := -O1 -fno-omit-frame-pointer -fsanitize=thread -DPLX_DEBUG -DRTE_USE_C11_MEM_MODEL \
+               -Wno-null-dereference
+  MODELINK  := -fsanitize=thread
+else ifeq ($(MODE),fuzz)
+  CC        := clang-14
+  MODEFLAGS := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined \
+               -fno-sanitize-recover=undefined -DPLX_DEBUG -Wno-null-dereference
+  MODELINK  := -fsanitize=address,undefined
+else
+  $(error MODE=$(MODE) is not known; give release, asan, tsan or fuzz)
+endif
+
+CFLAGS_ALL  := $(BASEFLAGS) $(WARN) $(MODEFLAGS) $(call sysinc,$(PKGS_BASE))
+CFLAGS_DPDK := $(call sysinc,$(PKGS_DPDK)) -include rte_config.h
+
+# ---- sources -------------------------------------------------------------------------------
+SRC_base      := $(wildcard fw/base/*.c)
+SRC_kernels   := $(wildcard kernels/cpu/*.c kernels/*.c)
+SRC_model     := $(wildcard accel/model/*.c)
+SRC_accel     := $(wildcard accel/*.c)
+SRC_wire      := $(wildcard dataplane/wire/*.c)
+SRC_batch     := $(wildcard dataplane/batch/*.c)
+SRC_dataplane := $(wildcard dataplane/*.c)
+SRC_fw        := $(filter-out fw/main.c,$(wildcard fw/*.c))
+SRC_client    := $(wildcard tools/client/*.c)
+SRC_testlib   := $(wildcard tests/lib/*.c)
+
+LIBS_ALL := testlib fw dataplane batch client wire accel model kernels base
+LIBFILES := $(foreach l,$(LIBS_ALL),$(O)/lib$(l).a)
+NODPDK   := $(filter-out %/libfw.a %/libdataplane.a,$(LIBFILES))
+
+obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
+
+LDLIBS_BASE := -lsodium -lIPSec_MB -ljansson -lpcre2-8 -lutf8proc -lxxhash -lcyaml -lm -lpthread -ldl
+LDLIBS_DPDK := $(shell pkg-config --libs libdpdk 2>/dev/null) -lbpf -lxdp -lsystemd
+
+# A test, benchmark or fuzz target that includes DPDK or the stages links with them.
+needs_dpdk = $(shell grep -lE '"(dataplane/[a-z_0-9]+\.h|fw/[a-z_0-9]+\.h)"|<rte_' $(1) 2>/dev/null)
+TESTS      := $(wildcard tests/test_*.c)
+BENCHES    := $(wildcard tests/bench_*.c)
+FUZZERS    := $(wildcard tests/fuzz_*.c)
+DPDK_PROGS := $(call needs_dpdk,$(TESTS) $(BENCHES) $(FUZZERS))
+TOOLDIRS   := $(filter-out client,$(patsubst tools/%/main.c,%,$(wildcard tools/*/main.c)))
+
+TEST_BINS  := $(patsubst tests/%.c,$(O)/%,$(TESTS))
+BENCH_BINS := $(patsubst tests/%.c,$(O)/%,$(BENCHES))
+FUZZ_BINS  := $(patsubst tests/%.c,$(O)/%,$(FUZZERS))
+TOOL_BINS  := $(patsubst %,$(O)/plx-%,$(TOOLDIRS))
+POLLUXD    := $(if $(wildcard fw/main.c),$(O)/polluxd)
+
+.DEFAULT_GOAL := all
+all: $(POLLUXD) $(TOOL_BINS) ## build polluxd and the tools
+tests: $(TEST_BINS)
+benches: $(BENCH_BINS)
+.PHONY: all tests benches
+
+# ---- rules ---------------------------------------------------------------------------------
+$(O)/obj/%_avx2.o: ARCHFLAGS := -march=x86-64-v3
+$(O)/obj/%_avx512.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
+$(call obj,$(SRC_kernels)): MODEFLAGS_EXTRA := $(if $(filter release,$(MODE)),-O3)
+
+$(O)/obj/dataplane/wire/%.o: EXTRA :=
+$(O)/obj/dataplane/batch/%.o: EXTRA :=
+$(call obj,$(SRC_dataplane) $(SRC_fw) fw/main.c $(DPDK_PROGS)): EXTRA := $(CFLAGS_DPDK)
+
+$(O)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC   $<";) $(CC) $(EXTRA) $(ARCHFLAGS) $(CFLAGS_ALL) $(MODEFLAGS_EXTRA) -c -o $@ $<
+
+define lib_rule
+$(O)/lib$(1).a: $(call obj,$(SRC_$(1)))
+	@mkdir -p $$(@D); rm -f $$@; ar rcs $$@ $$^
+endef
+$(foreach l,$(LIBS_ALL),$(eval $(call lib_rule,$(l))))
+
+# Extra objects for one program (link-seam fakes), as EXTRA_<name> := fake sources.
+-include tests/tests.mk
+
+define prog_rule
+$(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1))) \
+           $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LIBFILES),$(NODPDK))
+	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) $(if $(filter fuzz_%,$(1)),-fsanitize=fuzzer) -o $$@ \
+	  $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group \
+	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) -lcmocka
+endef
+$(foreach t,$(TESTS) $(BENCHES) $(FUZZERS),$(eval $(call prog_rule,$(patsubst tests/%.c,%,$(t)))))
+
+define tool_rule
+$(O)/plx-$(1): $(call obj,$(wildcard tools/$(1)/*.c)) $(NODPDK)
+	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) -o $$@ $$(filter %.o,$$^) \
+	  -Wl,--start-group $$(filter-out %/libtestlib.a,$$(filter %.a,$$^)) -Wl,--end-group $(LDLIBS_BASE)
+endef
+$(foreach t,$(TOOLDIRS),$(eval $(call tool_rule,$(t))))
+
+$(O)/polluxd: $(call obj,fw/main.c) $(LIBFILES)
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
+	  -Wl,--start-group $(filter-out %/libtestlib.a,$(filter %.a,$^)) -Wl,--end-group $(LDLIBS_DPDK) $(LDLIBS_BASE)
+
+# ---- what people type ----------------------------------------------------------------------
+lint: ## prove the house rules: includes go down only, vendor fences, format
+	@tests/lint.sh
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+clean: ## remove everything that was built
+	rm -rf $(B)
+.PHONY: lint help clean
+
+DEPS := $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(DEPS)

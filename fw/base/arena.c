@@ -1,0 +1,62 @@
+/* A bump allocator over one pre-faulted mapping. */
+#include "fw/base/arena.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+
+#define HUGE_BYTES ((size_t)2 << 20)
+
+static size_t round_up(size_t v, size_t align)
+{
+	return (v + align - 1) & ~(align - 1);
+}
+
+int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
+{
+	size_t size = round_up(size_bytes, HUGE_BYTES);
+	int prot = PROT_READ | PROT_WRITE;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+
+	memset(a, 0, sizeof(*a));
+	void *p = mmap(NULL, size, prot, flags | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	a->huge = p != MAP_FAILED;
+	if (!a->huge) {
+		p = mmap(NULL, size, prot, flags, -1, 0);
+		if (p == MAP_FAILED)
+			return plx_diag_set(d, PLX_E_NOMEM,
+			                    "out of memory: %zu MiB could not be mapped; lower the "
+			                    "limits in the board file or add memory",
+			                    size >> 20);
+		(void)madvise(p, size, MADV_HUGEPAGE);
+		memset(p, 0, size);
+	}
+	a->base = p;
+	a->size_bytes = size;
+	return PLX_E_OK;
+}
+
+void *plx_arena_take(struct plx_arena *a, size_t bytes, size_t align)
+{
+	PLX_CHECK(!a->sealed);
+	size_t off = round_up(a->used_bytes, align);
+
+	if (off > a->size_bytes || bytes > a->size_bytes - off)
+		return NULL;
+	a->used_bytes = off + bytes;
+	return a->base + off;
+}
+
+void plx_arena_seal(struct plx_arena *a)
+{
+	a->sealed = true;
+}
+
+void plx_arena_close(struct plx_arena *a)
+{
+	if (a->base != NULL)
+		munmap(a->base, a->size_bytes);
+	memset(a, 0, sizeof(*a));
+}
