@@ -1,0 +1,341 @@
+/*
+ * The device contract: how the dataplane talks to whatever runs the model.
+ *
+ * Objects: a device (CPU, one GPU, a group, an FPGA card), the model it holds (loaded once) and
+ * queues, one for each stage that submits. No verb blocks, sleeps or allocates after queue_open.
+ *
+ * A queue owns an arena of step records. The caller takes a free one, fills it, submits its index
+ * and gets the index back from poll with the results written into the same record. Records hold
+ * offsets, never pointers, so that the arena may be shared with another process or a GPU.
+ *
+ * Sequences occupy slots on the device. Block tables, the sampler and the ids that the repeat
+ * penalty looks at live there; a step carries deltas that change them, applied in order before the
+ * step's tokens run. Steps of one queue run and complete in the order of submission; each accepted
+ * step completes exactly once, as OK, FAULT, TIMEOUT, CANCELLED or LOST.
+ *
+ * Numerics: a token's hidden state depends on model, token ids and positions alone. Devices whose
+ * info.numeric_kind is equal give equal bits.
+ */
+#ifndef PLX_ACCEL_ACCEL_H
+#define PLX_ACCEL_ACCEL_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fw/base/diag.h"
+
+struct plx_model; /* accel/model/model.h */
+struct plx_dev;
+struct plx_queue;
+
+#define PLX_ACCEL_ABI      1u
+#define PLX_DEV_NAME_BYTES 32
+#define PLX_NUMERIC_BYTES  64
+#define PLX_MAX_DRAFT      15 /* draft tokens one sequence may carry in a step */
+#define PLX_MAX_TOP        20 /* alternatives reported beside a sampled token */
+#define PLX_PENALTY_WINDOW 64 /* the repeat penalty looks at this many ids at most */
+
+/* What a device can do; a step that asks for anything else is refused with UNSUPPORTED. */
+enum plx_dev_cap {
+	PLX_CAP_LAST = 1 << 0,     /* PLX_TOK_LAST: feed back what the slot sampled last */
+	PLX_CAP_DRAFT = 1 << 1,    /* verify chains of drafts */
+	PLX_CAP_TREE = 1 << 2,     /* verify trees of drafts */
+	PLX_CAP_EMBED = 1 << 3,    /* tokens given as embedding rows */
+	PLX_CAP_HIDDEN = 1 << 4,   /* return final hidden rows */
+	PLX_CAP_LOGPROBS = 1 << 5, /* log-probabilities and top-n */
+	PLX_CAP_MASK = 1 << 6,     /* vocabulary masks (grammars) */
+	PLX_CAP_ADAPTER = 1 << 7,  /* low-rank adapters */
+	PLX_CAP_WORKERS = 1 << 8,  /* lends work to lcores through worker() */
+	PLX_CAP_EXPORT = 1 << 9,   /* mem_export gives a dma-buf */
+	PLX_CAP_COPY = 1 << 10,    /* copy_blocks */
+};
+
+struct plx_dev_info {
+	char name[PLX_DEV_NAME_BYTES];
+	char numeric_kind[PLX_NUMERIC_BYTES]; /* equal text: equal bits */
+	uint32_t caps;                        /* enum plx_dev_cap */
+	uint32_t n_workers_max;               /* lcores that worker() can use beside poll() */
+	uint64_t mem_total_bytes;
+	uint64_t mem_used_bytes;
+	uint64_t kv_layout_hash; /* equal: KV blocks can be copied as they are; 0 before load */
+	uint32_t block_bytes;    /* one KV block over all layers; 0 before load */
+	uint32_t n_vocab;        /* 0 before load */
+};
+
+/* Sizes fixed at load; every table on the device is allocated from them. */
+struct plx_dev_limits {
+	uint32_t n_slots;         /* sequences on the device at once */
+	uint32_t n_blocks;        /* KV blocks in its pool */
+	uint32_t block_tokens;    /* tokens a block; a power of two, 16..256 */
+	uint32_t max_seq_blocks;  /* blocks one sequence may own (context limit) */
+	uint32_t max_step_tokens; /* tokens in one step */
+	uint32_t max_step_seqs;   /* sequences in one step, at most n_slots */
+	uint32_t steps_in_flight; /* step records in a queue, at least 2 */
+	uint32_t n_threads;       /* CPU: lcores that will compute (poll and workers together) */
+};
+
+/* A token's source in a step. */
+#define PLX_TOK_LAST     (-1)                /* the id this slot sampled last */
+#define PLX_TOK_EMBED(r) (-2 - (int32_t)(r)) /* row r of the step's embedding rows */
+
+enum plx_tok_flag {
+	PLX_TOKF_LOGITS = 1 << 0, /* sample after this token */
+	PLX_TOKF_HIDDEN = 1 << 1, /* return its final hidden row */
+};
+
+/* One token to run. Tokens of one sequence are contiguous and in order of position. */
+struct plx_step_tok {
+	int32_t id;      /* vocabulary id, PLX_TOK_LAST or PLX_TOK_EMBED(row) */
+	uint32_t pos[3]; /* position; text uses pos[0], images all three */
+	int32_t parent;  /* tree: index in the step of the token before it; -1: the one before */
+	uint32_t flags;  /* enum plx_tok_flag */
+};
+static_assert(sizeof(struct plx_step_tok) == 24, "step records are a shared ABI");
+
+enum plx_seq_flag {
+	PLX_SEQF_DETERMINISTIC = 1 << 0, /* equal bits whatever else the step runs */
+};
+
+/*
+ * One sequence's share of a step. With n_draft > 0 the last 1 + n_draft tokens all carry
+ * PLX_TOKF_LOGITS: the committed one and the drafts after it.
+ */
+struct plx_step_seq {
+	uint32_t slot;
+	uint32_t first_tok; /* index of its first token in the step */
+	uint32_t n_tok;     /* at least 1 */
+	uint32_t n_draft;   /* 0..PLX_MAX_DRAFT */
+	uint32_t adapter;   /* 0: none */
+	uint32_t mask_off;  /* offset of a vocabulary bit mask in the record; 0: none */
+	uint32_t n_top;     /* alternatives wanted, 0..PLX_MAX_TOP */
+	uint32_t flags;     /* enum plx_seq_flag */
+};
+static_assert(sizeof(struct plx_step_seq) == 32, "step records are a shared ABI");
+
+/*
+ * How a slot samples. Order: repeat penalty, top_k, top_p, min_p, temperature, draw; the draw is
+ * Philox4x32-10 of (seed, sample, position of the new token, draw index). Ties go to the lowest id.
+ */
+struct plx_sampler {
+	float temperature;    /* 0: greedy (after the repeat penalty) */
+	float top_p;          /* 1: off */
+	float min_p;          /* 0: off */
+	float repeat_penalty; /* 1: off */
+	uint32_t top_k;       /* 0: off */
+	uint32_t sample;      /* which of a request's n answers */
+	uint64_t seed;
+	uint32_t n_recent; /* ids in recent[], oldest first: the tokens before the first one the
+	                    * slot will run, so that a cached prefix is penalised as well */
+	uint32_t penalty_window; /* how many of the last ids count, at most PLX_PENALTY_WINDOW */
+	int32_t recent[PLX_PENALTY_WINDOW];
+};
+static_assert(sizeof(struct plx_sampler) == 40 + 4 * PLX_PENALTY_WINDOW, "shared ABI");
+
+enum plx_delta_kind {
+	PLX_DELTA_SLOT_SET = 1,   /* take the slot: empty block table, sampler as given */
+	PLX_DELTA_SLOT_CLEAR = 2, /* give the slot back */
+	PLX_DELTA_BLOCK = 3,      /* block table[index] = block */
+};
+
+struct plx_step_delta {
+	uint32_t kind; /* enum plx_delta_kind */
+	uint32_t slot;
+	uint32_t index;       /* BLOCK: which entry */
+	uint32_t block;       /* BLOCK: pool index */
+	uint32_t sampler_off; /* SLOT_SET: offset of a struct plx_sampler in the record */
+};
+static_assert(sizeof(struct plx_step_delta) == 20, "step records are a shared ABI");
+
+struct plx_top {
+	int32_t id;
+	float
+	    logprob; /* natural logarithm, of the model's distribution before any sampling option */
+};
+
+/* What one sequence got from a step, parallel to the step's sequences. */
+struct plx_step_out {
+	int32_t status;      /* 0 or enum plx_err; FAULT where this sequence alone went NaN */
+	uint32_t n_out;      /* ids sampled: 0 (prefill chunk), 1, or n_accepted + 1 */
+	uint32_t n_accepted; /* drafts that were accepted */
+	uint32_t top_off;    /* offset of [n_out][n_top] struct plx_top in the record; 0: none */
+	int32_t id[PLX_MAX_DRAFT + 1];
+	float logprob[PLX_MAX_DRAFT + 1]; /* of id[], same distribution as plx_top's */
+};
+static_assert(sizeof(struct plx_step_out) == 16 + 8 * (PLX_MAX_DRAFT + 1), "shared ABI");
+
+/*
+ * A step record. The queue writes the offsets once; the caller fills what is marked "caller" and
+ * leaves the rest; the device writes what is marked "device" before poll returns the record.
+ */
+struct plx_step {
+	uint32_t abi_version;  /* PLX_ACCEL_ABI */
+	uint32_t record_bytes; /* whole record */
+	uint64_t id;           /* caller: grows by one a step */
+	uint64_t generation;   /* device generation at submit; written by submit */
+	uint32_t n_tok;        /* caller */
+	uint32_t n_seq;        /* caller */
+	uint32_t n_delta;      /* caller */
+	uint32_t n_sampler;    /* caller: samplers used, indexed from sampler_off */
+	uint32_t tok_off;      /* struct plx_step_tok[max_step_tokens] */
+	uint32_t seq_off;      /* struct plx_step_seq[max_step_seqs] */
+	uint32_t delta_off;    /* struct plx_step_delta[max_deltas] */
+	uint32_t sampler_off;  /* struct plx_sampler[max_step_seqs] */
+	uint32_t out_off;      /* struct plx_step_out[max_step_seqs] */
+	uint32_t max_deltas;
+	uint32_t cancel;   /* caller, any time, atomically: drop the step where it stands */
+	int32_t status;    /* device: 0, FAULT, TIMEOUT, CANCELLED or LOST */
+	uint64_t start_ns; /* device: when its first work began, plx_clock_ns() */
+	uint64_t end_ns;   /* device: when its results were complete */
+};
+static_assert(sizeof(struct plx_step) == 88, "step records are a shared ABI");
+
+/* The arrays of a record. */
+static inline struct plx_step_tok *plx_step_toks(struct plx_step *s)
+{
+	return (struct plx_step_tok *)(void *)((char *)s + s->tok_off);
+}
+static inline struct plx_step_seq *plx_step_seqs(struct plx_step *s)
+{
+	return (struct plx_step_seq *)(void *)((char *)s + s->seq_off);
+}
+static inline struct plx_step_delta *plx_step_deltas(struct plx_step *s)
+{
+	return (struct plx_step_delta *)(void *)((char *)s + s->delta_off);
+}
+static inline struct plx_sampler *plx_step_samplers(struct plx_step *s)
+{
+	return (struct plx_sampler *)(void *)((char *)s + s->sampler_off);
+}
+static inline struct plx_step_out *plx_step_outs(struct plx_step *s)
+{
+	return (struct plx_step_out *)(void *)((char *)s + s->out_off);
+}
+
+struct plx_load_progress {
+	uint64_t done_bytes;
+	uint64_t total_bytes;
+	const char *what; /* "weights", "KV pool" ...; static text */
+};
+
+struct plx_block_copy {
+	uint32_t src; /* block of the source queue's device */
+	uint32_t dst; /* block of the destination queue's device */
+};
+
+/*
+ * What a device implements. Callers use the plx_dev_* and plx_queue_* functions below, which add
+ * the argument checks that are the same for all.
+ */
+struct plx_dev_ops {
+	int (*info)(struct plx_dev *dev, struct plx_dev_info *out);
+	int (*load_begin)(struct plx_dev *dev, const struct plx_model *model,
+	                  const struct plx_dev_limits *limits, struct plx_diag *d);
+	int (*load_poll)(struct plx_dev *dev, uint32_t budget_us, struct plx_load_progress *out,
+	                 struct plx_diag *d);
+	int (*mem_alloc)(struct plx_dev *dev, size_t bytes, void **out);
+	int (*mem_register)(struct plx_dev *dev, void *host, size_t bytes);
+	int (*mem_export)(struct plx_dev *dev, void *mem, size_t bytes, int *dmabuf_fd);
+	int (*queue_open)(struct plx_dev *dev, struct plx_queue **out, struct plx_diag *d);
+	struct plx_step *(*queue_step)(struct plx_queue *q, uint32_t step_idx);
+	int (*submit)(struct plx_queue *q, uint32_t step_idx);
+	int (*poll)(struct plx_queue *q, uint32_t budget_us, uint32_t *done_idx, uint32_t max_done);
+	int (*worker)(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us);
+	int (*copy_blocks)(struct plx_queue *dst, struct plx_queue *src,
+	                   const struct plx_block_copy *pairs, uint32_t n);
+	int (*reset)(struct plx_dev *dev);
+	void (*close)(struct plx_dev *dev);
+};
+
+/* First member of every device's own struct, and of every queue's. */
+struct plx_dev {
+	const struct plx_dev_ops *ops;
+};
+struct plx_queue {
+	struct plx_dev *dev;
+};
+
+/* What the board file says about a device. */
+struct plx_dev_conf {
+	char name[PLX_DEV_NAME_BYTES];
+	char kind[16];  /* "cpu"; later "cuda", "fpga" */
+	char isa[16];   /* CPU: "auto", "scalar", "avx2", "avx512" */
+	uint32_t index; /* which card of its kind */
+};
+
+/*
+ * plx_dev_open - open a device by its kind.
+ *
+ * Owner:  the caller closes it. One thread opens, loads and closes.
+ * Errors: UNSUPPORTED (a kind this build lacks), NOT_FOUND, NOMEM; d says which and what to do.
+ */
+int plx_dev_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct plx_diag *d);
+
+/* plx_dev_info_get - what the device is and can do now. Thread: any. */
+int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
+
+/*
+ * plx_dev_load_begin, plx_dev_load_poll - load the model and allocate every table.
+ *
+ * The model must outlive the device. load_poll works for about budget_us and returns AGAIN until
+ * it is done, then 0; out tells progress.  Errors: UNSUPPORTED, NOMEM (with what would fit), LIMIT.
+ */
+int plx_dev_load_begin(struct plx_dev *dev, const struct plx_model *model,
+                       const struct plx_dev_limits *limits, struct plx_diag *d);
+int plx_dev_load_poll(struct plx_dev *dev, uint32_t budget_us, struct plx_load_progress *out,
+                      struct plx_diag *d);
+
+/*
+ * plx_queue_open - a queue with limits.steps_in_flight step records. After load only.
+ * Owner: the device; closed with it.
+ */
+int plx_queue_open(struct plx_dev *dev, struct plx_queue **out, struct plx_diag *d);
+
+/* plx_queue_step - record step_idx, 0..steps_in_flight-1; NULL outside. The caller tracks which are
+ * free. */
+struct plx_step *plx_queue_step(struct plx_queue *q, uint32_t step_idx);
+
+/*
+ * plx_queue_submit - hand a filled record to the device.
+ *
+ * Thread: the queue's one submitter.  Cost: O(n_delta + n_seq) checks, no wait.
+ * Errors: AGAIN (full), INVAL (a record whose counts, slots, blocks or offsets are out of range;
+ *         nothing was changed), UNSUPPORTED, LOST (the device is gone until reset).
+ */
+int plx_queue_submit(struct plx_queue *q, uint32_t step_idx);
+
+/*
+ * plx_queue_poll - let the device work and collect what completed.
+ *
+ * @budget_us  a CPU device computes for about this long on the calling lcore; others only look.
+ * @done_idx   out: indices of completed records, in order of submission.
+ *
+ * Returns how many completed (0..max_done), or a negative error.
+ */
+int plx_queue_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done_idx, uint32_t max_done);
+
+/*
+ * plx_dev_worker - lend the calling lcore to a CPU device for about budget_us.
+ *
+ * @worker_idx  1..n_threads-1, one lcore each (0 is the lcore that polls).
+ *
+ * Returns 1 when it computed something, 0 when there was nothing to do.
+ */
+int plx_dev_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us);
+
+/*
+ * plx_queue_copy_blocks - copy KV blocks, after all steps submitted before on both queues and
+ * before those submitted later on dst. The layout hashes must be equal, else UNSUPPORTED.
+ */
+int plx_queue_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
+                          const struct plx_block_copy *pairs, uint32_t n);
+
+/*
+ * plx_dev_reset - begin a new generation: accepted steps complete as LOST, slots are empty.
+ * plx_dev_close - free everything; queues go with it.
+ */
+int plx_dev_reset(struct plx_dev *dev);
+void plx_dev_close(struct plx_dev *dev);
+
+#endif
