@@ -1,0 +1,150 @@
+/*
+ * A model file, checked and laid out for the forward pass: architecture, sizes and, layer by layer,
+ * where each tensor lies.
+ *
+ * What plx_model_open accepts is complete and consistent: every tensor the architecture needs is
+ * there with the shape that the configuration implies and a type this build computes, no tensor is
+ * left over, and whatever the file asks for that would change the arithmetic (experts, YaRN, ALiBi
+ * and the like) is refused by name. So the forward pass needs no checks of its own.
+ *
+ * A layer, x being [n_tok][n_embd] and RMS the norm with rms_eps:
+ *
+ *   h = RMS(x) * attn_norm
+ *   q = wq h + bq    [n_head][head_dim]        then, with q_norm: q = RMS over head_dim * q_norm
+ *   k = wk h + bk    [n_head_kv][head_dim]     likewise with k_norm
+ *   v = wv h + bv    [n_head_kv][head_dim]
+ *   rotate q and k (below); head i attends with key head i / (n_head / n_head_kv)
+ *   x += wo softmax(q k / sqrt(head_dim)) v
+ *   h = RMS(x) * ffn_norm;  x += w_down (silu(w_gate h) * (w_up h))
+ *
+ * and logits = output (RMS(x) * output_norm). Biases and q_norm, k_norm are NULL where absent.
+ *
+ * Rotation: pair i of n_rot / 2 turns by  pos * rope_scale * rope_base^(-2i / n_rot) / factor[i],
+ * factor being rope_factors or 1. The pair is (2i, 2i + 1) where pairing is ADJACENT and
+ * (i, i + n_rot / 2) where it is HALVES; dimensions from n_rot on are left alone.
+ */
+#ifndef PLX_ACCEL_MODEL_MODEL_H
+#define PLX_ACCEL_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "accel/model/gguf.h"
+#include "fw/base/diag.h"
+
+#define PLX_MODEL_MAX_LAYER    512u
+#define PLX_MODEL_MAX_EMBD     65536u
+#define PLX_MODEL_MAX_FF       524288u
+#define PLX_MODEL_MAX_HEAD     1024u
+#define PLX_MODEL_MAX_HEAD_DIM 512u
+#define PLX_MODEL_MAX_VOCAB    1048576u
+#define PLX_MODEL_MAX_CTX      16777216u
+#define PLX_MODEL_HASH_BYTES   16
+#define PLX_MODEL_NAME_BYTES   64
+
+enum plx_arch {
+	PLX_ARCH_LLAMA = 1, /* Llama 1 to 3, SmolLM, Mistral 7B, TinyLlama ... */
+	PLX_ARCH_QWEN2 = 2, /* biases on q, k, v */
+	PLX_ARCH_QWEN3 = 3, /* norms on q and k */
+};
+
+enum plx_rope_pairing {
+	PLX_ROPE_ADJACENT = 0,
+	PLX_ROPE_HALVES = 1,
+};
+
+/*
+ * A weight matrix as stored: y[r] = sum over c of w[r][c] x[c]. Row r starts at
+ * data + r * row_bytes and is n_cols / block elements blocks long. Aligned to the file's alignment
+ * (at least 8 bytes), rows only to row_bytes.
+ */
+struct plx_tensor {
+	const uint8_t *data; /* in the mapped file */
+	uint32_t type;       /* enum plx_quant_type of kernels/quant.h, ggml's numbers */
+	uint32_t n_rows;
+	uint32_t n_cols;
+	uint64_t row_bytes;
+	uint64_t bytes; /* n_rows * row_bytes */
+};
+
+/* One layer. Vectors are f32 in the model's own memory, whatever the file stored. */
+struct plx_layer {
+	const float *attn_norm; /* [n_embd] */
+	struct plx_tensor wq;   /* [n_head * head_dim][n_embd] */
+	struct plx_tensor wk;   /* [n_head_kv * head_dim][n_embd] */
+	struct plx_tensor wv;   /* [n_head_kv * head_dim][n_embd] */
+	struct plx_tensor wo;   /* [n_embd][n_head * head_dim] */
+	const float *bq;        /* [n_head * head_dim] or NULL; bq, bk, bv come together */
+	const float *bk;        /* [n_head_kv * head_dim] or NULL */
+	const float *bv;        /* [n_head_kv * head_dim] or NULL */
+	const float *q_norm;    /* [head_dim] or NULL; both or none */
+	const float *k_norm;    /* [head_dim] or NULL */
+	const float *ffn_norm;  /* [n_embd] */
+	struct plx_tensor gate; /* [n_ff][n_embd] */
+	struct plx_tensor up;   /* [n_ff][n_embd] */
+	struct plx_tensor down; /* [n_embd][n_ff] */
+};
+
+struct plx_model {
+	struct plx_gguf *gguf; /* for the tokenizer and the chat template; the model closes it */
+	char name[PLX_MODEL_NAME_BYTES]; /* general.name, printable, or the file's base name */
+	enum plx_arch arch;
+	uint32_t n_layer;
+	uint32_t n_embd;
+	uint32_t n_head;
+	uint32_t n_head_kv; /* divides n_head */
+	uint32_t head_dim;  /* even */
+	uint32_t n_ff;
+	uint32_t n_vocab;
+	uint32_t n_ctx; /* positions it was trained for, or its sliding window if that is less */
+	uint32_t n_rot; /* dimensions of a head that are rotated; even, at most head_dim */
+	enum plx_rope_pairing pairing;
+	float rope_base;
+	float rope_scale;          /* 1, or 1 / factor under linear scaling */
+	const float *rope_factors; /* [n_rot / 2] or NULL */
+	float rms_eps;
+	bool tied_output;           /* output is tok_embd */
+	struct plx_tensor tok_embd; /* [n_vocab][n_embd] */
+	struct plx_tensor output;   /* [n_vocab][n_embd] */
+	const float *output_norm;   /* [n_embd] */
+	struct plx_layer *layer;    /* [n_layer] */
+	uint64_t weight_bytes;      /* of all tensors in the file */
+	uint64_t n_param;           /* elements of all tensors in the file */
+	float *vec;                 /* memory behind the float vectors above */
+	uint8_t hash[PLX_MODEL_HASH_BYTES];
+};
+
+/*
+ * plx_model_open - open and check a model file.
+ *
+ * hash is XXH3-128 over the file's size, everything before the tensor data (configuration,
+ * vocabulary, tensor table) and the first and last 4 KiB of each tensor. It tells models and
+ * quantisations apart without reading gigabytes at start; it is no signature, and damage in the
+ * middle of a tensor does not change it.
+ *
+ * Owner:  the caller; plx_model_close. The model must outlive devices and tokenizers made from it.
+ * Thread: any; read-only afterwards.
+ * Cost:   O(metadata) and 8 KiB of reading a tensor.
+ * Errors: as plx_gguf_open; UNSUPPORTED (architecture, tensor type or feature, named), FORMAT
+ *         (a missing, surplus or wrongly shaped tensor, a configuration that contradicts itself),
+ *         LIMIT (a size over the limits above), NOMEM.
+ */
+int plx_model_open(const char *path, struct plx_model **out, struct plx_diag *d);
+
+/*
+ * plx_model_from_gguf - the same on an open reader, which the model takes over; on error too, it is
+ * closed.
+ */
+int plx_model_from_gguf(struct plx_gguf *g, struct plx_model **out, struct plx_diag *d);
+
+/* plx_model_close - free; NULL is accepted. */
+void plx_model_close(struct plx_model *m);
+
+/* plx_arch_name - "llama", "qwen2", "qwen3". */
+const char *plx_arch_name(enum plx_arch arch);
+
+/* plx_model_describe - one line for the start-up log: name, architecture, sizes, types, hash. */
+void plx_model_describe(const struct plx_model *m, char *buf, size_t buf_bytes);
+
+#endif
