@@ -1,0 +1,316 @@
+/*
+ * The arithmetic of a transformer on the CPU: a table of ops, one implementation for each
+ * instruction set, all giving the same bits.
+ *
+ * The scalar implementation defines every result (order of additions included); vector ones only
+ * compute the same thing sooner. A SIMD lane is an output row, a KV position or a head dimension,
+ * so nothing depends on how wide a register is, nor on how the caller cuts rows, tokens or time.
+ * Pure arithmetic: no threads, no allocation, no I/O, no system call, nothing kept after return.
+ *
+ * Conventions: f32 arrays are row-major and need 4-byte alignment only; counts are u32; every n_*
+ * that is a vector length is a multiple of 16 (n_in of a matrix: of 32). Shapes are asserted in
+ * debug builds. FTZ and DAZ must be set in the calling thread (plx_k_fpu_setup), or results may
+ * differ from another thread's in subnormal cases. A NaN or infinity in one token's activations
+ * gives NaN in that token's results alone.
+ */
+#ifndef PLX_KERNELS_KERNELS_H
+#define PLX_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/quant.h"
+
+/* ---- weights ----------------------------------------------------------------------------- */
+
+#define PLX_K_TILE 16 /* rows that are interleaved; row ranges start at a multiple of it */
+
+/*
+ * A weight matrix repacked by plx_k_pack: rows in tiles of 16, within a tile block by block, so
+ * that one register holds the same elements of 16 rows. Values are those stored in the file.
+ */
+struct plx_k_mat {
+	const void *data; /* 64-byte aligned, plx_k_pack_bytes(type, n_out, n_in) */
+	enum plx_qtype type;
+	uint32_t n_out; /* rows: outputs */
+	uint32_t n_in;  /* columns: inputs; multiple of 32, and of 256 for the K formats */
+};
+
+/*
+ * plx_k_pack_bytes - bytes of a repacked matrix; within 3 % of the file's size for n_out % 16 == 0.
+ *
+ * Returns 0 when type is not known, n_in or n_out is 0, n_in is not a multiple as above, or the
+ * size overflows: such a matrix is refused by the loader.
+ */
+uint64_t plx_k_pack_bytes(uint32_t ggml_type, uint32_t n_out, uint32_t n_in);
+
+/*
+ * plx_k_pack - repack rows [row_begin, row_end) of a matrix as the file stores it.
+ *
+ * @dst        out, start of the whole repacked matrix, 64-byte aligned.
+ * @src        in, start of the whole stored matrix, row-major; any alignment.
+ * @row_begin  multiple of 16.
+ * @row_end    multiple of 16, or n_out; the rows that pad the last tile are zeroed.
+ *
+ * Thread: any; disjoint row ranges may run at the same time.  Cost: about 1 ns an element.
+ */
+void plx_k_pack(void *dst, enum plx_qtype type, const void *src, uint32_t n_out, uint32_t n_in,
+                uint32_t row_begin, uint32_t row_end);
+
+/* ---- activations ------------------------------------------------------------------------- */
+
+#define PLX_K_QBLOCK 32
+
+/* 32 activations of one token, quantised: x[i] is about d * q[i]. */
+struct plx_k_qblk {
+	int8_t q[PLX_K_QBLOCK]; /* -127..127 */
+	float d;        /* absmax / 127; 0 for a block of (nearly) zeros; NaN if x has one */
+	float s;        /* d * (sum[0] + sum[1]) */
+	int32_t sum[2]; /* of q[0..15] and of q[16..31] */
+};
+_Static_assert(sizeof(struct plx_k_qblk) == 48, "kernels step through blocks of 48 bytes");
+
+/* plx_k_wants_q8 - true where matmul takes quantised activations, false where it takes f32. */
+static inline bool plx_k_wants_q8(enum plx_qtype type)
+{
+	return type != PLX_Q_F32 && type != PLX_Q_F16 && type != PLX_Q_BF16;
+}
+
+/* ---- matrix product ---------------------------------------------------------------------- */
+
+/* What becomes of a product: stored, or added to what y holds (residual, bias put there before). */
+enum plx_k_mode {
+	PLX_K_STORE = 0,
+	PLX_K_ADD = 1,
+};
+
+/*
+ * y[t][r] = sum over k of w[r][k] * x[t][k]   (+ y[t][r] when mode is PLX_K_ADD)
+ * for r in [row_begin, row_end), t in [tok_begin, tok_end).
+ */
+struct plx_k_mm {
+	const struct plx_k_mat *w;
+	const struct plx_k_qblk *q; /* in [n_tok][n_in/32]; read where plx_k_wants_q8(w->type) */
+	const float *x;             /* in [n_tok][n_in]; read otherwise */
+	float *y;           /* [n_tok][y_stride]; only the named rows and tokens are written */
+	uint32_t y_stride;  /* floats from one token's y to the next; >= n_out */
+	uint32_t row_begin; /* multiple of 16 */
+	uint32_t row_end;   /* multiple of 16, or n_out */
+	uint32_t tok_begin;
+	uint32_t tok_end;
+	enum plx_k_mode mode;
+};
+
+/* ---- KV pages and attention -------------------------------------------------------------- */
+
+#define PLX_K_ATTN_CHUNK 64   /* positions that share one running maximum */
+#define PLX_K_ATTN_SPLIT 1024 /* positions of one partial result; both count from position 0 */
+
+/*
+ * One layer's and one KV head's view of a sequence's paged cache.
+ *
+ * Position p lies in block table[p / block_tokens]; that block starts at
+ * base + block * block_bytes; this head's K begins k_off bytes into it and V v_off bytes.
+ * A head's K and V take block_tokens * head_dim * 2 bytes each, f16:
+ *   V is [token][dim];
+ *   K is [token / 16][dim][token % 16], so that one load holds 16 positions. It is the exchange
+ *   layout's [token][dim] with 16 tokens transposed; plx_k_kv_export and _import convert.
+ */
+struct plx_k_kv {
+	void *base;
+	const uint32_t *table;
+	uint64_t block_bytes;
+	uint64_t k_off; /* multiples of 2 */
+	uint64_t v_off;
+	uint32_t block_tokens; /* multiple of 16 */
+	uint32_t head_dim;     /* multiple of 16, at most PLX_K_HEAD_DIM_MAX */
+};
+
+#define PLX_K_HEAD_DIM_MAX 256
+
+/*
+ * Queries of one sequence against one KV head: n_tok consecutive tokens from position pos, each
+ * with n_group heads that share the KV head. A query at position p sees positions 0..p.
+ */
+struct plx_k_attn {
+	struct plx_k_kv kv;
+	const float *q;    /* in: token t, group head g at q + t*q_stride + g*head_dim; rotated */
+	uint32_t q_stride; /* floats from one token's queries to the next */
+	uint32_t n_tok;
+	uint32_t n_group;
+	uint32_t pos;
+	float scale; /* usually 1/sqrt(head_dim) */
+};
+
+/* plx_k_attn_part_floats - floats of one query's partial result: head_dim sums, then max and sum.
+ */
+static inline uint32_t plx_k_attn_part_floats(uint32_t head_dim)
+{
+	return head_dim + 16;
+}
+
+/* plx_k_attn_splits - splits a query at position pos has: attn_part is called for 0..this-1. */
+static inline uint32_t plx_k_attn_splits(uint32_t pos)
+{
+	return pos / PLX_K_ATTN_SPLIT + 1;
+}
+
+/* ---- the table --------------------------------------------------------------------------- */
+
+enum plx_k_isa {
+	PLX_K_ISA_BEST = 0, /* the best this machine can do */
+	PLX_K_ISA_SCALAR,
+	PLX_K_ISA_AVX2,   /* AVX2, FMA, F16C */
+	PLX_K_ISA_AVX512, /* AVX-512 F, BW, DQ, VL and VNNI */
+};
+
+/* Which halves rope turns together: llama files use adjacent pairs, qwen files halves. */
+enum plx_k_rope {
+	PLX_K_ROPE_ADJACENT = 0, /* (2i, 2i+1) */
+	PLX_K_ROPE_HALVES = 1,   /* (i, i + n_rot/2) */
+};
+
+struct plx_kernels {
+	enum plx_k_isa isa;
+	const char *isa_name;     /* "scalar", "avx2", "avx512vnni" */
+	const char *numeric_kind; /* names the arithmetic: equal strings, equal bits. One for all */
+
+	/*
+	 * quantise - activations to 8 bits, dynamically, for each block of 32:
+	 *   a = max |x[i]|;  a < 2^-100: d = 0, q = 0;  a not finite: d = NaN, q = 0;
+	 *   else d = a / 127 and q[i] = x[i] * (127 / a) rounded to nearest, ties to even.
+	 * @q  out [n_tok][n_in/32].  @x  in [n_tok][x_stride].
+	 * |x[i] - d*q[i]| <= 0.501 d.
+	 */
+	void (*quantise)(struct plx_k_qblk *q, const float *x, uint32_t n_tok, uint32_t n_in,
+	                 uint32_t x_stride);
+
+	/*
+	 * matmul - see struct plx_k_mm. One pass over the weights serves up to 8 tokens.
+	 * Order, block formats: acc = 0; for each 32-block b in increasing k
+	 *   acc = fma(scale, d_b * (float)idot, acc), then, where the format has a minimum,
+	 *   acc = fma(min, s_b, acc);
+	 * idot is the exact integer dot (Q6_K: sc0*dot0 + sc1*dot1, scale = d; Q4_K, Q5_K: scale =
+	 * d*sc, min = -(dmin*mn)). Float formats: four sums, p[k % 4] = fma(w, x, p[k % 4]), and
+	 * acc = (p0 + p1) + (p2 + p3).
+	 */
+	void (*matmul)(const struct plx_k_mm *m);
+
+	/*
+	 * rmsnorm - y[t][i] = (x[t][i] * r) * w[i],  r = 1 / sqrt(mean over i of x[t][i]^2 + eps)
+	 * @y, @x  [n_tok][stride]; y may be x.  @w  [n]: gain. Each row of n is a token, or a head
+	 * for QK norms (n_tok = tokens * heads, n = stride = head_dim).
+	 * Source: Zhang and Sennrich, arXiv:1910.07467.
+	 */
+	void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n_tok, uint32_t n,
+	                uint32_t stride, float eps);
+
+	/*
+	 * rope - rotate the first n_rot dimensions of each head of one token, in place:
+	 *   (a, b) -> (a*cos - b*sin, b*cos + a*sin) for each pair that kind names.
+	 * @x    [n_head][head_dim].
+	 * @tab  [n_rot] f32: cos then sin of pair i at tab[2i], tab[2i+1]; plx_k_rope_row makes it.
+	 * Source: Su et al., arXiv:2104.09864.
+	 */
+	void (*rope)(float *x, const float *tab, uint32_t n_head, uint32_t head_dim, uint32_t n_rot,
+	             enum plx_k_rope kind);
+
+	/* silu_mul - y[i] = x / (1 + exp(-x)) * up[i], x = gate[i]. @y may be gate or up. n % 16 ==
+	 * 0. */
+	void (*silu_mul)(float *y, const float *gate, const float *up, uint32_t n);
+
+	/* add - y[i] += x[i]. n % 16 == 0. */
+	void (*add)(float *y, const float *x, uint32_t n);
+
+	/*
+	 * kv_store - write one token's K and V of one head at position pos, rounded to f16
+	 * (nearest, ties to even), saturated to +-65504; NaN stays.
+	 * @k, @v  in [head_dim] f32, K already rotated.
+	 */
+	void (*kv_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k, const float *v);
+
+	/*
+	 * attn_part - attention of a's queries over the positions of one split,
+	 * [split*1024, (split+1)*1024), causal. n_tok * n_group queries, each gets a partial
+	 * result: out [n_tok][n_group][plx_k_attn_part_floats(head_dim)]. A query that has no
+	 * position in the split gets an empty partial, which merges as nothing. Order: chunks of 64
+	 * positions from the split's start; in a chunk s[j] = scale * (sum over d, in order, of
+	 * fma(q[d], k[j][d]));  M = max(m, max s); c = exp(m - M); p[j] = exp(s[j] - M); l = l*c +
+	 * sum p; o[d] = fma over j of p[j]*v[j][d] starting from o[d]*c. Source: Dao et al.,
+	 * arXiv:2205.14135 (online softmax: Milakov, Gimelshein 1805.02867).
+	 */
+	void (*attn_part)(const struct plx_k_attn *a, uint32_t split, float *out);
+
+	/*
+	 * attn_merge - acc <- acc (+) part, n queries of part_floats each. Merge splits in
+	 * increasing order, starting from split 0's partial itself: then the result is the same
+	 * whether one thread made all partials or several did.
+	 */
+	void (*attn_merge)(float *acc, const float *part, uint32_t n, uint32_t head_dim);
+
+	/*
+	 * attn_finish - out[i][d] = o[d] / l for n queries.
+	 * @out  [n][head_dim], so [n_tok][n_group][head_dim] has to be the caller's layout when
+	 *       several tokens are finished at once; else call it for one token at a time.
+	 */
+	void (*attn_finish)(float *out, const float *acc, uint32_t n, uint32_t head_dim);
+
+	/* exp - y[i] = exp(x[i]), n % 16 == 0; bound: see plx_k_expf. y may be x. */
+	void (*exp)(float *y, const float *x, uint32_t n);
+
+	/* argmax - index of the largest of x[0..n), the lowest one of equals; NaNs never win.
+	 * 0 when all are NaN. n > 0, any. */
+	uint32_t (*argmax)(const float *x, uint32_t n);
+
+	/*
+	 * logit_sum - for a distribution over n logits: the largest one, and
+	 * sum over i of floor(exp(x[i] - max) * 2^40), exact in integers, so that no order matters.
+	 * @max  out.  Returns the sum; 0 when a logit is NaN or the largest is infinite.
+	 * n > 0, any, at most 2^20.
+	 */
+	uint64_t (*logit_sum)(const float *x, uint32_t n, float *max);
+};
+
+/*
+ * plx_kernels_select - the table for an instruction set; NULL where this machine lacks it.
+ * plx_kernels_isa - by name: "best", "scalar", "avx2", "avx512vnni"; -1 for another name.
+ */
+const struct plx_kernels *plx_kernels_select(enum plx_k_isa isa);
+int plx_kernels_isa(const char *name);
+
+/* plx_k_fpu_setup - set FTZ and DAZ, round to nearest, all exceptions masked, in this thread. */
+void plx_k_fpu_setup(void);
+
+/* ---- once for all instruction sets ------------------------------------------------------- */
+
+/*
+ * plx_k_expf - the exp that every path computes.
+ *
+ * Relative error against double at most 2e-7 for -87.3 <= x <= 88.3; exactly 0 below, exp(88.3)
+ * above; exactly 1 at 0; NaN stays NaN.
+ */
+float plx_k_expf(float x);
+
+/*
+ * plx_k_rope_row - the cosines and sines of one position, built in double.
+ *
+ *   angle_i = pos * pos_scale * base^(-2i / n_rot) / factor_i
+ *
+ * @tab       out [n_rot]: cos_i, sin_i alternating, i = 0 .. n_rot/2 - 1.
+ * @factors   in [n_rot/2], the tensor rope_freqs.weight, or NULL for ones.
+ * @pos_scale 1, or 1 / factor for linear context extension.
+ *
+ * Cost: n_rot libm calls; build tables at start.
+ */
+void plx_k_rope_row(float *tab, uint32_t pos, uint32_t n_rot, double base, double pos_scale,
+                    const float *factors);
+
+/*
+ * plx_k_kv_export, plx_k_kv_import - one head's K of one block between the kernels' layout and the
+ * exchange layout [token][dim] (V is the same in both). @dst and @src do not overlap.
+ */
+void plx_k_kv_export(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, uint32_t head_dim);
+void plx_k_kv_import(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, uint32_t head_dim);
+
+#endif
