@@ -64,7 +64,7 @@ NODPDK   := $(filter-out %/libfw.a %/libdataplane.a,$(LIBFILES))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
-LDLIBS_BASE := -lsodium -lIPSec_MB -ljansson -lpcre2-8 -lutf8proc -lxxhash -lcyaml -lm -lpthread -ldl
+LDLIBS_BASE := -lsodium -lIPSec_MB -ljansson -lpcre2-8 -lutf8proc -lxxhash -lcyaml -lyaml -lm -lpthread -ldl
 LDLIBS_DPDK := $(shell pkg-config --libs libdpdk 2>/dev/null) -lbpf -lxdp -lsystemd
 
 # A test, benchmark or fuzz target that includes DPDK or the stages links with them.

@@ -1,0 +1,274 @@
+/* The rules of a board file, each with a message that names line, key and remedy. */
+#include "fw/config_check.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "fw/base/err.h"
+
+/* "stages[3].lcore" from "stages[%u].lcore": the one conversion we use, without a variable format.
+ */
+static void make_path(char *out, size_t n, const char *fmt, uint32_t idx)
+{
+	const char *pct = strstr(fmt, "%u");
+
+	if (pct == NULL)
+		snprintf(out, n, "%s", fmt);
+	else
+		snprintf(out, n, "%.*s%u%s", (int)(pct - fmt), fmt, idx, pct + 2);
+}
+
+/* The nearest line: of the key itself, else of the entry or group that lacks it. */
+static uint32_t nearest_line(const struct plx_yaml_lines *l, const char *path)
+{
+	char p[PLX_YAML_PATH_BYTES];
+
+	snprintf(p, sizeof(p), "%s", path);
+	while (p[0] != '\0') {
+		uint32_t line = plx_yaml_lines_find(l, p);
+		char *dot = strrchr(p, '.');
+		char *bracket = strrchr(p, '[');
+
+		if (line != 0)
+			return line;
+		if (dot == NULL && bracket == NULL)
+			break;
+		*(dot > bracket ? dot : bracket) = '\0';
+	}
+	return 1;
+}
+
+int plx_cfg_fail(struct plx_cfg_src *s, int err, const char *path_fmt, const char *msg_fmt,
+                 uint32_t idx, ...)
+{
+	char path[PLX_YAML_PATH_BYTES];
+	char msg[256];
+	va_list ap;
+
+	make_path(path, sizeof(path), path_fmt, idx);
+	va_start(ap, idx);
+	vsnprintf(msg, sizeof(msg), msg_fmt, ap);
+	va_end(ap);
+	return plx_diag_set(s->diag, err, "%s:%u: %s: %s", s->name, nearest_line(s->lines, path),
+	                    path, msg);
+}
+
+static int check_ranges(const struct plx_config *c, struct plx_cfg_src *s)
+{
+#define LIMIT(field, def, lo, hi, help)                                                            \
+	if ((uint64_t)c->lim.field + 1 < (uint64_t)(lo) + 1 || c->lim.field > (hi))                \
+		return plx_cfg_fail(s, PLX_E_LIMIT, "limits." #field,                              \
+		                    "%u is outside %u..%u (" help ")", 0, c->lim.field,            \
+		                    (unsigned)(lo), (unsigned)(hi));
+#define TIMER(field, def, lo, hi, help)                                                            \
+	if ((uint64_t)c->tmr.field + 1 < (uint64_t)(lo) + 1 || c->tmr.field > (hi))                \
+		return plx_cfg_fail(s, PLX_E_LIMIT, "timers." #field,                              \
+		                    "%u is outside %u..%u (" help ")", 0, c->tmr.field,            \
+		                    (unsigned)(lo), (unsigned)(hi));
+#include "fw/limits.def"
+#undef LIMIT
+#undef TIMER
+	return PLX_E_OK;
+}
+
+static bool power_of_two(uint32_t v)
+{
+	return v != 0 && (v & (v - 1)) == 0;
+}
+
+/* Limits that must fit each other. */
+static int check_limits(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	const struct plx_cfg_limits *l = &c->lim;
+
+	if (!power_of_two(l->block_tokens))
+		return plx_cfg_fail(s, PLX_E_INVAL, "limits.block_tokens",
+		                    "%u is not a power of two; give 16, 32, 64, 128 or 256", 0,
+		                    l->block_tokens);
+	if (!power_of_two(l->ring_entries))
+		return plx_cfg_fail(s, PLX_E_INVAL, "limits.ring_entries",
+		                    "%u is not a power of two; give 256, for example", 0,
+		                    l->ring_entries);
+	if (l->step_seqs > l->n_slots)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "limits.step_seqs",
+		    "%u sequences in a step are more than the %u slots; lower it or "
+		    "raise limits.n_slots",
+		    0, l->step_seqs, l->n_slots);
+	if (l->step_tokens < l->step_seqs)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "limits.step_tokens",
+		    "%u tokens can't hold one for each of %u sequences; raise it or "
+		    "lower limits.step_seqs",
+		    0, l->step_tokens, l->step_seqs);
+	if (l->n_session_requests > l->n_requests)
+		return plx_cfg_fail(s, PLX_E_INVAL, "limits.n_session_requests",
+		                    "%u for one session are more than the %u of all; lower it or "
+		                    "raise limits.n_requests",
+		                    0, l->n_session_requests, l->n_requests);
+	if (l->reasm_bytes < l->request_bytes)
+		return plx_cfg_fail(s, PLX_E_INVAL, "limits.reasm_bytes",
+		                    "%u bytes can't hold one request of %u; raise it or lower "
+		                    "limits.request_bytes",
+		                    0, l->reasm_bytes, l->request_bytes);
+	if (l->n_samples > l->n_slots)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "limits.n_samples",
+		    "%u answers of one request need as many slots, and there are %u", 0,
+		    l->n_samples, l->n_slots);
+	return PLX_E_OK;
+}
+
+/* Without an address of its own a port answers on the link-local one made from its MAC. */
+static int check_port(const struct plx_config *c, uint32_t i, struct plx_cfg_src *s)
+{
+	const struct plx_cfg_port *p = &c->port[i];
+	bool kernel =
+	    p->kind == PLX_PORT_AUTO || p->kind == PLX_PORT_AF_XDP || p->kind == PLX_PORT_AF_PACKET;
+
+	if (kernel && p->iface[0] == '\0')
+		return plx_cfg_fail(s, PLX_E_INVAL, "ports[%u].iface",
+		                    "this kind of port needs the name of a network interface", i);
+	if (p->kind == PLX_PORT_PCI && p->pci_addr[0] == '\0')
+		return plx_cfg_fail(s, PLX_E_INVAL, "ports[%u].pci_addr",
+		                    "a pci port needs the NIC's address, such as 0000:01:00.0", i);
+	if (p->kind == PLX_PORT_VDEV && p->vdev[0] == '\0')
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "ports[%u].vdev",
+		    "a vdev port needs DPDK's argument, such as net_memif0,role=server", i);
+	if (p->n_queues > 16)
+		return plx_cfg_fail(s, PLX_E_LIMIT, "ports[%u].queues",
+		                    "%u queues are more than 16", i, p->n_queues);
+	if (p->n_queues > 1 && (p->kind == PLX_PORT_AF_XDP || p->kind == PLX_PORT_AUTO))
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "ports[%u].queues",
+		    "AF_XDP takes one queue a port here; say kind: af_packet for %u", i,
+		    p->n_queues);
+	for (uint32_t k = 0; k < i; k++)
+		if (strcmp(c->port[k].name, p->name) == 0)
+			return plx_cfg_fail(s, PLX_E_EXISTS, "ports[%u].name",
+			                    "there is another port \"%s\"; names must differ", i,
+			                    p->name);
+	return PLX_E_OK;
+}
+
+static int check_lcore(const struct plx_config *c, uint32_t i, struct plx_cfg_src *s,
+                       const struct plx_machine *m)
+{
+	uint32_t lcore = c->stage[i].lcore;
+
+	if (lcore > 127)
+		return plx_cfg_fail(s, PLX_E_LIMIT, "stages[%u].lcore",
+		                    "%u is more than DPDK's highest lcore, 127", i, lcore);
+	if (m == NULL)
+		return PLX_E_OK;
+	if (lcore >= m->n_cpus)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "stages[%u].lcore",
+		    "lcore %u does not exist on this machine (0-%u); give one of those", i, lcore,
+		    m->n_cpus - 1);
+	if ((m->cpu_allowed[lcore / 64] >> (lcore % 64) & 1) == 0)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "stages[%u].lcore",
+		    "this process may not run on CPU %u (taskset, cpuset or container); "
+		    "give another",
+		    i, lcore);
+	return PLX_E_OK;
+}
+
+static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		n += c->stage[i].kind == kind;
+	return n;
+}
+
+static int check_io_stages(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	for (uint32_t i = 0; i < c->n_stages; i++) {
+		const struct plx_cfg_stage *a = &c->stage[i];
+
+		if (a->kind != PLX_STAGE_IO)
+			continue;
+		if (a->queue >= c->port[a->port_idx].n_queues)
+			return plx_cfg_fail(s, PLX_E_INVAL, "stages[%u].queue",
+			                    "port \"%s\" has queues 0-%u, not %u", i,
+			                    c->port[a->port_idx].name,
+			                    c->port[a->port_idx].n_queues - 1, a->queue);
+		for (uint32_t k = 0; k < i; k++)
+			if (c->stage[k].kind == PLX_STAGE_IO &&
+			    c->stage[k].port_idx == a->port_idx && c->stage[k].queue == a->queue)
+				return plx_cfg_fail(
+				    s, PLX_E_EXISTS, "stages[%u].queue",
+				    "another io stage has queue %u of that port; one "
+				    "stage a queue",
+				    i, a->queue);
+	}
+	return PLX_E_OK;
+}
+
+/* Each queue that a port opens must be read by somebody, or its packets are lost unseen. */
+static int check_queues_read(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	for (uint32_t p = 0; p < c->n_ports; p++) {
+		uint32_t n = 0;
+
+		for (uint32_t i = 0; i < c->n_stages; i++)
+			n += c->stage[i].kind == PLX_STAGE_IO && c->stage[i].port_idx == p;
+		if (n != c->port[p].n_queues)
+			return plx_cfg_fail(s, PLX_E_INVAL, "ports[%u].queues",
+			                    "%u queues but %u io stages; each queue needs one", p,
+			                    c->port[p].n_queues, n);
+	}
+	return PLX_E_OK;
+}
+
+static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
+                        const struct plx_machine *m)
+{
+	static const struct {
+		enum plx_stage_kind kind;
+		const char *name;
+		uint32_t most;
+	} need[] = {{PLX_STAGE_IO, "io", 16},
+	            {PLX_STAGE_HS, "hs", 1},
+	            {PLX_STAGE_TOK, "tok", 1},
+	            {PLX_STAGE_BATCH, "batch", 1},
+	            {PLX_STAGE_ACCEL, "accel", 1}};
+
+	for (uint32_t i = 0; i < sizeof(need) / sizeof(need[0]); i++) {
+		uint32_t n = count_kind(c, need[i].kind);
+
+		if (n < 1 || n > need[i].most)
+			return plx_cfg_fail(s, PLX_E_INVAL, "stages",
+			                    "there are %u %s stages; give 1 to %u", 0, n,
+			                    need[i].name, need[i].most);
+	}
+	for (uint32_t i = 0; i < c->n_stages; i++) {
+		int err = check_lcore(c, i, s, m);
+
+		if (err != 0)
+			return err;
+	}
+	int err = check_io_stages(c, s);
+
+	return err != 0 ? err : check_queues_read(c, s);
+}
+
+int plx_config_check(const struct plx_config *c, struct plx_cfg_src *s, const struct plx_machine *m)
+{
+	int err = check_ranges(c, s);
+
+	if (err == 0)
+		err = check_limits(c, s);
+	for (uint32_t i = 0; err == 0 && i < c->n_ports; i++)
+		err = check_port(c, i, s);
+	if (err == 0)
+		err = check_stages(c, s, m);
+	if (err == 0 && c->insecure && c->keys_path[0] != '\0')
+		err = plx_cfg_fail(s, PLX_E_INVAL, "insecure",
+		                   "true together with keys: says two things; remove one", 0);
+	return err;
+}

@@ -1,0 +1,139 @@
+/* Board files: the good one, and every way to be wrong with the message a person gets. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "fw/base/err.h"
+#include "fw/config.h"
+
+static const struct plx_machine two_cpus = {.n_cpus = 2, .cpu_allowed = {3}};
+
+static const char good[] = "board: t\n"                                             /* 1 */
+			   "insecure: true\n"                                       /* 2 */
+			   "ports:\n"                                               /* 3 */
+			   "  - {name: p, kind: af_packet, iface: e0, queues: 2}\n" /* 4 */
+			   "devices:\n"                                             /* 5 */
+			   "  - {name: c, kind: cpu}\n"                             /* 6 */
+			   "stages:\n"                                              /* 7 */
+			   "  - {kind: io, lcore: 0, port: p, queue: 0}\n"          /* 8 */
+			   "  - {kind: io, lcore: 1, port: p, queue: 1}\n"          /* 9 */
+			   "  - {kind: hs, lcore: 0}\n"                             /* 10 */
+			   "  - {kind: tok, lcore: 0}\n"                            /* 11 */
+			   "  - {kind: batch, lcore: 0}\n"                          /* 12 */
+			   "  - {kind: accel, lcore: 1, device: c}\n"               /* 13 */
+			   "limits:\n"                                              /* 14 */
+			   "  n_slots: 8\n"                                         /* 15 */
+			   "  step_seqs: 8\n"                                       /* 16 */
+			   "timers: {coalesce_us: 0}\n";                            /* 17 */
+
+static int parse(struct plx_config *c, const char *text, struct plx_diag *d)
+{
+	d->text[0] = '\0';
+	return plx_config_parse(c, "b.yml", (const uint8_t *)text, strlen(text), &two_cpus, d);
+}
+
+static void test_config_reads_good_file(void **state)
+{
+	struct plx_config c;
+	struct plx_diag d;
+
+	(void)state;
+	assert_int_equal(parse(&c, good, &d), 0);
+	assert_string_equal(c.board, "t");
+	assert_true(c.insecure);
+	assert_false(c.idle_backoff);
+	assert_int_equal(c.n_stages, 6);
+	assert_int_equal(c.stage[1].queue, 1);
+	assert_int_equal(c.stage[5].kind, PLX_STAGE_ACCEL);
+	assert_int_equal(c.lim.n_slots, 8);
+	assert_int_equal(c.lim.block_tokens, 32); /* default */
+	assert_int_equal(c.tmr.coalesce_us, 0);   /* zero that was said is not the default */
+	assert_int_equal(c.tmr.slice_us, 200);
+	assert_int_equal(c.port[0].udp_port, 7709);
+	assert_string_equal(c.dev[0].isa, "auto");
+}
+
+/* The good file with one line replaced must fail with exactly this message. */
+static void expect(const char *from, const char *to, int err, const char *message)
+{
+	char text[2048];
+	struct plx_config c;
+	struct plx_diag d;
+	const char *at = strstr(good, from);
+
+	assert_non_null(at);
+	snprintf(text, sizeof(text), "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
+	assert_int_equal(parse(&c, text, &d), err);
+	assert_string_equal(d.text, message);
+}
+
+static void test_config_names_line_and_remedy(void **state)
+{
+	(void)state;
+	expect(
+	    "{kind: io, lcore: 1", "{kind: io, lcore: 7", PLX_E_INVAL,
+	    "b.yml:9: stages[1].lcore: lcore 7 does not exist on this machine (0-1); give one of "
+	    "those");
+	expect("queue: 1}", "queue: 0}", PLX_E_EXISTS,
+	       "b.yml:9: stages[1].queue: another io stage has queue 0 of that port; one stage a "
+	       "queue");
+	expect("queue: 1}", "queue: 2}", PLX_E_INVAL,
+	       "b.yml:9: stages[1].queue: port \"p\" has queues 0-1, not 2");
+	expect("device: c", "device: d", PLX_E_INVAL,
+	       "b.yml:13: stages[5].device: an accel or worker stage needs one of the names under "
+	       "devices:, not \"d\"");
+	expect("n_slots: 8", "n_slots: 0", PLX_E_LIMIT,
+	       "b.yml:15: limits.n_slots: 0 is outside 1..4096 (sequences running at once)");
+	expect("n_slots: 8", "n_slots: 8\n  block_tokens: 48", PLX_E_INVAL,
+	       "b.yml:16: limits.block_tokens: 48 is not a power of two; give 16, 32, 64, 128 or "
+	       "256");
+	expect("  - {kind: tok, lcore: 0}\n", "", PLX_E_INVAL,
+	       "b.yml:7: stages: there are 0 tok stages; give 1 to 1");
+	expect("iface: e0, ", "", PLX_E_INVAL,
+	       "b.yml:4: ports[0].iface: this kind of port needs the name of a network interface");
+	expect("iface: e0, ", "iface: e0, ipv4: 10.0.0, ", PLX_E_INVAL,
+	       "b.yml:4: ports[0].ipv4: \"10.0.0\" is not an IPv4 address; write one such as "
+	       "10.77.0.2");
+	expect("insecure: true", "insecure: true\nkeys: k", PLX_E_INVAL,
+	       "b.yml:2: insecure: true together with keys: says two things; remove one");
+}
+
+static void test_config_reports_yaml_errors(void **state)
+{
+	(void)state;
+	expect("n_slots: 8", "n_slots: x8", PLX_E_FORMAT,
+	       "b.yml:15: Invalid uint64_t value: 'x8'; `polluxd --help-board` prints the format");
+	expect("kind: hs", "kind: hx", PLX_E_FORMAT,
+	       "b.yml:10: Invalid ENUM value: hx; `polluxd --help-board` prints the format");
+	expect("n_slots: 8", "nslots: 8", PLX_E_FORMAT,
+	       "b.yml:15: Unexpected key: nslots; `polluxd --help-board` prints the format");
+}
+
+static void test_config_reads_devbox(void **state)
+{
+	struct plx_config c;
+	struct plx_diag d = {0};
+
+	(void)state;
+	assert_int_equal(plx_config_load(&c, "board/devbox/board.yml", NULL, &d), 0);
+	assert_int_equal(c.port[0].kind, PLX_PORT_AUTO);
+	assert_int_equal(c.port[0].ipv4[3], 2);
+	assert_int_equal(plx_config_load(&c, "board/none.yml", NULL, &d), PLX_E_IO);
+	assert_non_null(strstr(d.text, "board/none.yml: can't be opened"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_config_reads_good_file),
+	    cmocka_unit_test(test_config_names_line_and_remedy),
+	    cmocka_unit_test(test_config_reports_yaml_errors),
+	    cmocka_unit_test(test_config_reads_devbox),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
