@@ -1,0 +1,5 @@
+
+# The impairing UDP relay that the end-to-end tests put between client and appliance.
+$(O)/relay: $(call obj,tests/relay/main.c) $(O)/libtestlib.a $(O)/libbase.a
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
+tests: $(O)/relay
