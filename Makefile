@@ -85,7 +85,8 @@ POLLUXD    := $(if $(wildcard fw/main.c),$(O)/polluxd)
 all: $(POLLUXD) $(TOOL_BINS) ## build polluxd and the tools
 tests: $(TEST_BINS)
 benches: $(BENCH_BINS)
-.PHONY: all tests benches
+fuzzers: $(FUZZ_BINS)
+.PHONY: all tests benches fuzzers
 
 # ---- rules ---------------------------------------------------------------------------------
 $(O)/obj/%_avx2.o: ARCHFLAGS := -march=x86-64-v3
@@ -130,13 +131,37 @@ $(O)/polluxd: $(call obj,fw/main.c) $(LIBFILES)
 	  -Wl,--start-group $(filter-out %/libtestlib.a,$(filter %.a,$^)) -Wl,--end-group $(LDLIBS_DPDK) $(LDLIBS_BASE)
 
 # ---- what people type ----------------------------------------------------------------------
+# `run`, `test`, `bench` and `fuzz` install first and then call make again, since what pkg-config
+# says is read before the first rule runs.
+BOARD  ?= devbox
+PROMPT ?= What is the capital of France, and what is it known for?
+MODEL  ?=
+ASK    ?=
+export PROMPT
+board_file = $(if $(wildcard $(BOARD)),$(BOARD),board/$(BOARD)/board.yml)
+model_file = $(if $(MODEL),$(MODEL),$$(tools/dev/model.sh))
+
+deps:
+	@tools/dev/deps.sh
+run: deps ## send PROMPT="..." to polluxd and watch the answer; MODEL=file.gguf BOARD=devbox ASK="--seed 1"
+	@$(MAKE) --no-print-directory -j2 all
+	@tools/dev/run.sh $(O) "$(model_file)" "$(board_file)" "$$PROMPT" $(ASK)
+test: deps ## lint, then unit, protocol, sanitizer and end-to-end tests
+	@tools/dev/test.sh "$(B)" "$(model_file)"
+bench: deps ## every figure, each with its unit and this machine
+	@$(MAKE) --no-print-directory -j2 all benches
+	@tools/dev/bench.sh $(O) "$(model_file)"
+fuzz: deps ## run each fuzz target for FUZZ_SECONDS (60)
+	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzzers
+	@tools/dev/fuzz.sh $(B)/fuzz $(FUZZ_SECONDS)
 lint: ## prove the house rules: includes go down only, vendor fences, format
 	@tests/lint.sh
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 clean: ## remove everything that was built
 	rm -rf $(B)
-.PHONY: lint help clean
+.PHONY: deps run test bench fuzz lint help clean
+FUZZ_SECONDS ?= 60
 
 DEPS := $(shell find $(O) -name '*.d' 2>/dev/null)
 -include $(DEPS)

@@ -41,8 +41,9 @@ fence XRT '<(xrt|experimental/xrt)' '^(accel/[^/]*fpga|tools/flash/|fpga/sim/|te
 fence libbpf '<bpf/|<xdp/' '^(tools/scope/|dataplane/port|tests/)'
 
 # No bare tabs-versus-spaces debate: clang-format decides, where it is installed.
-if command -v clang-format >/dev/null; then
-	git ls-files -co --exclude-standard -- '*.c' '*.h' | xargs -r clang-format --dry-run -Werror 2>/tmp/plx-fmt.$$ || {
+fmt=$(command -v clang-format-14 || command -v clang-format)
+if [ -n "$fmt" ]; then
+	git ls-files -co --exclude-standard -- '*.c' '*.h' | xargs -r "$fmt" --dry-run -Werror 2>/tmp/plx-fmt.$$ || {
 		grep -m 20 error: /tmp/plx-fmt.$$; say "formatting differs: run clang-format -i on the files above"; }
 	rm -f /tmp/plx-fmt.$$
 fi
