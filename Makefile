@@ -53,7 +53,7 @@ SRC_model     := $(wildcard accel/model/*.c)
 SRC_accel     := $(wildcard accel/*.c)
 SRC_wire      := $(wildcard dataplane/wire/*.c)
 SRC_batch     := $(wildcard dataplane/batch/*.c)
-SRC_dataplane := $(wildcard dataplane/*.c)
+SRC_dataplane := $(filter-out %.bpf.c,$(wildcard dataplane/*.c))
 SRC_fw        := $(filter-out fw/main.c,$(wildcard fw/*.c))
 SRC_client    := $(wildcard tools/client/*.c)
 SRC_testlib   := $(wildcard tests/lib/*.c)
@@ -96,6 +96,15 @@ $(call obj,$(SRC_kernels)): MODEFLAGS_EXTRA := $(if $(filter release,$(MODE)),-O
 $(O)/obj/dataplane/wire/%.o: EXTRA :=
 $(O)/obj/dataplane/batch/%.o: EXTRA :=
 $(call obj,$(SRC_dataplane) $(SRC_fw) fw/main.c $(DPDK_PROGS)): EXTRA := $(CFLAGS_DPDK)
+
+# The port's XDP program is compiled for the kernel's machine and embedded in port_xdp.o.
+XDP_OBJECT := $(O)/obj/dataplane/port_xdp.bpf
+$(XDP_OBJECT): dataplane/port_xdp.bpf.c dataplane/port_xdp.h
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  BPF  $<";) clang-14 -O2 -g -target bpf -I. -isystem /usr/include/$(shell gcc -print-multiarch) \
+	  -Wall -Wextra -Werror -c -o $@ $<
+$(O)/obj/dataplane/port_xdp.o: $(XDP_OBJECT)
+$(O)/obj/dataplane/port_xdp.o: EXTRA := $(CFLAGS_DPDK) -DPLX_XDP_OBJECT='"$(XDP_OBJECT)"'
 
 $(O)/obj/%.o: %.c
 	@mkdir -p $(@D)
