@@ -1,6 +1,8 @@
 /* Compares heartbeats with what they were at the last look. */
 #include "fw/watchdog.h"
 
+#include <stddef.h>
+
 #include "fw/base/err.h"
 #include "fw/base/log.h"
 
