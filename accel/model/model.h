@@ -61,7 +61,7 @@ enum plx_rope_pairing {
  */
 struct plx_tensor {
 	const uint8_t *data; /* in the mapped file */
-	uint32_t type;       /* enum plx_quant_type of kernels/quant.h, ggml's numbers */
+	uint32_t type;       /* enum plx_qtype of kernels/quant.h, ggml's numbers */
 	uint32_t n_rows;
 	uint32_t n_cols;
 	uint64_t row_bytes;
