@@ -58,7 +58,7 @@ uint64_t plx_sent_take(struct plx_sent_ring *s, uint64_t pkt_num);
 
 /* ---- messages sent again until acknowledged ------------------------------------------------- */
 
-struct plx_out {
+struct plx_outmsg {
 	const uint8_t
 	    *msg; /* caller's, must stay until the message is done; copied fragment-wise */
 	uint64_t req_id;
@@ -80,12 +80,12 @@ struct plx_out {
 };
 
 struct plx_outbox {
-	struct plx_out *out; /* [n], caller's */
+	struct plx_outmsg *out; /* [n], caller's */
 	uint32_t n, n_used;
 	uint32_t turn; /* where the next search begins: fairness */
 	uint64_t n_sent, n_retx, n_spurious;
 };
-void plx_outbox_init(struct plx_outbox *b, struct plx_out *out, uint32_t n);
+void plx_outbox_init(struct plx_outbox *b, struct plx_outmsg *out, uint32_t n);
 
 /*
  * plx_outbox_add - queue a message.
@@ -95,12 +95,12 @@ void plx_outbox_init(struct plx_outbox *b, struct plx_out *out, uint32_t n);
  *
  * Returns the entry, or NULL when all n are in use or it would take more than 65,535 fragments.
  */
-struct plx_out *plx_outbox_add(struct plx_outbox *b, uint8_t type, uint64_t req_id, uint8_t prio,
-                               const uint8_t *msg, uint32_t msg_bytes, uint16_t dgram_bytes);
+struct plx_outmsg *plx_outbox_add(struct plx_outbox *b, uint8_t type, uint64_t req_id, uint8_t prio,
+                                  const uint8_t *msg, uint32_t msg_bytes, uint16_t dgram_bytes);
 
 /* The next fragment to send. */
 struct plx_out_frag {
-	struct plx_out *out;
+	struct plx_outmsg *out;
 	const uint8_t *bytes; /* copy to the packet, then seal */
 	struct plx_hdr h;     /* type, req_id, frag_*, payload_bytes, prio_flags are filled in */
 };
@@ -124,11 +124,11 @@ void plx_outbox_sent(struct plx_outbox *b, const struct plx_out_frag *f, uint64_
  * Returns the entry when the message is now whole at the other side (it is still in the table:
  * read user, then plx_outbox_remove), else NULL. Nonsense is ignored.
  */
-struct plx_out *plx_outbox_ack(struct plx_outbox *b, const struct plx_msg_ack_entry *e,
-                               uint64_t largest, const struct plx_rtt *r, uint64_t now_ns);
+struct plx_outmsg *plx_outbox_ack(struct plx_outbox *b, const struct plx_msg_ack_entry *e,
+                                  uint64_t largest, const struct plx_rtt *r, uint64_t now_ns);
 
-struct plx_out *plx_outbox_find(struct plx_outbox *b, uint8_t type, uint64_t req_id);
-void plx_outbox_remove(struct plx_outbox *b, struct plx_out *o);
+struct plx_outmsg *plx_outbox_find(struct plx_outbox *b, uint8_t type, uint64_t req_id);
+void plx_outbox_remove(struct plx_outbox *b, struct plx_outmsg *o);
 /* plx_outbox_deadline - when plx_outbox_next is worth calling again; 0: now; UINT64_MAX: never. */
 uint64_t plx_outbox_deadline(const struct plx_outbox *b);
 
