@@ -1,0 +1,161 @@
+/*
+ * Starting DPDK's environment: which CPUs, which memory, which buses.
+ */
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_log.h>
+
+#include "dataplane/port.h"
+#include "fw/base/err.h"
+#include "fw/base/log.h"
+
+#define MAX_ARGS      24
+#define ARG_BYTES     1024
+#define HUGE_PAGE_MIB 2u
+#define HUGE_FREE     "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+
+struct args {
+	char text[MAX_ARGS][ARG_BYTES];
+	char *v[MAX_ARGS + 1];
+	int n;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct args *a, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(a->text[a->n], ARG_BYTES, fmt, ap);
+	va_end(ap);
+	a->v[a->n] = a->text[a->n];
+	a->n++;
+}
+
+static uint32_t free_huge_mib(void)
+{
+	unsigned int n = 0;
+	FILE *f = fopen(HUGE_FREE, "re");
+
+	if (f == NULL)
+		return 0;
+	if (fscanf(f, "%u", &n) != 1)
+		n = 0;
+	fclose(f);
+	return n * HUGE_PAGE_MIB;
+}
+
+static int add_memory(struct args *a, const struct plx_config *cfg, struct plx_diag *d)
+{
+	uint32_t have = free_huge_mib(), want = cfg->mem_mib;
+
+	if (have >= want) {
+		add(a, "--in-memory");
+	} else if (cfg->huge_pages) {
+		return plx_diag_set(
+		    d, PLX_E_NOMEM,
+		    "%u MiB of 2 MiB pages are free, %u are needed: "
+		    "`echo %u > /proc/sys/vm/nr_hugepages`, or set huge_pages: false",
+		    have, want, (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB);
+	} else {
+		plx_log(PLX_LOG_WARN,
+		        "%u MiB of 2 MiB pages are free, %u wanted: running on ordinary pages, "
+		        "slower; `echo %u > /proc/sys/vm/nr_hugepages` changes that",
+		        have, want, (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB);
+		add(a, "--no-huge");
+		add(a, "--no-shconf");
+	}
+	add(a, "-m");
+	add(a, "%u", want);
+	return PLX_E_OK;
+}
+
+/* The CPUs the calling thread may use, as EAL writes a set: "(0,1,5)". */
+static void own_cpus(char *out, size_t cap)
+{
+	cpu_set_t set;
+	size_t used = 0;
+
+	CPU_ZERO(&set);
+	(void)sched_getaffinity(0, sizeof(set), &set);
+	for (unsigned int cpu = 0; cpu < CPU_SETSIZE && used + 8 < cap; cpu++)
+		if (CPU_ISSET(cpu, &set))
+			used +=
+			    (size_t)snprintf(out + used, cap - used, "%s%u", used ? "," : "", cpu);
+}
+
+static int add_lcores(struct args *a, const struct plx_config *cfg, struct plx_diag *d)
+{
+	char list[ARG_BYTES], cpus[ARG_BYTES / 2];
+	bool used[PLX_EAL_MAIN_LCORE] = {false};
+	size_t at = 0;
+
+	own_cpus(cpus, sizeof(cpus));
+	at += (size_t)snprintf(list, sizeof(list), "%u@(%s)", PLX_EAL_MAIN_LCORE, cpus);
+	for (uint32_t i = 0; i < cfg->n_stages; i++) {
+		uint32_t cpu = cfg->stage[i].lcore;
+
+		if (cpu >= PLX_EAL_MAIN_LCORE)
+			return plx_diag_set(
+			    d, PLX_E_LIMIT,
+			    "lcore %u: DPDK names lcores up to %u; place the stage lower", cpu,
+			    PLX_EAL_MAIN_LCORE - 1);
+		if (!used[cpu] && at + 16 < sizeof(list))
+			at += (size_t)snprintf(list + at, sizeof(list) - at, ",%u@%u", cpu, cpu);
+		used[cpu] = true;
+	}
+	add(a, "--lcores=%s", list);
+	add(a, "--main-lcore=%u", PLX_EAL_MAIN_LCORE);
+	return PLX_E_OK;
+}
+
+/* Only the NICs that the board names: DPDK must not take others. */
+static void add_devices(struct args *a, const struct plx_config *cfg)
+{
+	uint32_t n_pci = 0;
+
+	for (uint32_t i = 0; i < cfg->n_ports; i++)
+		if (cfg->port[i].kind == PLX_PORT_PCI) {
+			add(a, "--allow=%s", cfg->port[i].pci_addr);
+			n_pci++;
+		}
+	if (n_pci == 0)
+		add(a, "--no-pci");
+}
+
+int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
+{
+	static struct args a; /* EAL keeps pointers into it */
+	int rc;
+
+	a.n = 0;
+	add(&a, "polluxd");
+	add(&a, "--no-telemetry");
+	add(&a, "--log-level=lib.eal:error");
+	add(&a, "--log-level=pmd.*:critical");
+	if (cfg->file_prefix[0] != '\0')
+		add(&a, "--file-prefix=%s", cfg->file_prefix);
+	rc = add_memory(&a, cfg, d);
+	if (rc == PLX_E_OK)
+		rc = add_lcores(&a, cfg, d);
+	if (rc != PLX_E_OK)
+		return rc;
+	add_devices(&a, cfg);
+	if (rte_eal_init(a.n, a.v) >= 0) {
+		/* From here on our own messages say what failed, and what to do. */
+		rte_log_set_level_pattern("lib.*", RTE_LOG_CRIT);
+		return PLX_E_OK;
+	}
+	return plx_diag_set(d, PLX_E_IO,
+	                    "DPDK can't start: %s; try as root, and with %u MiB of memory free",
+	                    rte_strerror(rte_errno), cfg->mem_mib);
+}
+
+void plx_eal_stop(void)
+{
+	(void)rte_eal_cleanup();
+}
