@@ -66,8 +66,9 @@ void plx_k_pack(void *dst, enum plx_qtype type, const void *src, uint32_t n_out,
 struct plx_k_qblk {
 	int8_t q[PLX_K_QBLOCK]; /* -127..127 */
 	float d;        /* absmax / 127; 0 for a block of (nearly) zeros; NaN if x has one */
-	float s;        /* d * (sum[0] + sum[1]) */
-	int32_t sum[2]; /* of q[0..15] and of q[16..31] */
+	float s;        /* d * sum */
+	int32_t sum;    /* of q[0..31] */
+	int32_t sum_lo; /* of q[0..15] */
 };
 _Static_assert(sizeof(struct plx_k_qblk) == 48, "kernels step through blocks of 48 bytes");
 
@@ -274,7 +275,7 @@ struct plx_kernels {
 
 /*
  * plx_kernels_select - the table for an instruction set; NULL where this machine lacks it.
- * plx_kernels_isa - by name: "best", "scalar", "avx2", "avx512vnni"; -1 for another name.
+ * plx_kernels_isa - by name: "best", "scalar", "avx2", "avx512vnni"; INVAL for another.
  */
 const struct plx_kernels *plx_kernels_select(enum plx_k_isa isa);
 int plx_kernels_isa(const char *name);

@@ -1,0 +1,22 @@
+/*
+ * One instruction set's table: included by isa_*.c, each compiled with its own -march.
+ */
+#ifndef PLX_KERNELS_CPU_TABLE_IMPL_H
+#define PLX_KERNELS_CPU_TABLE_IMPL_H
+
+#include "kernels/cpu/attn_impl.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/mm_impl.h"
+#include "kernels/cpu/ops_impl.h"
+
+#define PLX_KERNELS_TABLE(isa_id, name)                                                            \
+	{                                                                                          \
+		.isa = (isa_id), .isa_name = (name), .numeric_kind = PLX_K_NUMERIC_KIND,           \
+		.quantise = op_quantise, .matmul = op_matmul, .rmsnorm = op_rmsnorm,               \
+		.rope = op_rope, .silu_mul = op_silu_mul, .add = op_add, .kv_store = op_kv_store,  \
+		.attn_part = op_attn_part, .attn_merge = op_attn_merge,                            \
+		.attn_finish = op_attn_finish, .exp = op_exp, .argmax = op_argmax,                 \
+		.logit_sum = op_logit_sum,                                                         \
+	}
+
+#endif

@@ -1,0 +1,387 @@
+/*
+ * Speed of the kernels: matrix products in the shapes of real models, attention and the small ops,
+ * beside what the machine can do at all (a read-only stream, the raw rate of dot instructions).
+ *
+ * bench_kernels [isa [threads]]: isa as in plx_kernels_isa; threads 1 or 2 (2 by default).
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <immintrin.h>
+
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+#include "kernels/kernels.h"
+#include "kernels/sample.h"
+#include "tests/lib/qdata.h"
+
+#define MAX_THREADS  2
+#define WEIGHT_BYTES (48u << 20) /* beyond the caches, as a model is */
+#define REPEATS      5
+
+static const struct plx_kernels *k;
+static uint32_t n_threads = MAX_THREADS;
+
+/* ---- two threads, each with its half, timed from start to the last one's end ---------------- */
+
+struct task {
+	void (*fn)(void *ctx, uint32_t idx);
+	void *ctx;
+	pthread_barrier_t *barrier;
+	uint64_t start_ns;
+	uint64_t end_ns;
+	uint32_t idx;
+};
+
+static void *run_task(void *arg)
+{
+	struct task *t = arg;
+
+	plx_k_fpu_setup();
+	t->fn(t->ctx, t->idx); /* warm */
+	pthread_barrier_wait(t->barrier);
+	t->start_ns = plx_clock_ns();
+	t->fn(t->ctx, t->idx);
+	t->end_ns = plx_clock_ns();
+	return NULL;
+}
+
+/* Seconds of the fastest of REPEATS runs of fn by all threads. */
+static double timed(void (*fn)(void *ctx, uint32_t idx), void *ctx)
+{
+	double best = 1e9;
+
+	for (int r = 0; r < REPEATS; r++) {
+		struct task task[MAX_THREADS];
+		pthread_t thread[MAX_THREADS];
+		pthread_barrier_t barrier;
+		uint64_t start = UINT64_MAX;
+		uint64_t end = 0;
+
+		pthread_barrier_init(&barrier, NULL, n_threads);
+		for (uint32_t i = 0; i < n_threads; i++) {
+			task[i] =
+			    (struct task){.fn = fn, .ctx = ctx, .barrier = &barrier, .idx = i};
+			PLX_CHECK(pthread_create(&thread[i], NULL, run_task, &task[i]) == 0);
+		}
+		for (uint32_t i = 0; i < n_threads; i++) {
+			pthread_join(thread[i], NULL);
+			start = task[i].start_ns < start ? task[i].start_ns : start;
+			end = task[i].end_ns > end ? task[i].end_ns : end;
+		}
+		pthread_barrier_destroy(&barrier);
+		double s = (double)(end - start) * 1e-9;
+
+		best = s < best ? s : best;
+	}
+	return best;
+}
+
+static void *aligned(size_t bytes)
+{
+	void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+
+	PLX_CHECK(p != NULL);
+	memset(p, 0, bytes);
+	return p;
+}
+
+/* ---- what the machine can do ----------------------------------------------------------------- */
+
+struct stream {
+	uint8_t *p;
+	size_t bytes;
+	uint64_t sum[MAX_THREADS];
+};
+
+__attribute__((target("avx2"))) static void read_stream(void *ctx, uint32_t idx)
+{
+	struct stream *s = ctx;
+	size_t part = s->bytes / n_threads / 256 * 256;
+	const __m256i *p = (const __m256i *)(const void *)(s->p + part * idx);
+	__m256i a = _mm256_setzero_si256();
+	__m256i b = a;
+
+	for (size_t i = 0; i < part / 32; i += 8) {
+		_mm_prefetch((const char *)(p + i) + 4096, _MM_HINT_T0);
+		_mm_prefetch((const char *)(p + i) + 4160, _MM_HINT_T0);
+		_mm_prefetch((const char *)(p + i) + 4224, _MM_HINT_T0);
+		_mm_prefetch((const char *)(p + i) + 4288, _MM_HINT_T0);
+		for (size_t j = 0; j < 8; j += 2) {
+			a = _mm256_xor_si256(a, _mm256_load_si256(p + i + j));
+			b = _mm256_xor_si256(b, _mm256_load_si256(p + i + j + 1));
+		}
+	}
+	s->sum[idx] = (uint64_t)_mm256_extract_epi64(_mm256_xor_si256(a, b), 0);
+}
+
+#define DOT_STEPS 4000000u
+
+__attribute__((target("avx512f,avx512vnni"))) static void dot_rate(void *ctx, uint32_t idx)
+{
+	__m512i acc[12];
+	__m512i w = _mm512_set1_epi8(3);
+	__m512i a = _mm512_set1_epi8((char)(idx + 1));
+
+	for (int j = 0; j < 12; j++)
+		acc[j] = _mm512_setzero_si512();
+	for (uint32_t i = 0; i < DOT_STEPS; i++) {
+#pragma GCC unroll 12
+		for (int j = 0; j < 12; j++) {
+			acc[j] = _mm512_dpbusd_epi32(acc[j], w, a);
+			__asm__ volatile("" : "+v"(acc[j]));
+		}
+	}
+	for (int j = 1; j < 12; j++)
+		acc[0] = _mm512_add_epi32(acc[0], acc[j]);
+	((struct stream *)ctx)->sum[idx] = (uint64_t)_mm512_reduce_add_epi32(acc[0]);
+}
+
+static void bench_machine(void)
+{
+	struct stream s = {.bytes = WEIGHT_BYTES};
+
+	s.p = aligned(s.bytes);
+	printf("read-only stream of %u MiB: %.1f GB/s\n", WEIGHT_BYTES >> 20,
+	       (double)s.bytes / timed(read_stream, &s) * 1e-9);
+	if (plx_kernels_select(PLX_K_ISA_AVX512))
+		printf("dot instruction alone (dpbusd, 512 bits): %.0f Gop/s\n",
+		       (double)n_threads * DOT_STEPS * 12 * 128 / timed(dot_rate, &s) * 1e-9);
+	free(s.p);
+}
+
+/* ---- matrix products ------------------------------------------------------------------------- */
+
+struct product {
+	struct plx_k_mat w;
+	struct plx_k_qblk *q;
+	float *x;
+	float *y;
+	uint32_t n_tok;
+	uint32_t row_step; /* rows of one call, as a caller that keeps slices short would choose */
+};
+
+static void run_product(void *ctx, uint32_t idx)
+{
+	const struct product *p = ctx;
+	uint32_t tiles = p->w.n_out / PLX_K_TILE;
+	uint32_t from = tiles * idx / n_threads * PLX_K_TILE;
+	uint32_t to = tiles * (idx + 1) / n_threads * PLX_K_TILE;
+
+	for (uint32_t row = from; row < to; row += p->row_step) {
+		struct plx_k_mm m = {.w = &p->w,
+		                     .q = p->q,
+		                     .x = p->x,
+		                     .y = p->y,
+		                     .y_stride = p->w.n_out,
+		                     .row_begin = row,
+		                     .row_end = row + p->row_step < to ? row + p->row_step : to,
+		                     .tok_begin = 0,
+		                     .tok_end = p->n_tok,
+		                     .mode = PLX_K_STORE};
+
+		k->matmul(&m);
+	}
+}
+
+/* One format and width, n_tok tokens; n_out is chosen so that the weights take `bytes`. */
+static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, size_t bytes)
+{
+	uint64_t seed = 7;
+	uint64_t row_bytes = 0;
+	uint64_t tile = plx_k_pack_bytes(type, PLX_K_TILE, n_in);
+	uint32_t n_out = (uint32_t)(bytes / tile) * PLX_K_TILE;
+	struct product p = {.w = {.type = type, .n_in = n_in, .n_out = n_out}, .n_tok = n_tok};
+
+	PLX_CHECK(plx_q_row_bytes(type, n_in, &row_bytes) == 0);
+	uint8_t *packed = aligned(tile * (n_out / PLX_K_TILE));
+	uint8_t *stored = aligned(row_bytes * PLX_K_TILE);
+
+	plx_t_fill_blocks(type, stored, (size_t)n_in * PLX_K_TILE, PLX_T_RANDOM, &seed);
+	plx_k_pack(packed, type, stored, PLX_K_TILE, n_in, 0, PLX_K_TILE);
+	for (uint32_t i = 1; i < n_out / PLX_K_TILE; i++)
+		memcpy(packed + tile * i, packed, tile);
+	p.w.data = packed;
+	p.x = aligned((size_t)n_tok * n_in * sizeof *p.x);
+	p.q = aligned((size_t)n_tok * (n_in / 32) * sizeof *p.q);
+	p.y = aligned((size_t)n_tok * n_out * sizeof *p.y);
+	for (size_t i = 0; i < (size_t)n_tok * n_in; i++)
+		p.x[i] = plx_t_uniform(&seed);
+	k->quantise(p.q, p.x, n_tok, n_in, n_in);
+	p.row_step = 64;
+	double s = timed(run_product, &p);
+
+	printf("%-5s k=%-5u %3u tokens: %6.1f GB/s of weights, %7.1f Gop/s\n", plx_qtype_name(type),
+	       n_in, n_tok, (double)tile * (n_out / PLX_K_TILE) / s * 1e-9,
+	       2.0 * n_out * n_in * n_tok / s * 1e-9);
+	free(packed);
+	free(stored);
+	free(p.x);
+	free(p.q);
+	free(p.y);
+}
+
+static void bench_products(void)
+{
+	static const enum plx_qtype types[] = {PLX_Q_Q4_1, PLX_Q_Q4_0, PLX_Q_Q8_0,
+	                                       PLX_Q_Q4_K, PLX_Q_Q6_K, PLX_Q_BF16};
+	static const uint32_t batches[] = {1, 4, 8};
+
+	for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
+		uint32_t narrow = plx_qtype_block_elems(types[i]) > 32 ? 512 : 576;
+
+		for (uint32_t b = 0; b < sizeof batches / sizeof *batches; b++)
+			bench_product(types[i], narrow, batches[b], WEIGHT_BYTES);
+		bench_product(types[i], 4096, 1, WEIGHT_BYTES);
+		bench_product(types[i], narrow, 512, 1u << 19);
+		bench_product(types[i], 4096, 512, 1u << 20);
+	}
+}
+
+/* ---- attention --------------------------------------------------------------------------------
+ */
+
+struct attention {
+	struct plx_k_attn a;
+	uint32_t table[512];
+	float *part;
+	float *out;
+	uint32_t repeat;
+};
+
+static void run_attention(void *ctx, uint32_t idx)
+{
+	struct attention *at = ctx;
+	uint32_t nq = at->a.n_tok * at->a.n_group;
+	size_t floats = (size_t)nq * plx_k_attn_part_floats(at->a.kv.head_dim);
+
+	for (uint32_t i = 0; i < at->repeat; i++) {
+		k->attn_part(&at->a, 0, at->part + floats * idx);
+		k->attn_finish(at->out + (size_t)nq * at->a.kv.head_dim * idx,
+		               at->part + floats * idx, nq, at->a.kv.head_dim);
+	}
+}
+
+/* n_tok queries of `group` heads that end at position `pos`. */
+static void bench_attention(uint32_t dim, uint32_t group, uint32_t n_tok, uint32_t pos)
+{
+	uint64_t seed = 3;
+	struct attention at = {.repeat = 4000 / (n_tok * group) + 1};
+	uint64_t head_bytes = (uint64_t)32 * dim * 2;
+	uint32_t floats = n_tok * group * plx_k_attn_part_floats(dim);
+	float *q = aligned((size_t)n_tok * group * dim * sizeof *q);
+	float *kv = aligned((size_t)dim * sizeof *kv);
+
+	at.a = (struct plx_k_attn){.kv = {.base = aligned(head_bytes * 2 * 512),
+	                                  .table = at.table,
+	                                  .block_bytes = head_bytes * 2,
+	                                  .k_off = 0,
+	                                  .v_off = head_bytes,
+	                                  .block_tokens = 32,
+	                                  .head_dim = dim},
+	                           .q = q,
+	                           .q_stride = group * dim,
+	                           .n_tok = n_tok,
+	                           .n_group = group,
+	                           .pos = pos - n_tok,
+	                           .scale = 0.125f};
+	at.part = aligned((size_t)floats * sizeof(float) * MAX_THREADS);
+	at.out = aligned((size_t)floats * sizeof(float) * MAX_THREADS);
+	for (uint32_t i = 0; i < 512; i++)
+		at.table[i] = i * 7 % 512;
+	for (uint32_t i = 0; i < n_tok * group * dim; i++)
+		q[i] = plx_t_uniform(&seed);
+	for (uint32_t p = 0; p < pos; p++) {
+		for (uint32_t i = 0; i < dim; i++)
+			kv[i] = plx_t_uniform(&seed);
+		k->kv_store(&at.a.kv, p, kv, kv);
+	}
+	double s = timed(run_attention, &at) / at.repeat;
+	double pairs = n_tok * (pos - 0.5 * (n_tok - 1)) * group;
+
+	printf("attention dim=%u group=%u %2u tokens at %4u: %7.1f us, %6.1f Gflop/s, %5.1f GB/s "
+	       "of KV\n",
+	       dim, group, n_tok, pos, s * 1e6, pairs * dim * 4 * n_threads / s * 1e-9,
+	       (double)pos * dim * 4 * n_threads / s * 1e-9);
+	free(at.a.kv.base);
+	free(at.part);
+	free(at.out);
+	free(q);
+	free(kv);
+}
+
+/* ---- small ops --------------------------------------------------------------------------------
+ */
+
+static void report(const char *what, uint64_t ns, uint32_t n)
+{
+	printf("%-34s %8.3f us\n", what, (double)ns / n * 1e-3);
+}
+
+static void bench_small(void)
+{
+	enum { N = 1536, V = 49152, LOOPS = 2000 };
+	uint64_t seed = 5;
+	float *x = aligned(V * sizeof *x);
+	float *y = aligned(V * sizeof *y);
+	struct plx_k_qblk *q = aligned(N / 32 * sizeof *q);
+	uint64_t t0;
+	float max;
+	uint32_t found = 0;
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < V; i++)
+		x[i] = plx_t_uniform(&seed) * 10.0f;
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS; i++)
+		k->rmsnorm(y, x, x, 1, 576, 576, 1e-5f);
+	report("rmsnorm 576", plx_clock_ns() - t0, LOOPS);
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS; i++)
+		k->quantise(q, x, 1, N, N);
+	report("quantise 1536", plx_clock_ns() - t0, LOOPS);
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS; i++)
+		k->silu_mul(y, x, x + N, N);
+	report("silu_mul 1536", plx_clock_ns() - t0, LOOPS);
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS; i++)
+		k->rope(y, x, 9, 64, 64, i & 1 ? PLX_K_ROPE_HALVES : PLX_K_ROPE_ADJACENT);
+	report("rope 9 heads of 64", plx_clock_ns() - t0, LOOPS);
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS / 20; i++)
+		found += k->argmax(x, V);
+	report("argmax 49152", plx_clock_ns() - t0, LOOPS / 20);
+	t0 = plx_clock_ns();
+	for (uint32_t i = 0; i < LOOPS / 20; i++)
+		sum += k->logit_sum(x, V, &max);
+	report("logit_sum 49152", plx_clock_ns() - t0, LOOPS / 20);
+	PLX_CHECK(found != 1 && sum != 1);
+	free(x);
+	free(y);
+	free(q);
+}
+
+int main(int argc, char **argv)
+{
+	int isa = plx_kernels_isa(argc > 1 ? argv[1] : "best");
+
+	k = isa < 0 ? NULL : plx_kernels_select((enum plx_k_isa)isa);
+	if (argc > 2)
+		n_threads = (uint32_t)atoi(argv[2]);
+	if (!k || n_threads < 1 || n_threads > MAX_THREADS) {
+		fprintf(stderr, "usage: %s [best|scalar|avx2|avx512vnni [1|2]]\n", argv[0]);
+		return 2;
+	}
+	printf("kernels %s (%s), %u threads\n", k->isa_name, k->numeric_kind, n_threads);
+	plx_k_fpu_setup();
+	bench_machine();
+	bench_products();
+	bench_attention(64, 3, 1, 512);
+	bench_attention(64, 3, 16, 512);
+	bench_attention(128, 4, 1, 1024);
+	bench_attention(128, 4, 16, 1024);
+	bench_small();
+	return 0;
+}
