@@ -154,8 +154,8 @@ const uint8_t *plx_tok_piece(const struct plx_tok *t, int32_t id, uint32_t *len)
 /*
  * plx_tok_scratch_new - working memory for texts of at most max_text bytes, for this tokenizer.
  *
- * Owner: the caller, one a thread.  Cost: one allocation of about 50 B a byte of text (touched, so
- * that later use takes no page fault).  Errors: INVAL (0 or over PLX_TOK_MAX_TEXT), NOMEM.
+ * Owner: the caller, one a thread.  Cost: about 42 B a byte of text, allocated and touched here, so
+ * that later use takes no page fault.  Errors: INVAL (0 or over PLX_TOK_MAX_TEXT), NOMEM.
  */
 int plx_tok_scratch_new(struct plx_tok_scratch **s, const struct plx_tok *t, uint32_t max_text,
                         struct plx_diag *d);
