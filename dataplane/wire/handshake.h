@@ -11,6 +11,7 @@
 #define PLX_DATAPLANE_WIRE_HANDSHAKE_H
 
 #include "dataplane/wire/crypt.h"
+#include "dataplane/wire/noise.h"
 
 #define PLX_PSK_BYTES      32u
 #define PLX_HELLO_BYTES    1200u /* the whole datagram */
@@ -104,8 +105,8 @@ struct plx_hs_secrets {
 /*
  * plx_hs_key_id - key id a datagram of type HELLO names, so that the caller finds the PSK.
  *
- * Errors: FORMAT unless it is 1,200 bytes or more (PLX_DGRAM_MAX_BYTES at most), its header is a
- * HELLO's and every length in range. Drop it silently then.
+ * Errors: FORMAT unless it is 1,200 bytes, its header is a HELLO's and every length in range. Drop
+ * it silently then.
  */
 int plx_hs_key_id(uint64_t *key_id, const uint8_t *pkt, size_t n_bytes);
 
@@ -164,7 +165,7 @@ int plx_hs_respond(uint8_t *ack_pkt, struct plx_hs_keys *keys, struct plx_hello_
 /*
  * plx_reset_make - a stateless RESET for a packet of an unknown session.
  *
- * token = first 16 bytes of BLAKE2b-256(reset_key; session_id, address)
+ * token = BLAKE2b-128 keyed by reset_key of session_id (4), ip (16), port (2)
  *
  * Returns 48, or 0 when the packet that triggered it (n_bytes) is not larger than that: then send
  * nothing. The caller limits the rate.
@@ -208,10 +209,9 @@ enum plx_hsc_state { PLX_HSC_HELLO = 1, PLX_HSC_DONE = 2, PLX_HSC_FAILED = 3 };
 
 struct plx_hs_client {
 	struct plx_psk key;
-	struct plx_hello hello; /* as last sent */
-	uint8_t eph_priv[32];
-	uint8_t ck[32], h[32], temp_k[32]; /* Noise state after message 1 */
-	uint8_t state;                     /* enum plx_hsc_state */
+	struct plx_hello hello; /* all but the MAC, which plx_hsc_hello adds */
+	struct plx_noise noise; /* after message 1 */
+	uint8_t state;          /* enum plx_hsc_state */
 };
 
 /*

@@ -59,8 +59,7 @@ uint64_t plx_sent_take(struct plx_sent_ring *s, uint64_t pkt_num);
 /* ---- messages sent again until acknowledged ------------------------------------------------- */
 
 struct plx_outmsg {
-	const uint8_t
-	    *msg; /* caller's, must stay until the message is done; copied fragment-wise */
+	const uint8_t *msg; /* caller's, must stay until the message is done */
 	uint64_t req_id;
 	uint64_t acked_map;  /* bit i: fragment base + 1 + i */
 	uint64_t resend_map; /* bit i: fragment base + i is to be sent again */
@@ -126,6 +125,14 @@ void plx_outbox_sent(struct plx_outbox *b, const struct plx_out_frag *f, uint64_
  */
 struct plx_outmsg *plx_outbox_ack(struct plx_outbox *b, const struct plx_msg_ack_entry *e,
                                   uint64_t largest, const struct plx_rtt *r, uint64_t now_ns);
+
+/*
+ * plx_outbox_restart - send a message anew in datagrams of another size (its path turned out not
+ * to carry them): the other side forgets its fragments when the new first one comes.
+ *
+ * Errors: LIMIT where it would take more than 65,535 fragments.
+ */
+int plx_outbox_restart(struct plx_outmsg *o, uint16_t dgram_bytes);
 
 struct plx_outmsg *plx_outbox_find(struct plx_outbox *b, uint8_t type, uint64_t req_id);
 void plx_outbox_remove(struct plx_outbox *b, struct plx_outmsg *o);

@@ -72,8 +72,8 @@ int plx_msg_tok_ack_decode(struct plx_msg_ack_head *h, struct plx_msg_tok_ack_en
 /* CANCEL: header.req_id names the request. May overtake its REQ, so it says what credit that took.
  */
 struct plx_msg_cancel {
-	uint16_t frag_count; /* of the REQ */
-	uint16_t zero[3];
+	uint32_t packets; /* credit the REQ took: plx_credit_packets */
+	uint32_t zero;
 };
 static_assert(sizeof(struct plx_msg_cancel) == 8, "wire layout");
 
@@ -83,7 +83,7 @@ struct plx_msg_ping {
 };
 
 struct plx_msg_credit {
-	uint64_t packets;  /* REQ fragments, first transmissions only, since the handshake */
+	uint64_t packets;  /* of REQ messages, counted by plx_credit_packets, since the handshake */
 	uint64_t requests; /* REQs begun since the handshake */
 };
 static_assert(sizeof(struct plx_msg_credit) == 16, "wire layout");

@@ -43,6 +43,7 @@ struct plx_reasm_msg {
 	uint8_t *seen; /* bit per fragment, behind the message */
 	void *owner;   /* the session's plx_reasm_session */
 	uint64_t req_id;
+	uint64_t first_pkt; /* pkt_num of the fragment 0 that began it */
 	uint64_t expires_ns;
 	uint32_t msg_bytes;
 	uint32_t held_bytes; /* what counts against the caps */
@@ -112,6 +113,9 @@ bool plx_reasm_known(const struct plx_reasm *r, const struct plx_reasm_session *
  *
  * @h        its header, already checked by plx_hdr_decode.
  * @payload  its h->payload_bytes of plain text. Fragment 0 begins with u32 message_bytes.
+ *
+ * Fragments are at least 1,152 bytes but for the last. A newer fragment 0 of another size or count
+ * begins the message anew (plx_outbox_restart).
  *
  * Returns PLX_REASM_MORE, PLX_REASM_DONE, or an error: TOO_LARGE (over max_msg_bytes: reject the
  * request), FULL (no memory or over a cap: drop, it comes again), NOT_FOUND (fragment 0 has not
