@@ -145,7 +145,8 @@ int plx_msg_tok_ack_decode(struct plx_msg_ack_head *h, struct plx_msg_tok_ack_en
 	if (h->n_entries)
 		memcpy(e, p + sizeof(*h), h->n_entries * sizeof(*e));
 	for (uint32_t i = 0; i < h->n_entries; i++)
-		if (e[i].flags & ~PLX_TOK_ACK_RESEND || e[i].sample >= PLX_SAMPLES_MAX)
+		if (e[i].flags & ~(PLX_TOK_ACK_RESEND | PLX_TOK_ACK_LAST) ||
+		    e[i].sample >= PLX_SAMPLES_MAX)
 			return PLX_E_FORMAT;
 	return 0;
 }
