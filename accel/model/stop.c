@@ -105,7 +105,7 @@ uint32_t plx_stop_flush(struct plx_stop *s, void *out)
 {
 	uint32_t n = s->n_held;
 
-	if (s->hit >= 0)
+	if (s->hit >= 0 || n == 0)
 		return 0;
 	memcpy(out, s->text[s->held_by], n);
 	s->n_held = 0;
