@@ -63,7 +63,7 @@ struct plx_chat_seg {
 };
 
 /* Segments that n messages can need. */
-#define PLX_CHAT_SEGS(n) (4u * (n) + 4u)
+#define PLX_CHAT_SEGS(n) (6u * (n) + 6u)
 
 /*
  * plx_chat_open - recognise the template of an open model file, or take the one named.
@@ -105,7 +105,8 @@ const char *plx_chat_names(void);
  *
  * What a family's template raises an exception for is BAD_REQUEST here: roles that don't alternate
  * (llama2, mistral, gemma), a system message where it has none. So is a system message that a
- * template would drop without a word. Where a template trims contents (llama2, llama3, gemma), what
+ * template would drop without a word, and one that is not the first where the family has no turns
+ * for it (llama2, mistral, gemma). Where a template trims contents (llama2, llama3, gemma), what
  * counts as white space is what Python's str.strip takes.
  *
  * @segs  out [max]; PLX_CHAT_SEGS(n_msgs) always suffice.
