@@ -1,0 +1,57 @@
+/*
+ * A client, a bad network and an appliance in a box, on one simulated clock: what the client's unit
+ * tests are made of. Nothing waits; time jumps to whatever is due next.
+ */
+#ifndef PLX_TESTS_LIB_CLIENT_RIG_H
+#define PLX_TESTS_LIB_CLIENT_RIG_H
+
+#include "tests/lib/impair.h"
+#include "tests/lib/wire_peer.h"
+#include "tools/client/core.h"
+
+#define PLX_RIG_LOG 256
+
+/* What a request's events came to. */
+struct plx_rig_log {
+	uint64_t req;
+	uint32_t n_finals, n_accepts, n_tokens_events, n_restarts;
+	uint32_t n_ids[PLX_CLIENT_SAMPLES_MAX];
+	bool bad_order; /* ids that were not the next of their sample */
+	struct plx_client_event final;
+	char text[4096]; /* of sample 0 */
+	char why[256];   /* FAILED: its reason; REJECT: its detail */
+};
+
+struct plx_rig {
+	uint64_t now_ns;
+	struct plx_client *client;
+	struct plx_peer *peer;
+	struct plx_impair *net;
+	struct plx_wire_addr client_addr;
+	bool cut;     /* nothing passes */
+	bool reading; /* events are taken as they come; true at first */
+	uint64_t rng;
+	uint32_t n_log;
+	struct plx_rig_log log[PLX_RIG_LOG];
+	uint32_t n_open, n_lost, n_closed, n_drain, n_pong, n_models;
+	uint64_t last_rtt_ns;
+	char why[256]; /* LOST or CLOSED */
+};
+
+/* plx_rig_open - all three; net NULL: a perfect one. The handshake has not run yet. */
+struct plx_rig *plx_rig_open(const struct plx_client_config *cc, const struct plx_peer_cfg *pc,
+                             const struct plx_impair_cfg *net);
+void plx_rig_close(struct plx_rig *r);
+
+/* plx_rig_run - let ns pass, or less where done(r, arg) becomes true; returns whether it did. */
+bool plx_rig_run(struct plx_rig *r, uint64_t ns, bool (*done)(struct plx_rig *, void *), void *arg);
+
+/* plx_rig_submit - text prompt, max_new ids; returns its log. */
+struct plx_rig_log *plx_rig_submit(struct plx_rig *r, const char *text, uint32_t max_new,
+                                   enum plx_client_resubmit resubmit);
+/* plx_rig_log_of - the log of a request, a new one when there is none. */
+struct plx_rig_log *plx_rig_log_of(struct plx_rig *r, uint64_t req);
+/* plx_rig_take_events - hand every waiting event to the logs. */
+void plx_rig_take_events(struct plx_rig *r);
+
+#endif

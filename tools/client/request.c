@@ -1,0 +1,364 @@
+/*
+ * Submitted requests: encoded at once, begun in order of submission as credit allows, and ended
+ * here when the session is lost.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/client/core.h"
+
+static_assert((int)PLX_CLIENT_TOOL == (int)PLX_ROLE_TOOL, "public roles are the wire's");
+
+void plx_client_request_init(struct plx_client_request *r)
+{
+	*r = (struct plx_client_request){.max_new = 256,
+	                                 .n_samples = 1,
+	                                 .top_p = 1,
+	                                 .repeat_penalty = 1,
+	                                 .resubmit = PLX_CLIENT_RESUBMIT_UNSTARTED};
+}
+
+struct plx_client_slot *plx_client_slot_of(struct plx_client *c, uint64_t req_id)
+{
+	if (!req_id)
+		return NULL;
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++)
+		if (c->slot[i].handle && c->slot[i].req_id == req_id)
+			return &c->slot[i];
+	return NULL;
+}
+
+/* ---- encoding ---- */
+
+static size_t padded(size_t n)
+{
+	return (n + 3) & ~(size_t)3;
+}
+
+/* An upper bound of the message's bytes. */
+static size_t message_bound(const struct plx_client_request *r)
+{
+	size_t n = PLX_REQ_BLOCK_BYTES + r->text_bytes + 4 * (size_t)r->n_ids;
+
+	for (uint32_t i = 0; i < r->n_stops; i++)
+		n += sizeof(struct plx_req_tlv) + padded(strlen(r->stops[i]));
+	if (r->n_messages)
+		n += sizeof(struct plx_req_tlv) + 4;
+	for (uint32_t i = 0; i < r->n_messages; i++)
+		n += sizeof(struct plx_req_message) + padded(r->messages[i].n_bytes);
+	return n;
+}
+
+static uint32_t flags_of(const struct plx_client_request *r)
+{
+	uint32_t f = PLX_REQ_STREAM;
+
+	f |= r->messages ? PLX_REQ_MESSAGES : r->ids ? PLX_REQ_IDS : PLX_REQ_TEXT;
+	f |= r->logprobs ? PLX_REQ_LOGPROBS : 0;
+	f |= r->deterministic ? PLX_REQ_DETERMINISTIC : 0;
+	f |= r->ids_only ? PLX_REQ_NO_TEXT : 0;
+	f |= r->ignore_eos ? PLX_REQ_IGNORE_EOS : 0;
+	f |= r->special ? PLX_REQ_SPECIAL : 0;
+	return f;
+}
+
+static struct plx_msg_req block_of(const struct plx_client_request *r)
+{
+	struct plx_msg_req m = plx_msg_req_init();
+
+	m.flags = flags_of(r);
+	m.n_logprobs = r->n_logprobs;
+	m.n_samples = r->n_samples;
+	m.model_id = r->model_id;
+	m.max_new = r->max_new;
+	m.deadline_us = r->deadline_us;
+	m.seed = r->seed;
+	m.temperature = r->temperature;
+	m.top_p = r->top_p;
+	m.min_p = r->min_p;
+	m.repeat_penalty = r->repeat_penalty;
+	m.top_k = r->top_k;
+	return m;
+}
+
+static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r)
+{
+	struct plx_msg_req m = block_of(r);
+	struct plx_req_writer w;
+
+	plx_req_begin(&w, p, cap, &m);
+	for (uint32_t i = 0; i < r->n_stops; i++)
+		plx_req_stop(&w, r->stops[i], strlen(r->stops[i]));
+	for (uint32_t i = 0; i < r->n_messages; i++)
+		plx_req_message(&w, (enum plx_req_role)r->messages[i].role, r->messages[i].text,
+		                r->messages[i].n_bytes);
+	if (r->text)
+		plx_req_prompt_text(&w, r->text, r->text_bytes);
+	if (r->ids)
+		plx_req_prompt_ids(&w, r->ids, r->n_ids);
+	return plx_req_end(&w);
+}
+
+static int check(const struct plx_client *c, const struct plx_client_request *r, struct plx_diag *d)
+{
+	int n_prompts = !!r->text + !!r->ids + !!r->messages;
+
+	if (n_prompts != 1)
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "a request has %d prompts; give one of text, ids, messages",
+		                    n_prompts);
+	if (r->n_samples < 1 || r->n_samples > PLX_CLIENT_SAMPLES_MAX)
+		return plx_diag_set(d, PLX_E_INVAL, "n_samples is %u; give 1 to %u", r->n_samples,
+		                    PLX_CLIENT_SAMPLES_MAX);
+	if (r->priority > 15)
+		return plx_diag_set(d, PLX_E_INVAL, "priority is %u; give 0 to 15", r->priority);
+	if (!r->max_new)
+		return plx_diag_set(d, PLX_E_INVAL, "max_new is 0; give at least 1");
+	if (message_bound(r) > c->cfg.request_bytes)
+		return plx_diag_set(d, PLX_E_TOO_LARGE,
+		                    "the request takes %zu bytes, over this client's limit of %u; "
+		                    "shorten the prompt or raise request_bytes",
+		                    message_bound(r), c->cfg.request_bytes);
+	return 0;
+}
+
+static struct plx_client_slot *free_slot(struct plx_client *c)
+{
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++)
+		if (!c->slot[i].handle)
+			return &c->slot[i];
+	return NULL;
+}
+
+static void slot_init(struct plx_client *c, struct plx_client_slot *s,
+                      const struct plx_client_request *r)
+{
+	memset(s, 0, sizeof(*s));
+	s->handle = ++c->last_handle;
+	s->n_samples = r->n_samples;
+	s->prio = r->priority;
+	s->resubmit = (uint8_t)r->resubmit;
+	s->submit_ns = c->env.now_ns(c->env.ctx);
+	c->n_slots_used++;
+	c->n_waiting++;
+}
+
+int plx_client_submit(struct plx_client *c, const struct plx_client_request *r, uint64_t *req,
+                      struct plx_diag *d)
+{
+	int err = check(c, r, d);
+
+	if (err)
+		return err;
+	if (c->state == PLX_CL_CLOSED)
+		return plx_diag_set(d, PLX_E_CLOSED, "the session is over: %s", c->why);
+	struct plx_client_slot *s = free_slot(c);
+
+	if (!s)
+		return plx_diag_set(d, PLX_E_FULL,
+		                    "%u requests are unfinished; take their final events first, or "
+		                    "raise n_requests",
+		                    c->cfg.n_requests);
+	size_t cap = message_bound(r);
+	uint8_t *msg = malloc(cap);
+
+	if (!msg)
+		return plx_diag_set(d, PLX_E_NOMEM, "no memory for a request of %zu bytes", cap);
+	int n = encode(msg, cap, r);
+
+	if (n < 0) {
+		free(msg);
+		return plx_diag_set(
+		    d, PLX_E_INVAL,
+		    "the request can't be encoded (%s); check stop strings, messages "
+		    "and that text is UTF-8",
+		    plx_err_name(n));
+	}
+	slot_init(c, s, r);
+	s->msg = msg;
+	s->msg_bytes = (uint32_t)n;
+	c->wake = true;
+	*req = s->handle;
+	return 0;
+}
+
+/* ---- the way out ---- */
+
+static void forget_out(struct plx_client *c, uint64_t req_id)
+{
+	static const uint8_t type[] = {PLX_T_REQ, PLX_T_CANCEL};
+
+	for (size_t i = 0; req_id && i < sizeof(type); i++) {
+		struct plx_outmsg *o = plx_outbox_find(&c->outbox, type[i], req_id);
+
+		if (o)
+			plx_outbox_remove(&c->outbox, o);
+	}
+}
+
+static void drop_held(struct plx_client *c, struct plx_client_slot *s)
+{
+	struct plx_client_held *h = s->held, *next;
+
+	s->held = NULL;
+	for (; h; h = next) {
+		next = h->next;
+		plx_client_node_drop(c, h->node);
+		free(h);
+	}
+}
+
+void plx_client_slot_end(struct plx_client *c, struct plx_client_slot *s)
+{
+	if (!s->req_id)
+		c->n_waiting--;
+	forget_out(c, s->req_id);
+	drop_held(c, s);
+	free(s->msg);
+	s->msg = NULL;
+	s->final_here = s->final_queued = true;
+	s->fin.kind = PLX_NODE_FIXED;
+	s->fin.ev.req = s->handle;
+	plx_client_queue(c, &s->fin);
+}
+
+void plx_client_slot_free(struct plx_client *c, struct plx_client_slot *s)
+{
+	s->handle = 0;
+	s->req_id = 0;
+	c->n_slots_used--;
+}
+
+static void end_local_reject(struct plx_client *c, struct plx_client_slot *s, int err,
+                             const char *detail)
+{
+	snprintf(s->detail, sizeof(s->detail), "%s", detail);
+	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_REJECT,
+	                                      .reject = {.err = err, .detail = s->detail}};
+	plx_client_slot_end(c, s);
+}
+
+static struct plx_client_slot *first_waiting(struct plx_client *c)
+{
+	struct plx_client_slot *first = NULL;
+
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
+		struct plx_client_slot *s = &c->slot[i];
+
+		if (s->handle && !s->req_id && !s->final_queued &&
+		    (!first || s->handle < first->handle))
+			first = s;
+	}
+	return first;
+}
+
+/* True when s was begun or ended; false when it has to wait. */
+static bool begin(struct plx_client *c, struct plx_client_slot *s)
+{
+	uint32_t packets = plx_credit_packets(s->msg_bytes);
+
+	if (s->msg_bytes > c->ack.limits.max_request_bytes || packets > c->ack.credit_packets) {
+		end_local_reject(c, s, PLX_E_TOO_LARGE,
+		                 "the request is larger than this appliance takes");
+		return true;
+	}
+	if (plx_credit_tx_take(&c->credit, packets))
+		return false;
+	s->req_id = ++c->last_req_id;
+	s->cancel.packets = packets;
+	c->n_waiting--;
+	/* There is room: two places for each slot. A message under the appliance's limit and
+	 * credit takes fewer than 65,535 fragments. */
+	PLX_CHECK(plx_outbox_add(&c->outbox, PLX_T_REQ, s->req_id, s->prio, s->msg, s->msg_bytes,
+	                         c->pmtu.bytes));
+	return true;
+}
+
+void plx_client_begin(struct plx_client *c)
+{
+	struct plx_client_slot *s;
+
+	while (c->n_waiting && (s = first_waiting(c)) && begin(c, s))
+		;
+}
+
+static void end_local_cancel(struct plx_client *c, struct plx_client_slot *s)
+{
+	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_CANCELLED,
+	                                      .cancelled = {.cause = PLX_CLIENT_CANCEL_ASKED}};
+	plx_client_slot_end(c, s);
+}
+
+int plx_client_cancel(struct plx_client *c, uint64_t req)
+{
+	struct plx_client_slot *s = NULL;
+
+	for (uint32_t i = 0; req && i < c->cfg.n_requests; i++)
+		if (c->slot[i].handle == req)
+			s = &c->slot[i];
+	if (!s || s->final_here)
+		return PLX_E_NOT_FOUND;
+	if (s->cancel_asked)
+		return 0;
+	s->cancel_asked = c->wake = true;
+	if (!s->req_id) {
+		end_local_cancel(c, s);
+		return 0;
+	}
+	plx_outbox_add(&c->outbox, PLX_T_CANCEL, s->req_id, s->prio, (const uint8_t *)&s->cancel,
+	               sizeof(s->cancel), PLX_DGRAM_MIN_BYTES);
+	return 0;
+}
+
+/* ---- a lost session ---- */
+
+static bool may_go_again(const struct plx_client_slot *s)
+{
+	if (s->cancel_asked || s->resubmit == PLX_CLIENT_RESUBMIT_NEVER)
+		return false;
+	return s->resubmit == PLX_CLIENT_RESUBMIT_ALWAYS || !s->handed_tokens;
+}
+
+static void go_again(struct plx_client *c, struct plx_client_slot *s)
+{
+	bool tell = s->handed_tokens || s->restart_queued;
+
+	plx_client_events_drop(c, s->handle);
+	drop_held(c, s);
+	forget_out(c, s->req_id);
+	memset(s->sample, 0, sizeof(s->sample));
+	s->req_id = 0;
+	s->first_ns = 0;
+	s->final_here = s->accepted = false;
+	c->n_waiting++;
+	s->restart_queued = tell;
+	if (!tell)
+		return;
+	s->restart.kind = PLX_NODE_FIXED;
+	s->restart.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_RESTART, .req = s->handle};
+	s->handed_tokens = false;
+	plx_client_queue(c, &s->restart);
+}
+
+static void fail(struct plx_client *c, struct plx_client_slot *s, int err, const char *why)
+{
+	snprintf(s->detail, sizeof(s->detail), "%s", why);
+	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_FAILED,
+	                                      .failed = {.err = err, .why = s->detail}};
+	plx_client_slot_end(c, s);
+}
+
+void plx_client_slots_lost(struct plx_client *c, int err, const char *why, bool again)
+{
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
+		struct plx_client_slot *s = &c->slot[i];
+
+		if (!s->handle || s->final_queued || (again && !s->req_id))
+			continue;
+		if (again && may_go_again(s))
+			go_again(c, s);
+		else
+			fail(c, s, err, why);
+	}
+}
