@@ -62,9 +62,8 @@ struct plx_msg_tok_ack_entry {
 	uint16_t flags; /* PLX_TOK_ACK_* */
 };
 #define PLX_TOK_ACK_RESEND 1u /* send from next_idx at once */
-#define PLX_TOK_ACK_LAST                                                                           \
-	2u /* the sample's end has arrived: next_idx can't tell, where the last                    \
-	    * TOKENS carries no id */
+/* The sample's end has arrived: next_idx can't tell where the last TOKENS carries no id. */
+#define PLX_TOK_ACK_LAST 2u
 static_assert(sizeof(struct plx_msg_tok_ack_entry) == 16, "wire layout");
 
 int plx_msg_tok_ack_encode(uint8_t *p, size_t cap, const struct plx_msg_ack_head *h,
