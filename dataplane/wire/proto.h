@@ -100,7 +100,7 @@ static inline uint8_t plx_hdr_flags(const struct plx_hdr *h)
 
 static inline uint8_t plx_hdr_pack_prio(uint8_t prio, uint8_t flags)
 {
-	return (uint8_t)((flags << 4) | (prio & 15u));
+	return (uint8_t)(((uint32_t)flags << 4) | (prio & 15u));
 }
 
 /* plx_type_sealed - whether packets of this type carry a sealed payload and a tag. */
