@@ -7,18 +7,24 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dataplane/detok.h"
 #include "fw/base/check.h"
 
 #define EVS_PER_SLOT    4u
 #define EVS_LEAST       256u
+#define EVS_BY_TEXT     10u /* of one answer, that text rather than tokens fills */
 #define RETRY_LEAST_US  1000u
 #define RETRY_MOST_US   10000000u
 #define STEP_GUESS_US   10000u /* before the first step was measured */
 #define TOPS_PER_RECORD 3u
 
-static uint32_t n_events(const struct plx_config *cfg)
+uint32_t plx_links_events(const struct plx_config *cfg)
 {
-	uint32_t n = EVS_PER_SLOT * cfg->lim.n_slots + 2 * cfg->lim.n_requests;
+	const struct plx_cfg_limits *m = &cfg->lim;
+	uint32_t by_top = m->n_logprobs ? PLX_EV_TOPS / m->n_logprobs : PLX_EV_IDS;
+	uint32_t a_event = by_top < PLX_EV_IDS ? by_top : PLX_EV_IDS;
+	uint32_t worst = 1 + m->n_samples * (PLX_DETOK_HOLD / a_event + EVS_BY_TEXT);
+	uint32_t n = EVS_PER_SLOT * m->n_slots + 2 * m->n_requests + worst;
 
 	return n < EVS_LEAST ? EVS_LEAST : n;
 }
@@ -40,7 +46,7 @@ static size_t body_bytes(const struct plx_config *cfg)
 size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io)
 {
 	const struct plx_cfg_limits *m = &cfg->lim;
-	size_t ptr = sizeof(void *), evs = n_events(cfg);
+	size_t ptr = sizeof(void *), evs = plx_links_events(cfg);
 	size_t pools = m->n_requests * (sizeof(struct plx_req) + body_bytes(cfg) +
 	                                4 * (size_t)m->prompt_tokens + 64) +
 	               evs * sizeof(struct plx_ev) + 4096;
@@ -130,7 +136,7 @@ int plx_links_open(struct plx_links *l, struct plx_arena *a, const struct plx_co
 	memset(l, 0, sizeof(*l));
 	l->cfg = cfg;
 	l->n_io = n_io;
-	l->n_evs = n_events(cfg);
+	l->n_evs = plx_links_events(cfg);
 	e = open_rings(l, a);
 	e = e ? e : open_pools(l, a);
 	if (e)

@@ -205,6 +205,12 @@ struct plx_links {
 	struct plx_ev *ev; /* [n_evs]; tok owns those that are free */
 };
 
+/*
+ * plx_links_events - events in the pool: a few for each running sequence and request, and as many
+ * as the end of one request with every sample waiting at a stop string can need at once.
+ */
+uint32_t plx_links_events(const struct plx_config *cfg);
+
 /* plx_links_bytes - what plx_links_open takes from its arena. */
 size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io);
 

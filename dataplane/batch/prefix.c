@@ -1,0 +1,144 @@
+/* Hash table of full KV blocks, chained by uid; see prefix.h. */
+#include "dataplane/batch/prefix.h"
+
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+
+static uint32_t buckets_for(uint32_t n_blocks)
+{
+	return n_blocks < 2 ? 2u : 1u << (32 - __builtin_clz(n_blocks - 1));
+}
+
+size_t plx_prefix_bytes(uint32_t n_blocks, uint32_t block_tokens)
+{
+	return buckets_for(n_blocks) * sizeof(uint32_t) +
+	       n_blocks * (sizeof(struct plx_prefix_block) + 4 * (size_t)block_tokens) + 192;
+}
+
+int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv,
+                    uint32_t block_tokens, bool enabled, uint64_t secret)
+{
+	*p = (struct plx_prefix){.kv = kv,
+	                         .block_tokens = block_tokens,
+	                         .n_buckets = buckets_for(kv->n_blocks),
+	                         .enabled = enabled,
+	                         .secret = secret};
+	p->bucket = plx_arena_take(a, p->n_buckets * sizeof(*p->bucket), 64);
+	p->block = plx_arena_take(a, kv->n_blocks * sizeof(*p->block), 64);
+	p->ids = plx_arena_take(a, 4 * (size_t)kv->n_blocks * block_tokens, 64);
+	if (!p->bucket || !p->block || !p->ids)
+		return PLX_E_NOMEM;
+	memset(p->bucket, 0xff, p->n_buckets * sizeof(*p->bucket));
+	return 0;
+}
+
+static uint32_t bucket_of(const struct plx_prefix *p, const struct plx_prefix_at *at,
+                          const int32_t *ids)
+{
+	uint64_t head[2] = {at->parent, at->first};
+	uint64_t seed = XXH3_64bits_withSeed(head, sizeof(head), p->secret);
+	uint64_t h = XXH3_64bits_withSeed(ids, 4 * (size_t)p->block_tokens, seed);
+
+	return (uint32_t)h & (p->n_buckets - 1);
+}
+
+static bool same(const struct plx_prefix *p, uint32_t b, const struct plx_prefix_at *at,
+                 const int32_t *ids)
+{
+	const struct plx_prefix_block *k = &p->block[b];
+
+	return k->parent == at->parent && k->first == at->first &&
+	       memcmp(&p->ids[(size_t)b * p->block_tokens], ids, 4 * (size_t)p->block_tokens) == 0;
+}
+
+static uint32_t look_up(const struct plx_prefix *p, uint32_t bucket, const struct plx_prefix_at *at,
+                        const int32_t *ids)
+{
+	uint32_t b = p->bucket[bucket];
+
+	while (b != PLX_KV_NONE && !same(p, b, at, ids))
+		b = p->block[b].next;
+	return b;
+}
+
+static void move_on(const struct plx_prefix *p, struct plx_prefix_at *at, uint32_t b)
+{
+	at->parent = p->block[b].uid;
+	at->first = false;
+}
+
+uint32_t plx_prefix_find(const struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids)
+{
+	if (!p->enabled)
+		return PLX_KV_NONE;
+	uint32_t b = look_up(p, bucket_of(p, at, ids), at, ids);
+
+	if (b != PLX_KV_NONE)
+		move_on(p, at, b);
+	return b;
+}
+
+void plx_prefix_add(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids, uint32_t b)
+{
+	if (!p->enabled)
+		return;
+	if (p->block[b].uid != 0) { /* a sibling that shares it was here first */
+		move_on(p, at, b);
+		return;
+	}
+	uint32_t bucket = bucket_of(p, at, ids);
+	uint32_t known = look_up(p, bucket, at, ids);
+
+	if (known == PLX_KV_NONE) {
+		memcpy(&p->ids[(size_t)b * p->block_tokens], ids, 4 * (size_t)p->block_tokens);
+		p->block[b] = (struct plx_prefix_block){.uid = ++p->last_uid,
+		                                        .parent = at->parent,
+		                                        .first = at->first,
+		                                        .next = p->bucket[bucket],
+		                                        .bucket = bucket};
+		p->bucket[bucket] = b;
+		known = b;
+	}
+	move_on(p, at, known);
+}
+
+void plx_prefix_forget(struct plx_prefix *p, uint32_t b)
+{
+	if (p->block[b].uid == 0)
+		return;
+	uint32_t *link = &p->bucket[p->block[b].bucket];
+
+	while (*link != b) {
+		PLX_CHECK(*link != PLX_KV_NONE);
+		link = &p->block[*link].next;
+	}
+	*link = p->block[b].next;
+	p->block[b].uid = 0;
+}
+
+uint32_t plx_prefix_take(struct plx_prefix *p)
+{
+	bool evicted;
+	uint32_t b = plx_kv_take(p->kv, &evicted);
+
+	if (evicted)
+		plx_prefix_forget(p, b);
+	return b;
+}
+
+void plx_prefix_drop(struct plx_prefix *p, uint32_t b)
+{
+	plx_kv_drop(p->kv, b, p->block[b].uid != 0);
+}
+
+void plx_prefix_clear(struct plx_prefix *p)
+{
+	for (uint32_t b = 0; b < p->kv->n_blocks; b++)
+		plx_prefix_forget(p, b);
+	while (plx_kv_unpark_oldest(p->kv) != PLX_KV_NONE)
+		;
+}

@@ -1,0 +1,234 @@
+/*
+ * The scheduler: which requests run, and what each step is made of. Pure logic: no DPDK, no clock,
+ * no memory of its own beyond what init takes; what it has to say goes through a struct
+ * plx_sched_sink.
+ *
+ * Policy. Waiting requests start in order of priority, then of arrival; the first that finds no
+ * slots or blocks makes the others of its priority and below wait, so that none starves behind
+ * smaller ones (one whose tenant is at its share is passed over). A request starts with all of its
+ * samples and with every KV block it can need, so whatever runs can finish: nothing is ever
+ * preempted. A step takes one decode token of each sequence that may go on, then prompt chunks in
+ * order of start, under the token budget; an eighth of it is kept for prompts while any waits.
+ *
+ * Samples of one request share the prompt's full blocks: sample 0 runs them, the others wait until
+ * they are in a step, then run what is left of the prompt themselves.
+ *
+ * Invariants: every admitted key gets exactly one sink.final; a slot and its blocks are free only
+ * when no step in flight names them; plx_kv's sum holds.
+ *
+ * Owner: the batch stage.  Thread: one.  Cost: O(sequences + tokens given) a step, no allocation.
+ */
+#ifndef PLX_DATAPLANE_BATCH_SCHED_H
+#define PLX_DATAPLANE_BATCH_SCHED_H
+
+#include "dataplane/batch/seq.h"
+
+#define PLX_SCHED_MAX_SAMPLES 64
+#define PLX_SCHED_PRIORITIES  16
+#define PLX_SCHED_TENANTS     256
+#define PLX_SCHED_MAX_EOG     16
+
+struct plx_sched_conf {
+	uint32_t n_keys;  /* requests: keys are 0 .. n_keys-1 */
+	uint32_t n_slots; /* at most 65,535 */
+	uint32_t n_blocks;
+	uint32_t block_tokens;
+	uint32_t ctx_tokens; /* prompt and answer together */
+	uint32_t max_prompt; /* ids of a prompt */
+	uint32_t max_new;    /* ids of an answer */
+	uint32_t step_tokens;
+	uint32_t step_seqs;
+	uint32_t steps_in_flight;
+	uint32_t window; /* ids a sample may make before the first plx_sched_window */
+	uint64_t pause_ns;
+	bool prefix_cache;
+	uint64_t secret;
+	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
+	uint32_t n_eog;
+};
+
+/* What a request asks for. */
+struct plx_sched_job {
+	const int32_t *ids; /* prompt [n_ids]; must stay until the request starts or is final */
+	uint32_t n_ids;
+	uint32_t max_new; /* 0: as many as the limits allow */
+	uint32_t n_samples;
+	uint32_t n_top;
+	uint32_t flags; /* enum plx_seq_flag */
+	uint32_t tenant;
+	uint32_t tenant_blocks; /* share of the pool; 0: no limit */
+	uint8_t priority;       /* 0..15, larger first */
+	bool ignore_eos;
+	uint64_t deadline_ns; /* 0: none */
+	struct plx_sampler sampler;
+};
+
+enum plx_sched_final_kind { PLX_SCHED_DONE = 1, PLX_SCHED_REJECT, PLX_SCHED_CANCELLED };
+
+struct plx_sched_final {
+	uint8_t kind;  /* enum plx_sched_final_kind */
+	uint8_t cause; /* CANCELLED: what plx_sched_cancel gave, or PLX_SCHED_SLOW */
+	int32_t err;   /* REJECT */
+	uint32_t cached_tokens;
+	uint64_t queue_ns, prefill_ns, decode_ns;
+	uint8_t end[PLX_SCHED_MAX_SAMPLES];    /* enum plx_seq_end of each sample */
+	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
+};
+
+/* The cause with which a client that reads too slowly is cancelled; enum plx_cancel_cause. */
+#define PLX_SCHED_SLOW 2
+
+/* Where results go. Called from within the scheduler's functions; must not call back into it. */
+struct plx_sched_sink {
+	void *ctx;
+	/* One id of a sample; end is not NONE where it is the last. top has n_top entries. */
+	void (*token)(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+	              float logprob, const struct plx_top *top, uint32_t n_top,
+	              enum plx_seq_end end, uint64_t device_ns);
+	/* A sample ended without a further id. */
+	void (*end)(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+	            uint64_t device_ns);
+	/* The request ended; its key is free. */
+	void (*final)(void *ctx, uint32_t key, const struct plx_sched_final *f);
+};
+
+struct plx_sched_ent {
+	uint8_t state; /* FREE, WAITING, RUNNING: sched.c */
+	uint8_t priority;
+	bool timed_first; /* first id came */
+	uint16_t n_live;  /* samples that run */
+	uint32_t prev, next;
+	uint32_t need_blocks; /* for all samples, nothing cached */
+	uint32_t shared_end;  /* positions of sample 0 that the other samples share */
+	uint64_t shared_step; /* step that runs the last of them; the others come after it */
+	uint32_t max_new;     /* after the limits */
+	uint32_t max_blocks;  /* of one sample */
+	uint32_t tenant_held; /* blocks counted against the tenant */
+	bool by_context;
+	uint64_t admit_ns, start_ns, first_ns;
+	struct plx_sched_job job;
+	struct plx_sched_final out;
+	uint16_t slot[PLX_SCHED_MAX_SAMPLES];
+};
+
+struct plx_sched_list {
+	uint32_t first, last;
+};
+
+/* Figures of the whole; read-only for others. */
+struct plx_sched_load {
+	uint32_t queued_tokens;  /* prompt tokens not given to the device, of all requests */
+	uint32_t waiting_tokens; /* of requests that have not started */
+	uint32_t n_waiting;      /* requests */
+	uint32_t n_running;      /* sequences */
+	uint64_t step_ns;        /* smoothed */
+	uint64_t tok_ns;         /* smoothed time a prompt token takes */
+};
+
+/* What happened, for counters; only grows. */
+struct plx_sched_stats {
+	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
+	uint64_t late_tokens, paused, faulted, room_waits;
+};
+
+struct plx_sched {
+	struct plx_sched_conf conf;
+	struct plx_sched_sink sink;
+	struct plx_kv kv;
+	struct plx_prefix prefix;
+	struct plx_sched_load load;
+	struct plx_sched_stats stats;
+	struct plx_sched_ent *ent; /* [n_keys] */
+	struct plx_seq *seq;       /* [n_slots]; the index is the device's slot */
+	uint32_t *run;             /* [n_slots] slots that are not free, in order of start */
+	uint32_t n_run;
+	uint32_t *free_slot; /* [n_slots] stack */
+	uint32_t n_free_slots;
+	uint32_t first_decode;   /* index in run at which the next step's decodes begin */
+	uint32_t n_steps_out;    /* steps in flight */
+	uint32_t promised;       /* sink records that steps in flight can still bring */
+	uint64_t waiting_blocks; /* that waiting requests need */
+	uint64_t next_step_id;
+	bool need_reset; /* a fault left blocks in quarantine: nothing new starts */
+	bool lost;       /* the device is gone until reset: no steps */
+	struct plx_sched_list wait[PLX_SCHED_PRIORITIES];
+	uint32_t tenant_held[PLX_SCHED_TENANTS];
+};
+
+/* plx_sched_bytes - what init takes from the arena. */
+size_t plx_sched_bytes(const struct plx_sched_conf *c);
+
+/* plx_sched_init.  Errors: NOMEM, INVAL (a conf that can't work: d says which). */
+int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sched_conf *c,
+                   const struct plx_sched_sink *sink, struct plx_diag *d);
+
+/* What admission tells the client. */
+struct plx_sched_admit {
+	uint32_t queue_position; /* requests ahead that have not started */
+	uint32_t cached_tokens;  /* prompt tokens found in the prefix cache now */
+	uint64_t est_ttft_ns;
+	const char *why; /* on error: for a person */
+};
+
+/*
+ * plx_sched_add - take a request, under a key that is free.
+ *
+ * Errors (the key stays free, no final): BAD_REQUEST (empty prompt, ids out of range are the
+ * caller's check), TOO_LARGE (can never run: prompt, context, pool, slots), KV_PRESSURE (the
+ * tenant's share is smaller than it needs, or what waits already needs 8 times the pool),
+ * DEADLINE_UNMEETABLE (passed, or before the estimated first token).
+ */
+int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
+                  uint64_t now_ns, struct plx_sched_admit *out);
+
+/* plx_sched_cancel - end a request now as CANCELLED. No effect on a free key. */
+void plx_sched_cancel(struct plx_sched *s, uint32_t key, uint8_t cause, uint64_t now_ns);
+
+/* plx_sched_stop - a sample is over (stop string). No effect where it is over already. */
+void plx_sched_stop(struct plx_sched *s, uint32_t key, uint32_t sample, uint64_t now_ns);
+
+/* plx_sched_window - a sample may make ids below index next. Totals only grow. */
+void plx_sched_window(struct plx_sched *s, uint32_t key, uint32_t sample, uint32_t next);
+
+/*
+ * plx_sched_tick - end what waited or ran past its deadline, or was paused for too long.
+ * Cost: O(keys that are in use); call it every millisecond or so.
+ */
+void plx_sched_tick(struct plx_sched *s, uint64_t now_ns);
+
+/*
+ * plx_sched_fill - start what can start and fill a free step record.
+ *
+ * @room  how many more sink.token and sink.end records the caller can take, a token counting 1 and
+ *        one more for each three alternatives. What steps in flight can bring is subtracted here.
+ *
+ * Returns the tokens in the step; 0: there is nothing to run, the record was not used. Otherwise it
+ * must come back through plx_sched_done exactly once.
+ */
+uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t room, uint64_t now_ns);
+
+/*
+ * plx_sched_done - a step came back.
+ *
+ * @status  step->status, or what submit returned: 0; LOST ends every running request, another error
+ *          those in the step. They end in REJECT DEVICE_LOST, their blocks are quarantined.
+ */
+void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint64_t now_ns);
+
+/*
+ * plx_sched_wants_reset - nothing is in flight and blocks are in quarantine (or the device is
+ * lost): reset the device, then call plx_sched_reset_done.
+ */
+bool plx_sched_wants_reset(const struct plx_sched *s);
+void plx_sched_reset_done(struct plx_sched *s);
+
+/* plx_sched_idle - no request waits or runs and no step is in flight. */
+static inline bool plx_sched_idle(const struct plx_sched *s)
+{
+	return s->load.n_waiting == 0 && s->n_run == 0 && s->n_steps_out == 0;
+}
+
+/* plx_sched_check - assert every invariant (tests). Cost: O(everything). */
+void plx_sched_check(const struct plx_sched *s);
+
+#endif

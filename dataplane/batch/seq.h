@@ -1,0 +1,125 @@
+/*
+ * A sequence: the tokens of one answer while it runs, and what it may do next.
+ *
+ * Positions 0 .. n_prompt-1 are the prompt; running position p >= n_prompt-1 samples the answer's
+ * token p - n_prompt + 1, whose id becomes ids[p + 1]. `n_run` positions were given to the device,
+ * `n_ok` of them came back, so n_run may be ahead by as many steps as are in flight: a decode token
+ * is always given as PLX_TOK_LAST. All KV blocks an answer can need are held from the start, so a
+ * sequence that started can always finish.
+ *
+ * Ending: plx_seq_end moves it to DRAIN, where what steps in flight still bring is discarded; when
+ * none is in flight its slot and blocks are free.
+ */
+#ifndef PLX_DATAPLANE_BATCH_SEQ_H
+#define PLX_DATAPLANE_BATCH_SEQ_H
+
+#include "accel/accel.h"
+#include "dataplane/batch/prefix.h"
+
+enum plx_seq_state {
+	PLX_SEQ_FREE,
+	PLX_SEQ_RUN,
+	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot */
+};
+
+/* Why an answer ended; the numbers are those of enum plx_finish on the wire. */
+enum plx_seq_end {
+	PLX_SEQ_END_NONE = 0,
+	PLX_SEQ_END_EOS = 1,
+	PLX_SEQ_END_STOP = 2,
+	PLX_SEQ_END_LENGTH = 3,
+	PLX_SEQ_END_CONTEXT = 4,
+	PLX_SEQ_END_DEADLINE = 5,
+	PLX_SEQ_END_FAULT = 6,
+};
+
+struct plx_seq {
+	uint8_t state;    /* enum plx_seq_state */
+	bool slot_dirty;  /* the device still has an earlier sequence's slot */
+	bool set_pending; /* SLOT_SET was not sent yet */
+	bool ignore_eos;
+	bool by_context; /* max_new was cut by the context limit */
+	uint16_t sample;
+	uint16_t n_top;
+	uint32_t ent; /* the request's key */
+	uint32_t n_prompt;
+	uint32_t n_shared; /* first positions whose KV others compute: never run here */
+	uint32_t n_run;
+	uint32_t n_ok;
+	uint32_t n_out; /* ids received */
+	uint32_t max_new;
+	uint32_t window; /* may sample ids below this index */
+	uint32_t in_flight;
+	uint32_t n_blocks;
+	uint32_t n_told;      /* blocks the device's table has */
+	uint32_t n_published; /* blocks the prefix cache has seen */
+	uint32_t flags;       /* enum plx_seq_flag */
+	struct plx_prefix_at at;
+	uint64_t paused_ns; /* at the window since; 0: not */
+	uint64_t last_ns;   /* device time of the last id */
+	int32_t *ids;       /* [ctx_tokens] prompt and answer */
+	uint32_t *block;    /* [ctx_tokens / block_tokens, rounded up] */
+};
+
+/* plx_seq_sampled - ids whose sampling was given to the device. */
+static inline uint32_t plx_seq_sampled(const struct plx_seq *s)
+{
+	return s->n_run >= s->n_prompt ? s->n_run - s->n_prompt + 1 : 0;
+}
+
+/* plx_seq_prefilling - prompt tokens that were not given to the device yet. */
+static inline uint32_t plx_seq_prefilling(const struct plx_seq *s)
+{
+	return s->n_run < s->n_prompt ? s->n_prompt - s->n_run : 0;
+}
+
+/* plx_seq_can_decode - whether the next token may be given to the device now. */
+static inline bool plx_seq_can_decode(const struct plx_seq *s)
+{
+	uint32_t n = plx_seq_sampled(s);
+
+	return s->state == PLX_SEQ_RUN && n > 0 && n < s->max_new && n < s->window;
+}
+
+/* plx_seq_blocks - blocks that a prompt and its answer need: the last id is never run. */
+static inline uint32_t plx_seq_blocks(uint32_t n_prompt, uint32_t max_new, uint32_t block_tokens)
+{
+	return (n_prompt + max_new - 1 + block_tokens - 1) / block_tokens;
+}
+
+/* Where a step record stands while it is filled. */
+struct plx_seq_fill {
+	struct plx_step *step;
+	uint32_t max_tok;
+	uint32_t max_seq;
+	uint32_t block_tokens;
+};
+
+/*
+ * plx_seq_give - append the sequence's next n tokens to a step: prompt tokens, or one
+ * PLX_TOK_LAST. Adds the deltas they need first, SLOT_SET with sampler for the first.
+ *
+ * @sampler  the request's; sample and recent are filled here.
+ *
+ * Returns the tokens given: fewer than n, down to 0, where the record is full.
+ */
+uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, uint32_t n,
+                      const struct plx_sampler *sampler);
+
+/*
+ * plx_seq_take - account n_tok tokens that came back and, with id, the one sampled after them.
+ * Returns how the answer ends with it, if it does: EOS (then id is no text and not kept), LENGTH
+ * or CONTEXT.
+ *
+ * @id  NULL: nothing was sampled.
+ */
+enum plx_seq_end plx_seq_take(struct plx_seq *s, uint32_t n_tok, const int32_t *id,
+                              const int32_t *eog, uint32_t n_eog);
+
+/* plx_seq_publish - show the prefix cache every block that is complete. */
+void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p);
+
+/* plx_seq_release - give all blocks back, the last first, and free the sequence. */
+void plx_seq_release(struct plx_seq *s, struct plx_prefix *p);
+
+#endif

@@ -1,0 +1,160 @@
+/* Submit, poll, deadlines, reset; see stage_accel.h. */
+#include "dataplane/stage_accel.h"
+
+#include <string.h>
+
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+
+int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, struct plx_dev *dev,
+                         struct plx_queue *queue, struct plx_page *page, struct plx_diag *d)
+{
+	const struct plx_config *cfg = links->cfg;
+
+	memset(s, 0, sizeof(*s));
+	if (cfg->lim.steps_in_flight > PLX_ACCEL_MAX_STEPS)
+		return plx_diag_set(d, PLX_E_LIMIT, "limits.steps_in_flight is %u; give at most %d",
+		                    cfg->lim.steps_in_flight, PLX_ACCEL_MAX_STEPS);
+	s->links = links;
+	s->dev = dev;
+	s->queue = queue;
+	s->page = page;
+	s->slice_us = cfg->tmr.slice_us;
+	s->deadline_ns = cfg->tmr.step_deadline_ms * PLX_NS_PER_MS;
+	return 0;
+}
+
+static void answer(struct plx_stage_accel *s, enum plx_cmd_kind kind, uint32_t idx, int err)
+{
+	struct plx_cmd back = {.kind = (uint32_t)kind, .step_idx = idx, .err = err};
+
+	PLX_CHECK(plx_ring_cmd_push(&s->links->accel_batch, &back));
+}
+
+static void reset(struct plx_stage_accel *s)
+{
+	plx_count(s->page, PLX_M_DEV_RESETS, 1);
+	int e = plx_dev_reset(s->dev);
+
+	if (s->held && s->cmd.kind == PLX_CMD_RESET) {
+		answer(s, PLX_CMD_RESET, 0, e);
+		s->held = false;
+	}
+}
+
+/* Carry out the command at hand; false: not now. */
+static bool carry_out(struct plx_stage_accel *s, uint64_t now_ns)
+{
+	if (s->cmd.kind == PLX_CMD_RESET) {
+		reset(s);
+		return true;
+	}
+	int e = plx_queue_submit(s->queue, s->cmd.step_idx);
+
+	if (e == PLX_E_AGAIN)
+		return false;
+	s->held = false;
+	if (e) {
+		plx_count(s->page, PLX_M_DEV_FAULTS, 1);
+		answer(s, PLX_CMD_STEP, s->cmd.step_idx, e);
+		return true;
+	}
+	if (s->n_out == 0)
+		s->oldest_ns = now_ns;
+	PLX_CHECK(s->n_out < PLX_ACCEL_MAX_STEPS);
+	s->out[s->n_out++] = s->cmd.step_idx;
+	return true;
+}
+
+static uint32_t take_commands(struct plx_stage_accel *s, uint64_t now_ns)
+{
+	uint32_t n = 0;
+
+	for (;;) {
+		if (!s->held)
+			s->held = plx_ring_cmd_pop(&s->links->batch_accel, &s->cmd);
+		if (!s->held || !carry_out(s, now_ns))
+			return n;
+		n++;
+	}
+}
+
+static void account(struct plx_stage_accel *s, const struct plx_step *st, int err)
+{
+	uint64_t ns = st->end_ns > st->start_ns ? st->end_ns - st->start_ns : 0;
+
+	plx_count(s->page, PLX_M_DEV_STEPS, 1);
+	plx_count(s->page, PLX_M_DEV_NS, ns);
+	plx_hist_add(&s->page->hist[PLX_H_STEP], ns);
+	if (err)
+		plx_count(s->page, PLX_M_DEV_FAULTS, 1);
+}
+
+static void step_done(struct plx_stage_accel *s, uint32_t idx)
+{
+	const struct plx_step *st = plx_queue_step(s->queue, idx);
+
+	PLX_CHECK(st != NULL && s->n_out > 0 && s->out[0] == idx);
+	int err = s->asked && st->status == PLX_E_CANCELLED ? PLX_E_TIMEOUT : st->status;
+
+	memmove(&s->out[0], &s->out[1], (s->n_out - 1) * sizeof(s->out[0]));
+	s->n_out--;
+	s->oldest_ns = plx_clock_ns();
+	s->asked = false;
+	account(s, st, err);
+	answer(s, PLX_CMD_STEP, idx, err);
+}
+
+static uint32_t collect(struct plx_stage_accel *s)
+{
+	uint32_t done[PLX_ACCEL_MAX_STEPS];
+	int n = plx_queue_poll(s->queue, s->slice_us, done, PLX_ACCEL_MAX_STEPS);
+
+	if (n < 0) {
+		reset(s);
+		return 0;
+	}
+	for (int i = 0; i < n; i++)
+		step_done(s, done[i]);
+	return (uint32_t)n;
+}
+
+static void watch(struct plx_stage_accel *s)
+{
+	uint64_t now_ns = plx_clock_ns();
+	uint64_t age = now_ns > s->oldest_ns ? now_ns - s->oldest_ns : 0;
+
+	if (age < s->deadline_ns)
+		return;
+	if (!s->asked) {
+		struct plx_step *st = plx_queue_step(s->queue, s->out[0]);
+
+		plx_count(s->page, PLX_M_DEV_TIMEOUTS, 1);
+		__atomic_store_n(&st->cancel, 1u, __ATOMIC_RELEASE);
+		s->asked = true;
+	} else if (age >= s->deadline_ns + s->deadline_ns / 2) {
+		reset(s);
+		s->oldest_ns = now_ns;
+	}
+}
+
+uint32_t plx_stage_accel_poll(void *state, uint64_t now_ns)
+{
+	struct plx_stage_accel *s = state;
+	uint32_t work = take_commands(s, now_ns);
+
+	if (s->n_out == 0)
+		return work;
+	work += 1 + collect(s);
+	if (s->n_out > 0)
+		watch(s);
+	return work;
+}
+
+uint32_t plx_stage_worker_poll(void *state, uint64_t now_ns)
+{
+	struct plx_stage_worker *s = state;
+
+	(void)now_ns;
+	return plx_dev_worker(s->dev, s->idx, s->slice_us) > 0 ? 1 : 0;
+}

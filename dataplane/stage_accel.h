@@ -1,0 +1,51 @@
+/*
+ * stage_accel: hands steps to a device, lets it work, collects what is done; and stage_worker,
+ * which lends an lcore to a CPU device.
+ *
+ * The stage watches the oldest step. Past timers.step_deadline_ms it asks the device to drop it; if
+ * that does not help within half as long again, it resets the device, and everything accepted comes
+ * back as LOST. batch hears TIMEOUT for a step that was dropped so.
+ */
+#ifndef PLX_DATAPLANE_STAGE_ACCEL_H
+#define PLX_DATAPLANE_STAGE_ACCEL_H
+
+#include "dataplane/request.h"
+#include "dataplane/stage.h"
+
+#define PLX_ACCEL_MAX_STEPS 16
+
+struct plx_stage_accel {
+	struct plx_links *links;
+	struct plx_dev *dev;
+	struct plx_queue *queue;
+	struct plx_page *page;
+	uint32_t slice_us;
+	uint64_t deadline_ns;
+	uint64_t oldest_ns; /* since when the oldest step is the oldest */
+	bool asked;         /* to drop the oldest step */
+	bool held;          /* cmd waits: the device said AGAIN */
+	struct plx_cmd cmd;
+	uint32_t n_out; /* steps on the device, oldest first */
+	uint32_t out[PLX_ACCEL_MAX_STEPS];
+};
+
+/*
+ * plx_stage_accel_init - a stage for one queue of a loaded device.
+ * Errors: LIMIT (steps_in_flight over PLX_ACCEL_MAX_STEPS).
+ */
+int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, struct plx_dev *dev,
+                         struct plx_queue *queue, struct plx_page *page, struct plx_diag *d);
+
+/* plx_stage_accel_poll - a turn; counts as work while a step is on the device. */
+uint32_t plx_stage_accel_poll(void *state, uint64_t now_ns);
+
+struct plx_stage_worker {
+	struct plx_dev *dev;
+	uint32_t idx; /* 1.. */
+	uint32_t slice_us;
+};
+
+/* plx_stage_worker_poll - compute for a slice, if there is something to compute. */
+uint32_t plx_stage_worker_poll(void *state, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,538 @@
+/* Rings around the scheduler; see stage_batch.h. */
+#include "dataplane/stage_batch.h"
+
+#include <string.h>
+
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+
+#define TICK_NS       PLX_NS_PER_MS
+#define RESET_WAIT_NS PLX_NS_PER_S
+#define NOTES_A_TURN  256u
+#define REQS_A_TURN   32u
+
+static_assert(PLX_SEQ_END_EOS == (int)PLX_FINISH_EOS && PLX_SEQ_END_STOP == (int)PLX_FINISH_STOP,
+              "one numbering");
+static_assert(PLX_SEQ_END_LENGTH == (int)PLX_FINISH_LENGTH &&
+                  PLX_SEQ_END_CONTEXT == (int)PLX_FINISH_CONTEXT,
+              "one numbering");
+static_assert(PLX_SEQ_END_DEADLINE == (int)PLX_FINISH_DEADLINE &&
+                  PLX_SEQ_END_FAULT == (int)PLX_FINISH_FAULT,
+              "one numbering");
+static_assert(PLX_SCHED_SLOW == (int)PLX_CANCEL_SLOW, "one numbering");
+static_assert(PLX_SCHED_DONE == (int)PLX_FINAL_DONE && PLX_SCHED_REJECT == (int)PLX_FINAL_REJECT &&
+                  PLX_SCHED_CANCELLED == (int)PLX_FINAL_CANCELLED,
+              "one numbering");
+static_assert(PLX_SCHED_MAX_SAMPLES == PLX_SAMPLES_MAX, "one limit");
+static_assert(PLX_SCHED_TENANTS == PLX_MAX_TENANTS, "one limit");
+
+/* ---- start ---- */
+
+static uint32_t ctx_tokens(const struct plx_config *cfg, uint32_t n_ctx)
+{
+	uint64_t most = (uint64_t)cfg->lim.prompt_tokens + cfg->lim.max_new_tokens;
+	uint64_t pool = (uint64_t)cfg->lim.n_kv_blocks * cfg->lim.block_tokens;
+
+	most = most < n_ctx ? most : n_ctx;
+	return (uint32_t)(most < pool ? most : pool);
+}
+
+static uint32_t step_seqs(const struct plx_config *cfg)
+{
+	return cfg->lim.step_seqs < cfg->lim.n_slots ? cfg->lim.step_seqs : cfg->lim.n_slots;
+}
+
+struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_t n_ctx,
+                                           uint32_t n_threads)
+{
+	const struct plx_cfg_limits *m = &cfg->lim;
+
+	return (struct plx_dev_limits){
+	    .n_slots = m->n_slots,
+	    .n_blocks = m->n_kv_blocks,
+	    .block_tokens = m->block_tokens,
+	    .max_seq_blocks = (ctx_tokens(cfg, n_ctx) + m->block_tokens - 1) / m->block_tokens,
+	    .max_step_tokens = m->step_tokens,
+	    .max_step_seqs = step_seqs(cfg),
+	    .steps_in_flight = m->steps_in_flight,
+	    .n_threads = n_threads,
+	};
+}
+
+static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
+                                        const struct plx_batch_model *model)
+{
+	const struct plx_cfg_limits *m = &cfg->lim;
+	struct plx_sched_conf c = {
+	    .n_keys = m->n_requests,
+	    .n_slots = m->n_slots,
+	    .n_blocks = m->n_kv_blocks,
+	    .block_tokens = m->block_tokens,
+	    .ctx_tokens = ctx_tokens(cfg, model->n_ctx),
+	    .max_prompt = m->prompt_tokens,
+	    .max_new = m->max_new_tokens,
+	    .step_tokens = m->step_tokens,
+	    .step_seqs = step_seqs(cfg),
+	    .steps_in_flight = m->steps_in_flight,
+	    .window = m->unacked_tokens,
+	    .pause_ns = cfg->tmr.pause_ms * PLX_NS_PER_MS,
+	    .prefix_cache = model->prefix_cache,
+	    .secret = model->secret,
+	    .n_eog = model->n_eog,
+	};
+
+	for (uint32_t i = 0; i < model->n_eog && i < PLX_SCHED_MAX_EOG; i++)
+		c.eog[i] = model->eog[i];
+	return c;
+}
+
+size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
+{
+	struct plx_batch_model model = {.n_ctx = n_ctx};
+	struct plx_sched_conf c = sched_conf(cfg, &model);
+
+	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 8) + 192;
+}
+
+static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                       float logprob, const struct plx_top *top, uint32_t n_top,
+                       enum plx_seq_end end, uint64_t device_ns);
+static void sink_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                     uint64_t device_ns);
+static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f);
+
+int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
+                         struct plx_queue *queue, const struct plx_batch_model *model,
+                         struct plx_page *page, struct plx_diag *d)
+{
+	const struct plx_config *cfg = links->cfg;
+	struct plx_sched_conf c = sched_conf(cfg, model);
+	struct plx_sched_sink sink = {s, sink_token, sink_end, sink_final};
+	uint32_t n = cfg->lim.n_requests;
+
+	memset(s, 0, sizeof(*s));
+	if (!(model->caps & PLX_CAP_LAST))
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "the device can't feed back what it sampled (LAST)");
+	if (cfg->lim.steps_in_flight > PLX_BATCH_MAX_STEPS)
+		return plx_diag_set(d, PLX_E_LIMIT, "limits.steps_in_flight is %u; give at most %d",
+		                    cfg->lim.steps_in_flight, PLX_BATCH_MAX_STEPS);
+	s->links = links;
+	s->queue = queue;
+	s->page = page;
+	s->model = *model;
+	for (; s->n_free < cfg->lim.steps_in_flight; s->n_free++)
+		s->free_step[s->n_free] = s->n_free;
+	s->live = plx_arena_take(a, n * sizeof(*s->live), 64);
+	s->place = plx_arena_take(a, n * sizeof(*s->place), 64);
+	s->last_ns = plx_arena_take(a, n * sizeof(*s->last_ns), 64);
+	if (!s->live || !s->place || !s->last_ns)
+		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
+	return plx_sched_init(&s->sched, a, &c, &sink, d);
+}
+
+/* ---- towards tok ---- */
+
+static void push_out(struct plx_stage_batch *s, const struct plx_out *o)
+{
+	/* fill left room for all that steps can bring, and two records a request beside. */
+	PLX_CHECK(plx_ring_out_push(&s->links->batch_tok, o));
+}
+
+static void push_tops(struct plx_stage_batch *s, uint32_t key, uint16_t sample,
+                      const struct plx_top *top, uint32_t n_top)
+{
+	for (uint32_t i = 0; i < n_top; i += 3) {
+		struct plx_out o = {.kind = PLX_OUT_TOP, .sample = sample, .req_idx = key};
+		uint32_t n = n_top - i < 3 ? n_top - i : 3;
+
+		memcpy(o.top, &top[i], n * sizeof(*top));
+		push_out(s, &o);
+	}
+}
+
+static void measure(struct plx_stage_batch *s, uint32_t key, uint64_t device_ns)
+{
+	uint64_t *last = &s->last_ns[key];
+	uint64_t begin = *last ? *last : s->links->req[key].batch_ns;
+	enum plx_hist_idx h = *last ? PLX_H_ITL : PLX_H_TTFT;
+
+	if (device_ns > begin)
+		plx_hist_add(&s->page->hist[h], device_ns - begin);
+	*last = device_ns;
+}
+
+static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                       float logprob, const struct plx_top *top, uint32_t n_top,
+                       enum plx_seq_end end, uint64_t device_ns)
+{
+	struct plx_stage_batch *s = ctx;
+	struct plx_out o = {.kind = PLX_OUT_TOKEN,
+	                    .end = (uint8_t)end,
+	                    .sample = sample,
+	                    .req_idx = key,
+	                    .index = index,
+	                    .id = id,
+	                    .logprob = logprob,
+	                    .n_top = n_top,
+	                    .ns = device_ns};
+
+	push_out(s, &o);
+	push_tops(s, key, sample, top, n_top);
+	if (sample == 0)
+		measure(s, key, device_ns);
+}
+
+static void sink_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                     uint64_t device_ns)
+{
+	struct plx_out o = {.kind = PLX_OUT_END,
+	                    .end = (uint8_t)end,
+	                    .sample = sample,
+	                    .req_idx = key,
+	                    .ns = device_ns};
+
+	push_out(ctx, &o);
+}
+
+/* The request goes back; what is in res is final but for what tok adds. */
+static void give_back(struct plx_stage_batch *s, struct plx_req *r)
+{
+	static const enum plx_metric count[] = {[PLX_FINAL_DONE] = PLX_M_REQ_DONE,
+	                                        [PLX_FINAL_REJECT] = PLX_M_REQ_REJECTED,
+	                                        [PLX_FINAL_CANCELLED] = PLX_M_REQ_CANCELLED};
+	struct plx_out o = {.kind = PLX_OUT_FINAL, .req_idx = r->idx};
+
+	plx_count(s->page, count[r->res.kind], 1);
+	push_out(s, &o);
+}
+
+static void live_remove(struct plx_stage_batch *s, uint32_t key)
+{
+	uint32_t last = s->live[--s->n_live];
+
+	s->live[s->place[key]] = last;
+	s->place[last] = s->place[key];
+}
+
+static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
+{
+	struct plx_stage_batch *s = ctx;
+	struct plx_req *r = &s->links->req[key];
+	struct plx_result *res = &r->res;
+
+	live_remove(s, key);
+	if (f->kind == PLX_SCHED_REJECT)
+		plx_req_reject(s->links, r, f->err, NULL);
+	res->kind = f->kind;
+	res->cause = f->cause;
+	res->cached_tokens = f->cached_tokens;
+	res->ns[PLX_NS_QUEUE] = f->queue_ns;
+	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
+	res->ns[PLX_NS_DECODE] = f->decode_ns;
+	for (uint32_t i = 0; i < r->view.m.n_samples; i++)
+		res->sample[i] =
+		    (struct plx_msg_done_sample){.n_tokens = f->n_out[i], .reason = f->end[i]};
+	if (f->queue_ns)
+		plx_hist_add(&s->page->hist[PLX_H_QUEUE], f->queue_ns);
+	give_back(s, r);
+}
+
+/* ---- new requests ---- */
+
+static struct plx_sched_job job_of(const struct plx_req *r)
+{
+	const struct plx_msg_req *m = &r->view.m;
+	bool penalised = m->repeat_penalty < 1.0f || m->repeat_penalty > 1.0f;
+
+	return (struct plx_sched_job){
+	    .ids = r->ids,
+	    .n_ids = r->n_ids,
+	    .max_new = m->max_new,
+	    .n_samples = m->n_samples,
+	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
+	    .flags = m->flags & PLX_REQ_DETERMINISTIC ? (uint32_t)PLX_SEQF_DETERMINISTIC : 0u,
+	    .tenant = r->tenant,
+	    .tenant_blocks = r->tenant_kv_blocks,
+	    .priority = r->priority,
+	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
+	    .deadline_ns = r->deadline_ns,
+	    .sampler = {.temperature = m->temperature,
+	                .top_p = m->top_p,
+	                .min_p = m->min_p,
+	                .repeat_penalty = m->repeat_penalty,
+	                .top_k = m->top_k,
+	                .seed = m->seed,
+	                .penalty_window = penalised ? PLX_PENALTY_WINDOW : 0u},
+	};
+}
+
+static int check_request(const struct plx_stage_batch *s, const struct plx_req *r, const char **why)
+{
+	const struct plx_msg_req *m = &r->view.m;
+
+	*why = NULL;
+	if (s->gone) {
+		*why = "the device did not come back after a reset";
+		return PLX_E_DEVICE_LOST;
+	}
+	if (m->model_id != 0 && m->model_id != s->model.model_id) {
+		*why = "no model has this id";
+		return PLX_E_NO_MODEL;
+	}
+	if (m->adapter_id != 0) {
+		*why = "no adapters are loaded";
+		return PLX_E_NO_MODEL;
+	}
+	if (m->kind != PLX_REQ_GENERATE) {
+		*why = "only generation runs here";
+		return PLX_E_BAD_REQUEST;
+	}
+	if ((m->flags & PLX_REQ_LOGPROBS) && m->n_logprobs > 0 &&
+	    !(s->model.caps & PLX_CAP_LOGPROBS)) {
+		*why = "the device gives no log-probabilities";
+		return PLX_E_BAD_REQUEST;
+	}
+	return 0;
+}
+
+static void accept(struct plx_stage_batch *s, const struct plx_req *r,
+                   const struct plx_sched_admit *a)
+{
+	uint64_t us = a->est_ttft_ns / PLX_NS_PER_US;
+	struct plx_out o = {.kind = PLX_OUT_ACCEPT,
+	                    .req_idx = r->idx,
+	                    .index = a->queue_position,
+	                    .n_top = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
+	                    .id = (int32_t)a->cached_tokens};
+
+	plx_count(s->page, PLX_M_REQ_ACCEPTED, 1);
+	push_out(s, &o);
+}
+
+static void cancelled(struct plx_stage_batch *s, struct plx_req *r, uint8_t cause)
+{
+	r->res.kind = PLX_FINAL_CANCELLED;
+	r->res.cause = cause;
+	give_back(s, r);
+}
+
+/* Why the request has to end now: 0 or enum plx_cancel_cause. C2. */
+static uint8_t cancel_cause(const struct plx_stage_batch *s, const struct plx_req *r)
+{
+	if (atomic_load_explicit(&s->links->drain, memory_order_relaxed) >= 2)
+		return PLX_CANCEL_DRAIN;
+	return (uint8_t)atomic_load_explicit(&r->cancel, memory_order_relaxed);
+}
+
+static void take_request(struct plx_stage_batch *s, struct plx_req *r)
+{
+	struct plx_sched_admit admit = {0};
+	const char *why;
+	uint8_t cause = cancel_cause(s, r);
+
+	r->batch_ns = s->now_ns;
+	r->res.prompt_tokens = r->n_ids;
+	if (cause) {
+		cancelled(s, r, cause);
+		return;
+	}
+	struct plx_sched_job job = job_of(r);
+	int e = check_request(s, r, &why);
+
+	if (!e) {
+		e = plx_sched_add(&s->sched, r->idx, &job, s->now_ns, &admit);
+		why = admit.why;
+	}
+	if (e) {
+		plx_req_reject(s->links, r, e, why);
+		give_back(s, r);
+		return;
+	}
+	s->last_ns[r->idx] = 0;
+	s->place[r->idx] = s->n_live;
+	s->live[s->n_live++] = r->idx;
+	accept(s, r, &admit);
+}
+
+static uint32_t take_requests(struct plx_stage_batch *s)
+{
+	struct plx_req *r;
+	uint32_t n = 0;
+
+	for (; n < REQS_A_TURN && plx_ring_req_pop(&s->links->tok_req, &r); n++)
+		take_request(s, r);
+	return n;
+}
+
+/* ---- notices, cancels, deadlines ---- */
+
+static bool is_live(const struct plx_stage_batch *s, uint32_t key)
+{
+	uint32_t at = s->place[key];
+
+	return at < s->n_live && s->live[at] == key;
+}
+
+static void take_note(struct plx_stage_batch *s, const struct plx_note *n)
+{
+	if (s->links->req[n->req_idx].gen != n->gen || !is_live(s, n->req_idx))
+		return;
+	if (n->kind == PLX_NOTE_STOP)
+		plx_sched_stop(&s->sched, n->req_idx, n->sample, s->now_ns);
+	else
+		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next);
+}
+
+static uint32_t take_notes_of(struct plx_stage_batch *s, struct plx_ring_note *ring)
+{
+	struct plx_note n;
+	uint32_t i = 0;
+
+	for (; i < NOTES_A_TURN && plx_ring_note_pop(ring, &n); i++)
+		take_note(s, &n);
+	return i;
+}
+
+static uint32_t take_notes(struct plx_stage_batch *s)
+{
+	uint32_t n = take_notes_of(s, &s->links->tok_note);
+
+	for (uint32_t i = 0; i < s->links->n_io; i++)
+		n += take_notes_of(s, &s->links->io_note[i]);
+	return n;
+}
+
+static void cancel_live(struct plx_stage_batch *s)
+{
+	for (uint32_t i = 0; i < s->n_live;) {
+		uint32_t key = s->live[i];
+		uint8_t cause = cancel_cause(s, &s->links->req[key]);
+
+		if (cause)
+			plx_sched_cancel(&s->sched, key, cause, s->now_ns); /* removes live[i] */
+		else
+			i++;
+	}
+}
+
+/* ---- the device ---- */
+
+static void reset_done(struct plx_stage_batch *s, int err)
+{
+	s->resetting = false;
+	s->gone = err != 0;
+	if (err)
+		s->retry_ns = s->now_ns + RESET_WAIT_NS;
+	else
+		plx_sched_reset_done(&s->sched);
+}
+
+static uint32_t take_results(struct plx_stage_batch *s)
+{
+	struct plx_cmd c;
+	uint32_t n = 0;
+
+	for (; plx_ring_cmd_pop(&s->links->accel_batch, &c); n++) {
+		if (c.kind == PLX_CMD_RESET) {
+			reset_done(s, c.err);
+			continue;
+		}
+		plx_sched_done(&s->sched, plx_queue_step(s->queue, c.step_idx), c.err, s->now_ns);
+		s->free_step[s->n_free++] = c.step_idx;
+	}
+	return n;
+}
+
+static void ask_reset(struct plx_stage_batch *s)
+{
+	struct plx_cmd c = {.kind = PLX_CMD_RESET};
+
+	if (s->resetting || s->now_ns < s->retry_ns || !plx_sched_wants_reset(&s->sched))
+		return;
+	PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
+	s->resetting = true;
+}
+
+/* Records that steps may bring: what is left beside two for each request. */
+static uint32_t out_room(const struct plx_stage_batch *s)
+{
+	uint32_t room = plx_ring_out_room(&s->links->batch_tok);
+	uint32_t kept = 2 * s->links->cfg->lim.n_requests;
+
+	return room > kept ? room - kept : 0;
+}
+
+static uint32_t fill_steps(struct plx_stage_batch *s)
+{
+	uint32_t n = 0;
+
+	while (s->n_free > 0 && !s->resetting) {
+		uint32_t idx = s->free_step[s->n_free - 1];
+		struct plx_cmd c = {.kind = PLX_CMD_STEP, .step_idx = idx};
+
+		if (plx_sched_fill(&s->sched, plx_queue_step(s->queue, idx), out_room(s),
+		                   s->now_ns) == 0)
+			break;
+		s->n_free--;
+		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
+		n++;
+	}
+	return n;
+}
+
+/* ---- figures ---- */
+
+static void publish_load(struct plx_stage_batch *s)
+{
+	const struct plx_sched_load *in = &s->sched.load;
+	struct plx_load *out = &s->links->load;
+	uint64_t us = in->step_ns / PLX_NS_PER_US;
+
+	atomic_store_explicit(&out->queued_tokens, in->queued_tokens, memory_order_relaxed);
+	atomic_store_explicit(&out->running_sequences, in->n_running, memory_order_relaxed);
+	atomic_store_explicit(&out->free_kv_blocks, plx_kv_room(&s->sched.kv),
+	                      memory_order_relaxed);
+	atomic_store_explicit(&out->step_time_us, us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
+	                      memory_order_relaxed);
+	atomic_store_explicit(&out->waiting_requests, in->n_waiting, memory_order_relaxed);
+}
+
+static void publish_counters(struct plx_stage_batch *s)
+{
+	const struct plx_sched_stats *a = &s->sched.stats;
+	struct plx_sched_stats *b = &s->counted;
+
+	plx_count(s->page, PLX_M_BATCH_STEPS, a->steps - b->steps);
+	plx_count(s->page, PLX_M_BATCH_PREFILL, a->prefill_tokens - b->prefill_tokens);
+	plx_count(s->page, PLX_M_BATCH_DECODE, a->decode_tokens - b->decode_tokens);
+	plx_count(s->page, PLX_M_BATCH_CACHED, a->cached_tokens - b->cached_tokens);
+	plx_count(s->page, PLX_M_BATCH_LATE, a->late_tokens - b->late_tokens);
+	plx_count(s->page, PLX_M_BATCH_PAUSED, a->paused - b->paused);
+	plx_count(s->page, PLX_M_BATCH_FAULTS, a->faulted - b->faulted);
+	plx_count(s->page, PLX_M_BATCH_RING_WAITS, a->room_waits - b->room_waits);
+	*b = *a;
+}
+
+uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
+{
+	struct plx_stage_batch *s = state;
+
+	s->now_ns = now_ns;
+	uint32_t work = take_results(s) + take_notes(s) + take_requests(s);
+	bool tick = now_ns - s->tick_ns >= TICK_NS;
+
+	if (work || tick)
+		cancel_live(s);
+	if (tick) {
+		s->tick_ns = now_ns;
+		plx_sched_tick(&s->sched, now_ns);
+	}
+	work += fill_steps(s);
+	ask_reset(s);
+	if (work || tick) {
+		publish_load(s);
+		publish_counters(s);
+	}
+	return work;
+}

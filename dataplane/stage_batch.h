@@ -1,0 +1,71 @@
+/*
+ * stage_batch: admits requests, keeps the device fed, turns results into records. The scheduling
+ * itself is dataplane/batch, pure logic; this stage gives it rings, a clock and the requests.
+ *
+ * A turn: results of the device, notices (stop, window), new requests, cancels and deadlines, then
+ * as many steps as records are free. Load figures are published at the end of each turn.
+ */
+#ifndef PLX_DATAPLANE_STAGE_BATCH_H
+#define PLX_DATAPLANE_STAGE_BATCH_H
+
+#include "dataplane/batch/sched.h"
+#include "dataplane/request.h"
+#include "dataplane/stage.h"
+
+#define PLX_BATCH_MAX_STEPS 16
+
+/* What the stage needs to know of model and device. */
+struct plx_batch_model {
+	uint32_t model_id; /* what REQ may name beside 0 */
+	uint32_t n_ctx;    /* of the model */
+	uint32_t n_vocab;
+	uint32_t caps; /* enum plx_dev_cap; LAST is needed */
+	const int32_t *eog;
+	uint32_t n_eog;
+	bool prefix_cache;
+	uint64_t secret; /* random at each start: seeds the prefix cache's hashes */
+};
+
+struct plx_stage_batch {
+	struct plx_links *links;
+	struct plx_queue *queue;
+	struct plx_page *page;
+	struct plx_batch_model model;
+	struct plx_sched sched;
+	struct plx_sched_stats counted; /* what the page has of sched.stats */
+	uint64_t tick_ns;               /* of the last tick */
+	uint64_t now_ns;                /* of this turn */
+	uint64_t retry_ns;              /* a reset that failed is tried again then */
+	bool resetting;                 /* PLX_CMD_RESET is on its way */
+	bool gone;                      /* the last reset failed: requests are refused */
+	uint32_t n_free;
+	uint32_t free_step[PLX_BATCH_MAX_STEPS];
+	uint32_t n_live;   /* keys the scheduler has */
+	uint32_t *live;    /* [n_requests] them, in no order */
+	uint32_t *place;   /* [n_requests] where in live a key is */
+	uint64_t *last_ns; /* [n_requests] device time of the last token, for ITL; 0: none yet */
+};
+
+/*
+ * plx_batch_dev_limits - the limits to load a device with, from the configuration and the model's
+ * context. n_threads: lcores that will compute.
+ */
+struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_t n_ctx,
+                                           uint32_t n_threads);
+
+/* plx_stage_batch_bytes - what init takes from the arena. */
+size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx);
+
+/*
+ * plx_stage_batch_init - make the stage for one queue of a loaded device.
+ *
+ * Errors: NOMEM, LIMIT, INVAL, UNSUPPORTED (the device lacks LAST); d says what.
+ */
+int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
+                         struct plx_queue *queue, const struct plx_batch_model *model,
+                         struct plx_page *page, struct plx_diag *d);
+
+/* plx_stage_batch_poll - a turn. */
+uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns);
+
+#endif

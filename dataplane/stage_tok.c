@@ -1,0 +1,602 @@
+/* Encode prompts in slices, decode answers record by record; see stage_tok.h. */
+#include "dataplane/stage_tok.h"
+
+#include <string.h>
+
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+
+#define TEMPLATE_BYTES  65536u /* what a chat template may add to a prompt */
+#define BYTES_A_TOKEN   16u
+#define COPY_A_TURN     16384u
+#define RECORDS_A_CLOCK 16u /* records between two looks at the clock */
+#define WAITING_SPARE   8u  /* tokens that a character may spread over */
+
+/* ---- start ---- */
+
+static uint32_t max_text(const struct plx_config *cfg)
+{
+	uint64_t by_tokens = (uint64_t)BYTES_A_TOKEN * cfg->lim.prompt_tokens;
+	uint64_t n = cfg->lim.request_bytes < by_tokens ? cfg->lim.request_bytes : by_tokens;
+
+	n += TEMPLATE_BYTES;
+	return n < PLX_TOK_MAX_TEXT ? (uint32_t)n : (uint32_t)PLX_TOK_MAX_TEXT;
+}
+
+static size_t n_answers(const struct plx_config *cfg)
+{
+	return (size_t)cfg->lim.n_requests * cfg->lim.n_samples;
+}
+
+static uint32_t n_segs(void)
+{
+	return PLX_CHAT_SEGS(PLX_MESSAGES_MAX);
+}
+
+static size_t tops_bytes(const struct plx_config *cfg)
+{
+	return (size_t)PLX_DETOK_HOLD * cfg->lim.n_logprobs * sizeof(struct plx_top);
+}
+
+size_t plx_stage_tok_bytes(const struct plx_config *cfg)
+{
+	size_t evs = plx_links_events(cfg);
+
+	return n_answers(cfg) * (sizeof(struct plx_detok) + tops_bytes(cfg) + 64) + max_text(cfg) +
+	       PLX_MESSAGES_MAX * sizeof(struct plx_chat_msg) +
+	       n_segs() * (sizeof(struct plx_chat_seg) + sizeof(struct plx_tok_span)) +
+	       evs * sizeof(struct plx_ev *) + 1024;
+}
+
+static int check_limits(const struct plx_config *cfg, const struct plx_tok *tok, struct plx_diag *d)
+{
+	const struct plx_cfg_limits *m = &cfg->lim;
+
+	if (m->n_stop > PLX_STOP_MAX || m->stop_bytes > PLX_STOP_BYTES)
+		return plx_diag_set(d, PLX_E_LIMIT,
+		                    "limits.n_stop is %u and stop_bytes %u; give at most %d and %d",
+		                    m->n_stop, m->stop_bytes, PLX_STOP_MAX, PLX_STOP_BYTES);
+	if (m->unacked_tokens < m->stop_bytes + WAITING_SPARE)
+		return plx_diag_set(d, PLX_E_LIMIT,
+		                    "limits.unacked_tokens is %u; give at least stop_bytes + %u, "
+		                    "since so many may wait for a stop string",
+		                    m->unacked_tokens, WAITING_SPARE);
+	if (plx_tok_stream_max(tok) > PLX_EV_TEXT)
+		return plx_diag_set(d, PLX_E_LIMIT,
+		                    "the vocabulary has a token of %u bytes; a packet holds %d",
+		                    plx_tok_stream_max(tok), PLX_EV_TEXT);
+	return 0;
+}
+
+static int take_in(struct plx_stage_tok *s, struct plx_arena *a, struct plx_diag *d)
+{
+	struct plx_tok_in *in = &s->in;
+
+	in->max_text = max_text(s->links->cfg);
+	in->text = plx_arena_take(a, in->max_text, 64);
+	in->msg = plx_arena_take(a, PLX_MESSAGES_MAX * sizeof(*in->msg), 64);
+	in->seg = plx_arena_take(a, n_segs() * sizeof(*in->seg), 64);
+	in->span = plx_arena_take(a, n_segs() * sizeof(*in->span), 64);
+	if (!in->text || !in->msg || !in->seg || !in->span)
+		return plx_diag_set(d, PLX_E_NOMEM, "the tok stage's arena is too small");
+	return plx_tok_scratch_new(&in->scratch, s->tok, in->max_text, d);
+}
+
+static int take_out(struct plx_stage_tok *s, struct plx_arena *a)
+{
+	const struct plx_config *cfg = s->links->cfg;
+	struct plx_tok_out *out = &s->out;
+	size_t n = n_answers(cfg);
+
+	out->n_samples = cfg->lim.n_samples;
+	out->answer = plx_arena_take(a, n * sizeof(*out->answer), 64);
+	out->free_ev = plx_arena_take(a, s->links->n_evs * sizeof(struct plx_ev *), 64);
+	if (!out->answer || !out->free_ev)
+		return PLX_E_NOMEM;
+	for (size_t i = 0; i < n && cfg->lim.n_logprobs > 0; i++) {
+		out->answer[i].top = plx_arena_take(a, tops_bytes(cfg), 64);
+		if (!out->answer[i].top)
+			return PLX_E_NOMEM;
+	}
+	for (uint32_t i = 0; i < s->links->n_evs; i++)
+		out->free_ev[out->n_free++] = &s->links->ev[i];
+	return 0;
+}
+
+int plx_stage_tok_init(struct plx_stage_tok *s, struct plx_links *links, struct plx_arena *a,
+                       const struct plx_tok *tok, const struct plx_chat *chat,
+                       struct plx_page *page, struct plx_diag *d)
+{
+	int e = check_limits(links->cfg, tok, d);
+
+	if (e)
+		return e;
+	memset(s, 0, sizeof(*s));
+	s->links = links;
+	s->page = page;
+	s->tok = tok;
+	s->chat = chat;
+	s->slice_ns = links->cfg->tmr.slice_us * PLX_NS_PER_US;
+	e = take_out(s, a);
+	if (e)
+		return plx_diag_set(d, e, "the tok stage's arena is too small");
+	return take_in(s, a, d);
+}
+
+void plx_stage_tok_close(struct plx_stage_tok *s)
+{
+	plx_tok_scratch_free(s->in.scratch);
+	s->in.scratch = NULL;
+}
+
+/* ---- events ---- */
+
+static void collect_events(struct plx_stage_tok *s)
+{
+	struct plx_ev *ev;
+
+	for (uint32_t i = 0; i < s->links->n_io; i++)
+		while (plx_ring_ev_pop(&s->links->ev_free[i], &ev))
+			s->out.free_ev[s->out.n_free++] = ev;
+}
+
+static struct plx_ev *take_event(struct plx_stage_tok *s, struct plx_req *r, enum plx_ev_kind kind)
+{
+	PLX_CHECK(s->out.n_free > 0);
+	struct plx_ev *ev = s->out.free_ev[--s->out.n_free];
+
+	ev->req = r;
+	ev->kind = (uint8_t)kind;
+	ev->io_idx = (uint16_t)r->io_idx;
+	ev->last = false;
+	ev->sample = ev->n_ids = ev->n_top = ev->text_bytes = 0;
+	ev->first_idx = 0;
+	ev->device_ns = 0;
+	return ev;
+}
+
+static void push_event(struct plx_stage_tok *s, struct plx_ev *ev)
+{
+	ev->out_ns = plx_clock_ns();
+	/* The ring holds every event there is. */
+	PLX_CHECK(plx_ring_ev_push(&s->links->tok_io[ev->io_idx], &ev));
+}
+
+static void push_final(struct plx_stage_tok *s, struct plx_req *r)
+{
+	push_event(s, take_event(s, r, PLX_EV_FINAL));
+}
+
+/* ---- out ---- */
+
+static struct plx_detok *answer_of(const struct plx_stage_tok *s, uint32_t req_idx, uint32_t sample)
+{
+	return &s->out.answer[(size_t)req_idx * s->out.n_samples + sample];
+}
+
+static void tell_stop(struct plx_stage_tok *s, struct plx_detok *an, const struct plx_req *r,
+                      uint16_t sample)
+{
+	struct plx_note n = {
+	    .req_idx = r->idx, .gen = r->gen, .sample = sample, .kind = PLX_NOTE_STOP};
+
+	/* A full ring is no loss: the next token that comes too late tries again. */
+	an->told = plx_ring_note_push(&s->links->tok_note, &n);
+}
+
+static void send_ready(struct plx_stage_tok *s, struct plx_detok *an, struct plx_req *r,
+                       uint16_t sample)
+{
+	for (;;) {
+		struct plx_ev *ev = take_event(s, r, PLX_EV_TOKENS);
+
+		ev->sample = sample;
+		if (!plx_detok_take(an, ev)) {
+			s->out.free_ev[s->out.n_free++] = ev;
+			return;
+		}
+		push_event(s, ev);
+	}
+}
+
+static void out_token(struct plx_stage_tok *s, const struct plx_out *o, const struct plx_top *top)
+{
+	struct plx_req *r = &s->links->req[o->req_idx];
+	struct plx_detok *an = answer_of(s, o->req_idx, o->sample);
+	uint64_t begin_ns = plx_clock_ns();
+
+	if (an->over) {
+		plx_count(s->page, PLX_M_TOK_DISCARDED, 1);
+	} else {
+		plx_detok_push(an, o->id, o->logprob, top, o->ns);
+		if (o->end)
+			plx_detok_end(an);
+		plx_count(s->page, PLX_M_TOK_DECODED, 1);
+		plx_count(s->page, PLX_M_TOK_STOPS, an->stopped);
+		send_ready(s, an, r, o->sample);
+	}
+	if (an->stopped && !an->told && !o->end)
+		tell_stop(s, an, r, o->sample);
+	an->busy_ns += plx_clock_ns() - begin_ns;
+}
+
+static void out_end(struct plx_stage_tok *s, const struct plx_out *o)
+{
+	struct plx_detok *an = answer_of(s, o->req_idx, o->sample);
+
+	plx_detok_end(an);
+	send_ready(s, an, &s->links->req[o->req_idx], o->sample);
+}
+
+/* The last word: what was sent of each answer, and why it ended if tok knows better. */
+static void out_final(struct plx_stage_tok *s, const struct plx_out *o)
+{
+	struct plx_req *r = &s->links->req[o->req_idx];
+	struct plx_result *res = &r->res;
+
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
+		struct plx_detok *an = answer_of(s, o->req_idx, i);
+
+		/* A deadline ends answers without a word for each: what waits belongs to them. */
+		if (res->kind == PLX_FINAL_DONE && !an->last_sent) {
+			plx_detok_end(an);
+			send_ready(s, an, r, i);
+		}
+		res->sample[i].n_tokens = an->n_sent;
+		res->ns[PLX_NS_DETOK] += an->busy_ns;
+		if (an->stopped)
+			res->sample[i].reason = PLX_FINISH_STOP;
+	}
+	push_final(s, r);
+}
+
+static void out_accept(struct plx_stage_tok *s, const struct plx_out *o)
+{
+	struct plx_req *r = &s->links->req[o->req_idx];
+	struct plx_ev *ev = take_event(s, r, PLX_EV_ACCEPTED);
+
+	ev->accept = (struct plx_msg_accept){.queue_position = o->index,
+	                                     .est_ttft_us = o->n_top,
+	                                     .cached_tokens = (uint32_t)o->id,
+	                                     .prompt_tokens = r->n_ids};
+	push_event(s, ev);
+}
+
+/* Events that a record can lead to. */
+static uint32_t events_for(const struct plx_stage_tok *s, const struct plx_out *o)
+{
+	const struct plx_req *r = &s->links->req[o->req_idx];
+	uint32_t n = 1;
+
+	if (o->kind == PLX_OUT_ACCEPT)
+		return n;
+	if (o->kind != PLX_OUT_FINAL)
+		return n + plx_detok_events(answer_of(s, o->req_idx, o->sample));
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
+		const struct plx_detok *an = answer_of(s, o->req_idx, i);
+
+		n += an->last_sent ? 0 : plx_detok_events(an);
+	}
+	return n;
+}
+
+static void take_top(struct plx_stage_tok *s, const struct plx_out *o)
+{
+	struct plx_tok_out *t = &s->out;
+
+	PLX_CHECK(t->opened && t->n_tops < t->open.n_top);
+	memcpy(&t->top[t->n_tops], o->top, sizeof(o->top));
+	t->n_tops += 3;
+	if (t->n_tops < t->open.n_top)
+		return;
+	t->opened = false;
+	out_token(s, &t->open, t->top);
+}
+
+static void take_record(struct plx_stage_tok *s, const struct plx_out *o)
+{
+	switch ((enum plx_out_kind)o->kind) {
+	case PLX_OUT_ACCEPT:
+		out_accept(s, o);
+		break;
+	case PLX_OUT_TOKEN:
+		if (o->n_top == 0) {
+			out_token(s, o, NULL);
+			break;
+		}
+		s->out.open = *o;
+		s->out.opened = true;
+		s->out.n_tops = 0;
+		break;
+	case PLX_OUT_TOP:
+		take_top(s, o);
+		break;
+	case PLX_OUT_END:
+		out_end(s, o);
+		break;
+	case PLX_OUT_FINAL:
+		out_final(s, o);
+		break;
+	}
+}
+
+/* Fetch a record unless one waits, and see that events are free for it. */
+static bool fetch(struct plx_stage_tok *s)
+{
+	struct plx_tok_out *t = &s->out;
+
+	if (!t->fetched)
+		t->fetched = plx_ring_out_pop(&s->links->batch_tok, &t->rec);
+	if (!t->fetched)
+		return false;
+	if (events_for(s, &t->rec) > t->n_free) {
+		collect_events(s);
+		if (events_for(s, &t->rec) > t->n_free) {
+			plx_count(s->page, PLX_M_TOK_WAITS, 1);
+			return false;
+		}
+	}
+	t->fetched = false;
+	return true;
+}
+
+static uint32_t run_out(struct plx_stage_tok *s)
+{
+	uint64_t at = plx_clock_ns();
+	uint32_t n = 0;
+
+	while (at < s->end_ns && fetch(s)) {
+		struct plx_out o = s->out.rec;
+
+		take_record(s, &o);
+		n++;
+		if (n % RECORDS_A_CLOCK == 0)
+			at = plx_clock_ns();
+	}
+	return n;
+}
+
+/* ---- in ---- */
+
+static void refuse(struct plx_stage_tok *s, int err, const char *why)
+{
+	plx_req_reject(s->links, s->in.req, err, why);
+	s->in.work = PLX_TOK_REFUSE;
+}
+
+static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
+{
+	struct plx_req *r = s->in.req;
+	uint64_t now = plx_clock_ns();
+
+	r->n_ids = n_ids;
+	r->tok_ns = now;
+	r->res.ns[PLX_NS_TOK] = now - s->in.begin_ns;
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
+		plx_detok_init(answer_of(s, r->idx, i), s->tok, r);
+	s->in.work = PLX_TOK_IDLE;
+	s->in.req = NULL;
+	/* The ring holds every request there is. */
+	PLX_CHECK(plx_ring_req_push(&s->links->tok_req, &r));
+}
+
+static void begin_job(struct plx_stage_tok *s, const struct plx_tok_job *job)
+{
+	int e = plx_tok_begin(s->in.scratch, job);
+
+	if (e)
+		refuse(s, e == PLX_E_TOO_LARGE ? e : PLX_E_BAD_REQUEST,
+		       "the prompt's text is over the limit");
+	else
+		s->in.work = PLX_TOK_ENCODE;
+}
+
+static void begin_text(struct plx_stage_tok *s)
+{
+	const struct plx_req *r = s->in.req;
+	const struct plx_msg_req *m = &r->view.m;
+	uint32_t specials = m->flags & PLX_REQ_SPECIAL ? (uint32_t)PLX_TOK_SPECIALS : 0u;
+	struct plx_tok_job job = {.text = r->view.prompt,
+	                          .len = m->prompt_bytes,
+	                          .flags = specials | (uint32_t)PLX_TOK_BOS,
+	                          .ids = r->ids,
+	                          .max_ids = s->links->cfg->lim.prompt_tokens};
+
+	begin_job(s, &job);
+}
+
+static uint32_t list_messages(struct plx_stage_tok *s)
+{
+	struct plx_req_message m;
+	const char *content;
+	uint32_t off = 0, n = 0;
+
+	while (n < PLX_MESSAGES_MAX &&
+	       plx_req_message_next(&s->in.req->view, &off, &m, &content) > 0)
+		s->in.msg[n++] =
+		    (struct plx_chat_msg){.text = content, .len = m.bytes, .role = m.role};
+	return n;
+}
+
+static void begin_messages(struct plx_stage_tok *s)
+{
+	struct plx_tok_in *in = &s->in;
+	struct plx_chat_prompt p = {
+	    .text = in->text, .max_text = in->max_text, .span = in->span, .max_span = n_segs()};
+
+	if (!s->chat) {
+		refuse(s, PLX_E_BAD_REQUEST, "the model has no chat template");
+		return;
+	}
+	int n = plx_chat_render(s->chat, in->msg, list_messages(s), in->seg, n_segs());
+	int e = n < 0 ? n : plx_chat_join(in->seg, (uint32_t)n, &p);
+
+	if (e) {
+		refuse(s, e == PLX_E_TOO_LARGE ? e : PLX_E_BAD_REQUEST,
+		       "the chat template does not take these messages");
+		return;
+	}
+	struct plx_tok_job job = {.text = p.text,
+	                          .len = p.len,
+	                          .flags = (uint32_t)PLX_TOK_SPECIALS | (uint32_t)PLX_TOK_BOS,
+	                          .span = p.span,
+	                          .n_span = p.n_span,
+	                          .ids = in->req->ids,
+	                          .max_ids = s->links->cfg->lim.prompt_tokens};
+
+	begin_job(s, &job);
+}
+
+/* Why the request has to end now: 0 or enum plx_cancel_cause. C1. */
+static uint8_t cancel_cause(const struct plx_stage_tok *s, const struct plx_req *r)
+{
+	if (atomic_load_explicit(&s->links->drain, memory_order_relaxed) >= 2)
+		return PLX_CANCEL_DRAIN;
+	return (uint8_t)atomic_load_explicit(&r->cancel, memory_order_relaxed);
+}
+
+static bool check_cancel(struct plx_stage_tok *s)
+{
+	struct plx_req *r = s->in.req;
+	uint8_t cause = cancel_cause(s, r);
+
+	if (!cause)
+		return false;
+	r->res.kind = PLX_FINAL_CANCELLED;
+	r->res.cause = cause;
+	s->in.work = PLX_TOK_REFUSE;
+	return true;
+}
+
+static void begin(struct plx_stage_tok *s)
+{
+	struct plx_req *r = s->in.req;
+	const struct plx_msg_req *m = &r->view.m;
+	const struct plx_cfg_limits *lim = &s->links->cfg->lim;
+
+	s->in.begin_ns = plx_clock_ns();
+	r->n_ids = 0;
+	if (check_cancel(s))
+		return;
+	if (m->n_samples == 0 || m->n_samples > lim->n_samples || m->n_logprobs > lim->n_logprobs ||
+	    r->view.n_stops > lim->n_stop)
+		refuse(s, PLX_E_TOO_LARGE, "more samples, logprobs or stop strings than allowed");
+	else if (m->flags & PLX_REQ_MESSAGES)
+		begin_messages(s);
+	else if (m->flags & PLX_REQ_TEXT)
+		begin_text(s);
+	else if (m->prompt_tokens > lim->prompt_tokens)
+		refuse(s, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens");
+	else
+		s->in.work = PLX_TOK_COPY;
+}
+
+static void copy_ids(struct plx_stage_tok *s)
+{
+	struct plx_req *r = s->in.req;
+	uint32_t n_vocab = plx_tok_n_vocab(s->tok), n = r->view.m.prompt_tokens;
+	uint32_t end = n - r->n_ids > COPY_A_TURN ? r->n_ids + COPY_A_TURN : n;
+
+	for (uint32_t i = r->n_ids; i < end; i++) {
+		uint32_t id = plx_req_id(&r->view, i);
+
+		if (id >= n_vocab) {
+			refuse(s, PLX_E_BAD_REQUEST, "a token id is not in the vocabulary");
+			return;
+		}
+		r->ids[i] = (int32_t)id;
+	}
+	r->n_ids = end;
+	if (end == n)
+		encoded(s, n);
+}
+
+static void encode(struct plx_stage_tok *s)
+{
+	int n = plx_tok_step(s->in.scratch, PLX_TOK_STEP_DEFAULT);
+
+	if (n == PLX_E_AGAIN)
+		return;
+	if (n < 0) {
+		refuse(s, n == PLX_E_TOO_LARGE ? n : PLX_E_BAD_REQUEST,
+		       "the prompt is over the limit of tokens");
+		return;
+	}
+	plx_count(s->page, PLX_M_TOK_ENCODED, (uint64_t)n);
+	encoded(s, (uint32_t)n);
+}
+
+static void give_refused(struct plx_stage_tok *s)
+{
+	struct plx_req *r = s->in.req;
+	bool rejected = r->res.kind == PLX_FINAL_REJECT;
+
+	plx_count(s->page, rejected ? PLX_M_REQ_REJECTED : PLX_M_REQ_CANCELLED, 1);
+	s->in.work = PLX_TOK_IDLE;
+	s->in.req = NULL;
+	push_final(s, r);
+}
+
+static bool next_request(struct plx_stage_tok *s)
+{
+	struct plx_tok_in *in = &s->in;
+
+	for (uint32_t i = 0; i < s->links->n_io; i++) {
+		uint32_t io = (in->next_io + i) % s->links->n_io;
+
+		if (plx_ring_req_pop(&s->links->io_tok[io], &in->req)) {
+			in->next_io = io + 1;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* One piece of work on the request at hand or the next one; false: nothing to do now. */
+static bool run_in_once(struct plx_stage_tok *s)
+{
+	switch (s->in.work) {
+	case PLX_TOK_IDLE:
+		if (!next_request(s))
+			return false;
+		begin(s);
+		return true;
+	case PLX_TOK_COPY:
+		if (!check_cancel(s))
+			copy_ids(s);
+		return true;
+	case PLX_TOK_ENCODE:
+		if (!check_cancel(s))
+			encode(s);
+		return true;
+	case PLX_TOK_REFUSE:
+		if (s->out.n_free == 0)
+			return false;
+		give_refused(s);
+		return true;
+	}
+	return false;
+}
+
+static uint32_t run_in(struct plx_stage_tok *s)
+{
+	uint32_t n = 0;
+
+	while (run_in_once(s)) {
+		n++;
+		if (plx_clock_ns() >= s->end_ns)
+			break;
+	}
+	return n;
+}
+
+uint32_t plx_stage_tok_poll(void *state, uint64_t now_ns)
+{
+	struct plx_stage_tok *s = state;
+
+	s->end_ns = now_ns + s->slice_ns;
+	collect_events(s);
+	uint32_t work = run_out(s);
+
+	return work + run_in(s);
+}

@@ -1,0 +1,304 @@
+/* The fake device; see fake_device.h. */
+#include "tests/lib/fake_device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/step.h"
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+#include "fw/base/err.h"
+
+struct fake_slot {
+	uint32_t *block;
+	int32_t last;
+	struct plx_sampler sampler;
+};
+
+struct fake_queue {
+	struct plx_queue q;
+	uint8_t *arena;
+	uint32_t fifo[1024];
+	uint32_t head, tail; /* of fifo */
+	uint32_t polled;     /* polls of the oldest step */
+};
+
+struct plx_fake {
+	struct plx_dev dev;
+	struct plx_fake_conf conf;
+	struct plx_step_checker chk;
+	struct fake_slot *slot;
+	int32_t *kv; /* [n_blocks][block_tokens] */
+	struct fake_queue queue;
+	uint64_t generation;
+	uint32_t n_resets;
+};
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+	h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
+	return h ^ (h >> 29);
+}
+
+static uint64_t mix_begin(uint64_t seed, uint32_t sample)
+{
+	return mix(mix(1, seed), sample);
+}
+
+static int32_t pick(const struct plx_fake_conf *c, uint64_t h)
+{
+	if (c->eog_every && h % c->eog_every == 0)
+		return (int32_t)c->eog_id;
+	int32_t id = (int32_t)((h >> 20) % c->n_vocab);
+
+	return c->eog_every && id == (int32_t)c->eog_id ? (id + 1) % (int32_t)c->n_vocab : id;
+}
+
+uint32_t plx_fake_expect(const struct plx_fake_conf *c, const int32_t *prompt, uint32_t n_prompt,
+                         uint64_t seed, uint32_t sample, uint32_t max_new, int32_t *out)
+{
+	uint64_t h = mix_begin(seed, sample);
+
+	for (uint32_t i = 0; i < n_prompt; i++)
+		h = mix(h, (uint64_t)prompt[i]);
+	for (uint32_t n = 0; n < max_new; n++) {
+		out[n] = pick(c, h);
+		if (c->eog_every && out[n] == (int32_t)c->eog_id)
+			return n;
+		h = mix(h, (uint64_t)out[n]);
+	}
+	return max_new;
+}
+
+static int32_t *kv_at(struct plx_fake *f, const struct fake_slot *s, uint32_t pos)
+{
+	uint32_t bt = f->chk.lim.block_tokens;
+
+	return &f->kv[(size_t)s->block[pos / bt] * bt + pos % bt];
+}
+
+static int fake_info(struct plx_dev *dev, struct plx_dev_info *out)
+{
+	struct plx_fake *f = (struct plx_fake *)dev;
+
+	strcpy(out->name, "fake");
+	strcpy(out->numeric_kind, "hash");
+	out->caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS;
+	out->n_vocab = f->conf.n_vocab;
+	return 0;
+}
+
+static struct plx_step *step_at(struct plx_fake *f, uint32_t idx)
+{
+	return (struct plx_step *)(void *)(f->queue.arena + (size_t)idx * f->chk.lay.record_bytes);
+}
+
+static struct plx_step *fake_step(struct plx_queue *q, uint32_t idx)
+{
+	struct plx_fake *f = (struct plx_fake *)q->dev;
+
+	return idx < f->chk.lim.steps_in_flight ? step_at(f, idx) : NULL;
+}
+
+static int fake_queue_open(struct plx_dev *dev, struct plx_queue **out, struct plx_diag *d)
+{
+	struct plx_fake *f = (struct plx_fake *)dev;
+
+	(void)d;
+	f->queue.q.dev = dev;
+	*out = &f->queue.q;
+	return 0;
+}
+
+static int fake_submit(struct plx_queue *q, uint32_t idx)
+{
+	struct plx_fake *f = (struct plx_fake *)q->dev;
+
+	if (f->conf.refuse_again)
+		return PLX_E_AGAIN;
+	struct plx_step *st = step_at(f, idx);
+	int e = plx_step_accept(&f->chk, st);
+
+	if (e)
+		return e;
+	st->generation = f->generation;
+	f->queue.fifo[f->queue.tail++ % 1024] = idx;
+	return 0;
+}
+
+static void apply_delta(struct plx_fake *f, struct plx_step *st, const struct plx_step_delta *e)
+{
+	struct fake_slot *s = &f->slot[e->slot];
+
+	if (e->kind == PLX_DELTA_SLOT_SET) {
+		memcpy(&s->sampler, (char *)st + e->sampler_off, sizeof(s->sampler));
+		s->last = -1;
+	} else if (e->kind == PLX_DELTA_BLOCK) {
+		s->block[e->index] = e->block;
+	}
+}
+
+static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t pos)
+{
+	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
+	struct plx_step_out *o = &plx_step_outs(st)[i];
+	struct fake_slot *s = &f->slot[q->slot];
+	uint64_t h = mix_begin(s->sampler.seed, s->sampler.sample);
+
+	for (uint32_t p = 0; p <= pos; p++)
+		h = mix(h, (uint64_t)*kv_at(f, s, p));
+	s->last = pick(&f->conf, h);
+	o->n_out = 1;
+	o->id[0] = s->last;
+	o->logprob[0] = -1.0f - (float)(h % 16);
+	if (q->n_top == 0)
+		return;
+	o->top_off = f->chk.lay.top_off +
+	             i * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * (uint32_t)sizeof(struct plx_top);
+	struct plx_top *top = (struct plx_top *)(void *)((char *)st + o->top_off);
+
+	for (uint32_t k = 0; k < q->n_top; k++)
+		top[k] = (struct plx_top){(s->last + (int32_t)k) % (int32_t)f->conf.n_vocab,
+		                          -1.0f - (float)k};
+}
+
+static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
+{
+	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
+	struct fake_slot *s = &f->slot[q->slot];
+
+	memset(&plx_step_outs(st)[i], 0, sizeof(struct plx_step_out));
+	for (uint32_t k = 0; k < q->n_tok; k++) {
+		const struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok + k];
+
+		*kv_at(f, s, t->pos[0]) = t->id == PLX_TOK_LAST ? s->last : t->id;
+		if (t->flags & PLX_TOKF_LOGITS)
+			sample(f, st, i, t->pos[0]);
+	}
+	if (f->conf.nan_slot1 == q->slot + 1) {
+		plx_step_outs(st)[i].status = PLX_E_FAULT;
+		plx_step_outs(st)[i].n_out = 0;
+		f->conf.nan_slot1 = 0;
+	}
+}
+
+static void run_step(struct plx_fake *f, struct plx_step *st)
+{
+	st->start_ns = plx_clock_ns();
+	for (uint32_t i = 0; i < st->n_delta; i++)
+		apply_delta(f, st, &plx_step_deltas(st)[i]);
+	for (uint32_t i = 0; i < st->n_seq; i++)
+		run_seq(f, st, i);
+	st->end_ns = plx_clock_ns();
+}
+
+static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, uint32_t max_done)
+{
+	struct plx_fake *f = (struct plx_fake *)q->dev;
+	struct fake_queue *fq = &f->queue;
+	uint32_t n = 0;
+
+	(void)budget_us;
+	while (fq->head != fq->tail && n < max_done) {
+		uint32_t idx = fq->fifo[fq->head % 1024];
+		struct plx_step *st = step_at(f, idx);
+		bool stale = st->generation != f->generation;
+		bool cancelled = __atomic_load_n(&st->cancel, __ATOMIC_RELAXED) != 0;
+
+		if (!stale && !cancelled && (f->conf.hang || fq->polled++ < f->conf.polls))
+			break;
+		run_step(f, st);
+		st->status = f->conf.fail_status;
+		f->conf.fail_status = 0;
+		if (stale || cancelled)
+			st->status = stale ? PLX_E_LOST : PLX_E_CANCELLED;
+		fq->polled = 0;
+		fq->head++;
+		done[n++] = idx;
+	}
+	return (int)n;
+}
+
+static int fake_reset(struct plx_dev *dev)
+{
+	struct plx_fake *f = (struct plx_fake *)dev;
+	const struct plx_dev_limits *l = &f->chk.lim;
+
+	f->generation++;
+	f->n_resets++;
+	plx_step_checker_reset(&f->chk);
+	memset(f->kv, 0xee, 4 * (size_t)l->n_blocks * l->block_tokens);
+	return 0;
+}
+
+static void fake_close(struct plx_dev *dev)
+{
+	struct plx_fake *f = (struct plx_fake *)dev;
+
+	for (uint32_t i = 0; i < f->chk.lim.n_slots; i++)
+		free(f->slot[i].block);
+	free(f->slot);
+	free(f->kv);
+	free(f->chk.slot);
+	free(f->chk.undo);
+	free(f->queue.arena);
+	free(f);
+}
+
+static const struct plx_dev_ops fake_ops = {
+    .info = fake_info,
+    .queue_open = fake_queue_open,
+    .queue_step = fake_step,
+    .submit = fake_submit,
+    .poll = fake_poll,
+    .reset = fake_reset,
+    .close = fake_close,
+};
+
+static void *zalloc(size_t n, size_t size)
+{
+	void *p = calloc(n, size);
+
+	PLX_CHECK(p != NULL);
+	return p;
+}
+
+struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct plx_fake_conf *conf)
+{
+	struct plx_fake *f = zalloc(1, sizeof(*f));
+	struct plx_diag d = {""};
+
+	PLX_CHECK(plx_limits_check(lim, &d) == 0);
+	f->dev.ops = &fake_ops;
+	f->conf = *conf;
+	f->chk.lim = *lim;
+	f->chk.caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS;
+	f->chk.n_vocab = conf->n_vocab;
+	plx_step_layout_make(lim, &f->chk.lay);
+	f->chk.slot = zalloc(lim->n_slots, sizeof(*f->chk.slot));
+	f->chk.undo = zalloc(plx_step_undo_entries(lim, &f->chk.lay), sizeof(*f->chk.undo));
+	f->slot = zalloc(lim->n_slots, sizeof(*f->slot));
+	for (uint32_t i = 0; i < lim->n_slots; i++)
+		f->slot[i].block = zalloc(lim->max_seq_blocks, 4);
+	f->kv = zalloc((size_t)lim->n_blocks * lim->block_tokens, 4);
+	f->queue.arena = zalloc(lim->steps_in_flight, f->chk.lay.record_bytes);
+	f->queue.q.dev = &f->dev;
+	for (uint32_t i = 0; i < lim->steps_in_flight; i++)
+		plx_step_format(step_at(f, i), &f->chk.lay);
+	return f;
+}
+
+struct plx_dev *plx_fake_dev(struct plx_fake *f)
+{
+	return &f->dev;
+}
+
+struct plx_fake_conf *plx_fake_conf(struct plx_fake *f)
+{
+	return &f->conf;
+}
+
+uint32_t plx_fake_resets(const struct plx_fake *f)
+{
+	return f->n_resets;
+}

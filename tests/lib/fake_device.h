@@ -1,0 +1,42 @@
+/*
+ * A device for tests: no arithmetic, but everything else of the contract.
+ *
+ * It keeps what a real one keeps: slots with block tables, samplers, the id sampled last; and KV
+ * blocks, in which each position holds the token id that was run there. What it samples is a hash
+ * of (seed, sample, all ids from position 0 on as read through the block table), so that a wrong
+ * block, a missing prefix or a reused block shows as a wrong token. Steps are judged by the same
+ * checker as a real device's. plx_fake_expect computes the same ids from the prompt alone.
+ */
+#ifndef PLX_TESTS_LIB_FAKE_DEVICE_H
+#define PLX_TESTS_LIB_FAKE_DEVICE_H
+
+#include "accel/accel.h"
+
+/* What a test can make it do; change it at any time between calls. */
+struct plx_fake_conf {
+	uint32_t n_vocab;
+	uint32_t eog_id; /* sampled once in eog_every tokens; 0: never */
+	uint32_t eog_every;
+	uint32_t polls;     /* polls that a step takes; 0: done at the first */
+	int fail_status;    /* next step to complete ends with this */
+	uint32_t nan_slot1; /* 1 + slot whose next result is a FAULT of its own; 0: none */
+	bool hang;          /* steps do not complete, but for cancel and reset */
+	bool refuse_again;  /* submit says AGAIN */
+};
+
+struct plx_fake;
+
+/* plx_fake_open - the device, loaded with limits. Owner: plx_dev_close. */
+struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct plx_fake_conf *conf);
+struct plx_dev *plx_fake_dev(struct plx_fake *f);
+struct plx_fake_conf *plx_fake_conf(struct plx_fake *f);
+uint32_t plx_fake_resets(const struct plx_fake *f);
+
+/*
+ * plx_fake_expect - the ids an answer has: at most max_new, ended before the first eog id.
+ * Returns how many.
+ */
+uint32_t plx_fake_expect(const struct plx_fake_conf *c, const int32_t *prompt, uint32_t n_prompt,
+                         uint64_t seed, uint32_t sample, uint32_t max_new, int32_t *out);
+
+#endif
