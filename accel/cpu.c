@@ -1,0 +1,162 @@
+/* The CPU device: opening, what it says about itself, closing. */
+#include "accel/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "fw/base/err.h"
+
+#define CAPS (PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY)
+
+static int isa_of(const char *name)
+{
+	static const struct {
+		const char *name;
+		enum plx_k_isa isa;
+	} list[] = {{"", PLX_K_ISA_BEST},
+	            {"auto", PLX_K_ISA_BEST},
+	            {"scalar", PLX_K_ISA_SCALAR},
+	            {"avx2", PLX_K_ISA_AVX2},
+	            {"avx512", PLX_K_ISA_AVX512}};
+
+	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+		if (strcmp(list[i].name, name) == 0)
+			return (int)list[i].isa;
+	return -1;
+}
+
+int plx_cpu_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct plx_diag *d)
+{
+	struct plx_cpu *c = aligned_alloc(64, (sizeof(*c) + 63) & ~(size_t)63);
+	int err = PLX_E_OK;
+
+	if (c == NULL)
+		return plx_diag_set(d, PLX_E_NOMEM, "device %.31s: out of memory", conf->name);
+	memset(c, 0, sizeof(*c));
+	c->base.ops = &plx_cpu_ops;
+	c->conf = *conf;
+	c->conf.name[sizeof(c->conf.name) - 1] = '\0';
+	c->conf.isa[sizeof(c->conf.isa) - 1] = '\0';
+	int isa = isa_of(c->conf.isa);
+
+	if (isa < 0) {
+		err = plx_diag_set(d, PLX_E_NOT_FOUND,
+		                   "device %s: no instruction set '%s'; give auto, scalar, avx2 or "
+		                   "avx512",
+		                   c->conf.name, c->conf.isa);
+		goto out;
+	}
+	c->k = plx_kernels_select((enum plx_k_isa)isa);
+	if (c->k == NULL)
+		err = plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                   "device %s: this machine can't run '%s'; give auto",
+		                   c->conf.name, c->conf.isa);
+out:
+	if (err != 0)
+		free(c);
+	else
+		*out = &c->base;
+	return err;
+}
+
+/* Blocks of two devices can be copied as they are where these are equal. */
+static uint64_t layout_hash(const struct plx_cpu *c)
+{
+	char text[160];
+	int n = snprintf(text, sizeof(text),
+	                 "f16 [layer %u][k, v][head %u][token %u][dim %u], k transposed by 16",
+	                 c->m->n_layer, c->m->n_head_kv, c->lim.block_tokens, c->m->head_dim);
+
+	return XXH3_64bits(text, (size_t)n);
+}
+
+static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
+{
+	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)dev;
+
+	snprintf(out->name, sizeof(out->name), "cpu %s", c->k->isa_name);
+	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s", c->k->numeric_kind);
+	out->caps = CAPS;
+	out->mem_used_bytes = c->weights.size_bytes + c->kv.size_bytes + c->work.size_bytes;
+	out->mem_total_bytes = out->mem_used_bytes;
+	if (!c->loaded)
+		return PLX_E_OK;
+	out->n_workers_max = c->lim.n_threads - 1;
+	out->kv_layout_hash = layout_hash(c);
+	out->block_bytes = (uint32_t)c->fwd.block_bytes;
+	out->n_vocab = c->m->n_vocab;
+	return PLX_E_OK;
+}
+
+/* All of the machine's memory is the device's: nothing to allocate apart, register or export. */
+static int cpu_mem_alloc(struct plx_dev *dev, size_t bytes, void **out)
+{
+	(void)dev;
+	(void)bytes;
+	(void)out;
+	return PLX_E_UNSUPPORTED;
+}
+
+static int cpu_mem_register(struct plx_dev *dev, void *host, size_t bytes)
+{
+	(void)dev;
+	(void)host;
+	(void)bytes;
+	return PLX_E_OK;
+}
+
+static int cpu_mem_export(struct plx_dev *dev, void *mem, size_t bytes, int *dmabuf_fd)
+{
+	(void)dev;
+	(void)mem;
+	(void)bytes;
+	(void)dmabuf_fd;
+	return PLX_E_UNSUPPORTED;
+}
+
+static void cpu_close(struct plx_dev *dev)
+{
+	struct plx_cpu *c = (struct plx_cpu *)(void *)dev;
+
+	if (c->queue != NULL)
+		(void)plx_cpu_reset(dev);
+	plx_cpu_unload(c);
+	free(c);
+}
+
+void plx_cpu_get_stats(struct plx_dev *dev, struct plx_cpu_stats *out)
+{
+	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)dev;
+
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; c->loaded && i < c->lim.n_threads; i++) {
+		const struct plx_cpu_stats *s = &c->stats[i];
+
+		for (uint32_t op = 0; op < PLX_FWD_N_OPS; op++)
+			out->op_ns[op] += s->op_ns[op];
+		out->sample_ns += s->sample_ns;
+		out->n_items += s->n_items;
+		if (s->item_max_ns > out->item_max_ns)
+			out->item_max_ns = s->item_max_ns;
+	}
+}
+
+const struct plx_dev_ops plx_cpu_ops = {
+    .info = cpu_info,
+    .load_begin = plx_cpu_load_begin,
+    .load_poll = plx_cpu_load_poll,
+    .mem_alloc = cpu_mem_alloc,
+    .mem_register = cpu_mem_register,
+    .mem_export = cpu_mem_export,
+    .queue_open = plx_cpu_queue_open,
+    .queue_step = plx_cpu_queue_step,
+    .submit = plx_cpu_submit,
+    .poll = plx_cpu_poll,
+    .worker = plx_cpu_worker,
+    .copy_blocks = plx_cpu_copy_blocks,
+    .reset = plx_cpu_reset,
+    .close = cpu_close,
+};

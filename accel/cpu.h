@@ -1,0 +1,170 @@
+/*
+ * The CPU device's inside, shared by the cpu_*.c files. The contract is accel.h.
+ *
+ * One queue a device. The queue's entries (steps and block copies) run one at a time, in order,
+ * each as a sequence of phases (work.h). Whoever finishes the last item of a phase is alone with
+ * the device until it opens the next one: it moves the pass on, completes the entry and begins the
+ * next. Fields below say who may touch them: "runner" is that lcore, "owner" is the lcore that
+ * submits, polls and resets.
+ */
+#ifndef PLX_ACCEL_CPU_H
+#define PLX_ACCEL_CPU_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "accel/accel.h"
+#include "accel/forward.h"
+#include "accel/sampler.h"
+#include "accel/step.h"
+#include "accel/work.h"
+#include "fw/base/arena.h"
+
+#define PLX_CPU_COPY_ENTRIES 64u   /* block copies (calls) waiting at once */
+#define PLX_CPU_COPY_PAIRS   4096u /* blocks in them */
+
+struct plx_cpu_slot {
+	uint32_t *table; /* [max_seq_blocks] */
+	bool failed;     /* gave a NaN; stays so until the slot is set anew */
+	struct plx_slot_sampler sampler;
+};
+
+enum plx_cpu_entry_kind {
+	PLX_CPU_STEP = 1,
+	PLX_CPU_COPY = 2,
+};
+
+struct plx_cpu_entry {
+	enum plx_cpu_entry_kind kind;
+	uint32_t step_idx;   /* STEP */
+	uint32_t first_pair; /* COPY: counts from the first pair ever, modulo PLX_CPU_COPY_PAIRS */
+	uint32_t n_pair;     /* COPY */
+};
+
+struct plx_cpu;
+
+struct plx_cpu_queue {
+	struct plx_queue base; /* first */
+	struct plx_cpu *cpu;
+	uint8_t *records;
+	bool *busy_step; /* owner: [steps_in_flight] submitted and not yet returned */
+	struct plx_cpu_entry *entry;
+	uint32_t n_entry; /* power of two */
+	struct plx_block_copy pair[PLX_CPU_COPY_PAIRS];
+	struct plx_step_checker check; /* owner */
+	uint32_t n_pair;               /* owner: pairs ever queued */
+	uint32_t n_pair_done;          /* owner: pairs whose entry was collected */
+	uint64_t n_collected;          /* owner: entries returned by poll */
+	_Atomic uint64_t n_submitted;  /* owner writes */
+	_Atomic uint64_t n_completed;  /* runner writes */
+};
+
+/* What the entry that runs is doing. */
+enum plx_cpu_state {
+	PLX_CPU_IDLE,
+	PLX_CPU_BODY,   /* ops of the pass, HEAD included */
+	PLX_CPU_SAMPLE, /* one item a row of the head group */
+	PLX_CPU_COPY_FIRST,
+	PLX_CPU_COPYING,
+};
+
+/* Time spent in items, for benchmarks; each lane writes its own. */
+struct plx_cpu_stats {
+	_Alignas(64) uint64_t op_ns[PLX_FWD_N_OPS];
+	uint64_t sample_ns;
+	uint64_t n_items;
+	uint64_t item_max_ns;
+};
+
+struct plx_cpu_load; /* cpu_load.c */
+
+struct plx_cpu {
+	struct plx_dev base; /* first */
+	struct plx_dev_conf conf;
+	const struct plx_kernels *k;
+	const struct plx_model *m;
+	struct plx_dev_limits lim;
+	struct plx_cpu_load *load; /* while loading */
+	bool loaded;
+	struct plx_arena weights;
+	struct plx_arena kv;
+	struct plx_arena work; /* activations, slots, queue */
+	struct plx_fwd fwd;    /* runner; items read it */
+	struct plx_cpu_slot *slot;
+	struct plx_cpu_queue *queue; /* NULL until opened */
+	struct plx_cpu_queue *spare; /* its memory */
+	uint8_t *scratch;            /* [n_threads][scratch_bytes] for sampling */
+	uint64_t scratch_bytes;
+	struct plx_choice *choice;   /* runner and items: [max_step_tokens] by row */
+	uint32_t *row_seq;           /* runner: [max_step_tokens] sequence of each row */
+	struct plx_cpu_stats *stats; /* [n_threads] */
+	uint64_t generation;
+
+	struct plx_work phase;
+	_Atomic uint32_t running; /* 1 while an entry runs; owner 0 -> 1, runner 1 -> 0 */
+	_Atomic uint32_t abort;   /* owner: complete everything as LOST */
+	enum plx_cpu_state state; /* runner */
+	uint64_t n_started;       /* runner: entries begun */
+	struct plx_cpu_entry cur; /* runner */
+	struct plx_step *step;    /* runner: of a STEP entry */
+};
+
+/* ---- cpu_load.c ---- */
+int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
+                       const struct plx_dev_limits *limits, struct plx_diag *d);
+int plx_cpu_load_poll(struct plx_dev *dev, uint32_t budget_us, struct plx_load_progress *out,
+                      struct plx_diag *d);
+/* plx_cpu_unload - free what loading took, finished or not. */
+void plx_cpu_unload(struct plx_cpu *c);
+
+/* ---- cpu_queue.c ---- */
+int plx_cpu_queue_open(struct plx_dev *dev, struct plx_queue **out, struct plx_diag *d);
+struct plx_step *plx_cpu_queue_step(struct plx_queue *q, uint32_t step_idx);
+int plx_cpu_submit(struct plx_queue *q, uint32_t step_idx);
+int plx_cpu_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done_idx, uint32_t max_done);
+int plx_cpu_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us);
+int plx_cpu_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
+                        const struct plx_block_copy *pairs, uint32_t n);
+int plx_cpu_reset(struct plx_dev *dev);
+
+/* ---- cpu_run.c ---- */
+
+/*
+ * plx_cpu_run_item - claim an item and compute it; open what follows when it was the last.
+ *
+ * @deadline_ns  the runner does small following phases itself until then.
+ * @now_ns       in and out: the time, so that it is read once an item.
+ *
+ * Returns false when there was nothing to claim.
+ */
+bool plx_cpu_run_item(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns);
+
+/* plx_cpu_run_start - begin the next entry. Thread: the owner, after it took running from 0 to 1.
+ */
+void plx_cpu_run_start(struct plx_cpu *c);
+
+/* ---- cpu_step.c ---- */
+
+/* plx_cpu_step_begin - apply the deltas and lay the tokens out; false when there is nothing to run
+ * (no tokens, or cancelled already). */
+bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s);
+
+/* plx_cpu_step_sample - choose row i of the head group. Thread: any, with its lane's scratch. */
+void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i, uint32_t lane);
+
+/* plx_cpu_step_finish - accept drafts, fill the outs and the slots. */
+void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s);
+
+/* plx_cpu_step_fail - outs of a step that ended early, with status in each. */
+void plx_cpu_step_fail(struct plx_cpu *c, struct plx_step *s, int status);
+
+/* plx_cpu_get_stats - the sum over all lanes. Benchmarks only; not exact while others compute. */
+void plx_cpu_get_stats(struct plx_dev *dev, struct plx_cpu_stats *out);
+
+extern const struct plx_dev_ops plx_cpu_ops;
+
+/* plx_cpu_open - a CPU device with the instruction set that conf names. */
+int plx_cpu_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct plx_diag *d);
+
+#endif

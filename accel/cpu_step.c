@@ -1,0 +1,180 @@
+/* A step on the CPU device: from a record to the pass's arrays, and from logits to results. */
+#include <string.h>
+
+#include "accel/cpu.h"
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+
+/* ---- deltas --------------------------------------------------------------------------------- */
+
+static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_step_delta *e)
+{
+	struct plx_cpu_slot *slot = &c->slot[e->slot];
+
+	if (e->kind == PLX_DELTA_BLOCK) {
+		slot->table[e->index] = e->block;
+	} else if (e->kind == PLX_DELTA_SLOT_SET) {
+		uint32_t i =
+		    (e->sampler_off - s->sampler_off) / (uint32_t)sizeof(struct plx_sampler);
+
+		plx_slot_sampler_set(&slot->sampler, plx_step_samplers(s) + i);
+		slot->failed = false;
+	}
+}
+
+/* ---- laying a step out ---------------------------------------------------------------------- */
+
+/* The id a token stands for. A slot that has none to feed back gave no token: it fails. */
+static int32_t tok_id(struct plx_cpu_slot *slot, const struct plx_step_tok *t)
+{
+	if (t->id != PLX_TOK_LAST)
+		return t->id;
+	if (slot->sampler.last_id >= 0)
+		return slot->sampler.last_id;
+	slot->failed = true;
+	return 0;
+}
+
+static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
+{
+	const struct plx_step_seq *q = &plx_step_seqs(s)[i];
+	const struct plx_step_tok *t = plx_step_toks(s) + q->first_tok;
+	struct plx_cpu_slot *slot = &c->slot[q->slot];
+	struct plx_fwd *f = &c->fwd;
+
+	f->seq[i] = (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok, t[0].pos[0]};
+	for (uint32_t j = 0; j < q->n_tok; j++) {
+		uint32_t at = q->first_tok + j;
+
+		f->id[at] = tok_id(slot, &t[j]);
+		f->pos[at] = t[j].pos[0];
+		plx_slot_sampler_note(&slot->sampler, f->pos[at], f->id[at]);
+		if ((t[j].flags & PLX_TOKF_LOGITS) != 0) {
+			c->row_seq[f->n_row] = i;
+			f->row[f->n_row++] = at;
+		}
+	}
+}
+
+bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
+{
+	for (uint32_t i = 0; i < s->n_delta; i++)
+		delta_apply(c, s, plx_step_deltas(s) + i);
+	if (s->n_tok == 0 || __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0)
+		return false;
+	c->fwd.n_tok = s->n_tok;
+	c->fwd.n_seq = s->n_seq;
+	c->fwd.n_row = 0;
+	for (uint32_t i = 0; i < s->n_seq; i++)
+		seq_lay(c, s, i);
+	plx_fwd_begin(&c->fwd);
+	return true;
+}
+
+/* ---- sampling ------------------------------------------------------------------------------- */
+
+/* Which of its sequence's sampled rows row is: 0 for the committed token, then the drafts. */
+static uint32_t row_rank(const struct plx_cpu *c, uint32_t row, const struct plx_step_seq *q)
+{
+	return c->fwd.row[row] - (q->first_tok + q->n_tok - 1 - q->n_draft);
+}
+
+static uint32_t top_off(const struct plx_cpu *c, uint32_t seq)
+{
+	return c->queue->check.lay.top_off +
+	       seq * (uint32_t)((PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * sizeof(struct plx_top));
+}
+
+void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i, uint32_t lane)
+{
+	uint32_t row = c->fwd.row0 + i;
+	uint32_t seq = c->row_seq[row];
+	const struct plx_step_seq *q = &plx_step_seqs(c->step)[seq];
+	char *tops = (char *)c->step + top_off(c, seq);
+	struct plx_top *top =
+	    (struct plx_top *)(void *)tops + (size_t)row_rank(c, row, q) * q->n_top;
+
+	c->choice[row] = plx_slot_sampler_choose(
+	    &c->slot[q->slot].sampler, c->k, c->fwd.logits + (size_t)i * c->fwd.logit_stride,
+	    c->m->n_vocab, c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
+	    c->scratch + lane * c->scratch_bytes);
+}
+
+/* ---- results -------------------------------------------------------------------------------- */
+
+/*
+ * Takes the sampled tokens of a sequence, from its first row on, as long as each one is the draft
+ * that the next row was computed with.
+ */
+static void rows_accept(struct plx_cpu *c, const struct plx_step_seq *q, uint32_t row,
+                        struct plx_step_out *out)
+{
+	const struct plx_step_tok *draft =
+	    plx_step_toks(c->step) + q->first_tok + q->n_tok - q->n_draft;
+
+	for (uint32_t k = 0; k <= q->n_draft; k++) {
+		const struct plx_choice *ch = &c->choice[row + k];
+
+		if (ch->status != 0) {
+			out->status = ch->status;
+			out->n_out = 0;
+			out->n_accepted = 0;
+			return;
+		}
+		out->id[k] = ch->id;
+		out->logprob[k] = ch->logprob;
+		out->n_out = k + 1;
+		out->n_accepted = k;
+		if (k == q->n_draft || ch->id != draft[k].id)
+			return;
+	}
+}
+
+static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, bool sampled,
+                       struct plx_step_out *out)
+{
+	const struct plx_step_seq *q = &plx_step_seqs(c->step)[i];
+	struct plx_cpu_slot *slot = &c->slot[q->slot];
+
+	memset(out, 0, sizeof(*out));
+	if (slot->failed) {
+		out->status = PLX_E_FAULT;
+		return;
+	}
+	if (!sampled)
+		return;
+	rows_accept(c, q, row, out);
+	if (out->status != 0) {
+		slot->failed = true;
+		return;
+	}
+	if (q->n_top > 0)
+		out->top_off = top_off(c, i);
+	uint32_t first_pos = c->fwd.pos[c->fwd.row[row]] + 1;
+
+	for (uint32_t k = 0; k < out->n_out; k++)
+		plx_slot_sampler_note(&slot->sampler, first_pos + k, out->id[k]);
+	slot->sampler.last_id = out->id[out->n_out - 1];
+}
+
+void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s)
+{
+	uint32_t row = 0;
+
+	for (uint32_t i = 0; i < s->n_seq; i++) {
+		uint32_t first = row;
+
+		while (row < c->fwd.n_row && c->row_seq[row] == i)
+			row++;
+		seq_finish(c, i, first, row > first, &plx_step_outs(s)[i]);
+	}
+}
+
+void plx_cpu_step_fail(struct plx_cpu *c, struct plx_step *s, int status)
+{
+	(void)c;
+	for (uint32_t i = 0; i < s->n_seq; i++) {
+		memset(&plx_step_outs(s)[i], 0, sizeof(struct plx_step_out));
+		plx_step_outs(s)[i].status = status;
+	}
+}

@@ -1,0 +1,606 @@
+/* The transformer pass: which op follows which, how each is cut, and what an item of it does. */
+#include "accel/forward.h"
+
+#include <string.h>
+
+#include "accel/cut.h"
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+
+#define FFN_GRAIN 32u /* rows of gate and up that make one q8 block of their product */
+
+/* ---- what an op costs, roughly: only the number of items depends on it ---------------------- */
+
+struct rates {
+	double q8_macs; /* a nanosecond */
+	double f32_macs;
+	double attn_macs;
+	double floats; /* of element-wise work */
+	double bytes;  /* of weights */
+};
+
+static const struct rates *rates_of(const struct plx_fwd *f)
+{
+	static const struct rates scalar = {1.5, 1, 1, 0.3, 4};
+	static const struct rates avx2 = {40, 8, 8, 2, 12};
+	static const struct rates avx512 = {100, 16, 16, 4, 12};
+
+	if (f->k->isa == PLX_K_ISA_SCALAR)
+		return &scalar;
+	return f->k->isa == PLX_K_ISA_AVX512 ? &avx512 : &avx2;
+}
+
+static double mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t n_tok)
+{
+	const struct rates *r = rates_of(f);
+	double elems = (double)w->n_out * w->n_in;
+	double block = (double)plx_qtype_block_bytes(w->type) / plx_qtype_block_elems(w->type);
+	double macs_ns = elems * n_tok / (plx_k_wants_q8(w->type) ? r->q8_macs : r->f32_macs);
+	double bytes_ns = elems * block / r->bytes;
+
+	return macs_ns > bytes_ns ? macs_ns : bytes_ns;
+}
+
+static double attn_token_macs(const struct plx_fwd *f, uint32_t pos)
+{
+	uint32_t seen = pos < PLX_K_ATTN_SPLIT ? pos + 1 : PLX_K_ATTN_SPLIT;
+
+	return 2.0 * seen * f->m->head_dim * (f->m->n_head / f->m->n_head_kv);
+}
+
+/* ---- matrix ops ----------------------------------------------------------------------------- */
+
+/* One matrix of an op: y = w in (+ bias), or y += w in. */
+struct seg {
+	const struct plx_k_mat *w;
+	const struct plx_fwd_act *in;
+	float *y;
+	const float *bias; /* [n_out] or NULL */
+	uint32_t y_stride;
+	enum plx_k_mode mode;
+};
+
+static uint32_t qkv_segs(const struct plx_fwd *f, struct seg seg[3])
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	const struct plx_layer *v = &f->m->layer[f->il];
+	uint32_t w = f->qkv_width;
+
+	seg[0] = (struct seg){&l->wq, &f->norm, f->qkv, v->bq, w, PLX_K_STORE};
+	seg[1] = (struct seg){&l->wk, &f->norm, f->qkv + l->wq.n_out, v->bk, w, PLX_K_STORE};
+	seg[2] = (struct seg){&l->wv, &f->norm, f->qkv + l->wq.n_out + l->wk.n_out,
+	                      v->bv,  w,        PLX_K_STORE};
+	return 3;
+}
+
+/* The matrices of the current op, but for gate and up, which have an item function of their own. */
+static uint32_t segs(const struct plx_fwd *f, struct seg seg[3])
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	uint32_t n_embd = f->m->n_embd;
+
+	if (f->op == PLX_FWD_QKV)
+		return qkv_segs(f, seg);
+	if (f->op == PLX_FWD_OUT)
+		seg[0] = (struct seg){&l->wo, &f->att, f->x, NULL, n_embd, PLX_K_ADD};
+	else if (f->op == PLX_FWD_DOWN)
+		seg[0] = (struct seg){&l->down, &f->mid, f->x, NULL, n_embd, PLX_K_ADD};
+	else
+		seg[0] =
+		    (struct seg){&f->head, &f->last, f->logits, NULL, f->logit_stride, PLX_K_STORE};
+	return 1;
+}
+
+static uint32_t tiles(const struct plx_k_mat *w)
+{
+	return (w->n_out + PLX_K_TILE - 1) / PLX_K_TILE;
+}
+
+static void seg_rows(const struct plx_fwd *f, const struct seg *s, const struct plx_range *tile,
+                     const struct plx_range *tok)
+{
+	struct plx_k_mm mm = {.w = s->w, .q = s->in->q8, .x = s->in->f32, .y = s->y};
+
+	mm.y_stride = s->y_stride;
+	mm.row_begin = tile->begin * PLX_K_TILE;
+	mm.row_end = tile->end * PLX_K_TILE < s->w->n_out ? tile->end * PLX_K_TILE : s->w->n_out;
+	mm.tok_begin = tok->begin;
+	mm.tok_end = tok->end;
+	mm.mode = s->bias != NULL ? PLX_K_ADD : s->mode;
+	if (s->bias != NULL)
+		for (uint32_t t = tok->begin; t < tok->end; t++)
+			memcpy(s->y + (size_t)t * s->y_stride + mm.row_begin,
+			       s->bias + mm.row_begin, (mm.row_end - mm.row_begin) * sizeof(float));
+	f->k->matmul(&mm);
+}
+
+/* Tokens of chunk i of an op over n tokens. */
+static struct plx_range chunk_toks(const struct plx_fwd *f, uint32_t i, uint32_t n)
+{
+	struct plx_range r = {i * f->tok_chunk, (i + 1) * f->tok_chunk};
+
+	if (r.end > n)
+		r.end = n;
+	return r;
+}
+
+static uint32_t op_toks(const struct plx_fwd *f)
+{
+	return f->op == PLX_FWD_HEAD || f->op == PLX_FWD_HEAD_NORM ? f->n_head_row : f->n_tok;
+}
+
+/* Items are row ranges times chunks; a chunk's tokens pass one row range after another item's. */
+static void mat_item(struct plx_fwd *f, uint32_t item, uint32_t n_items)
+{
+	struct seg seg[3];
+	uint32_t n_seg = segs(f, seg);
+	struct plx_range tok = chunk_toks(f, item % f->n_chunk, op_toks(f));
+	struct plx_range u = plx_cut_range(f->n_units, n_items / f->n_chunk, item / f->n_chunk);
+	uint32_t first = 0;
+
+	for (uint32_t i = 0; i < n_seg; i++) {
+		uint32_t n = tiles(seg[i].w);
+		struct plx_range part = plx_range_within(u, first, n);
+
+		if (part.begin < part.end)
+			seg_rows(f, &seg[i], &part, &tok);
+		first += n;
+	}
+}
+
+/* Rows of a matrix as a matrix of its own. */
+static struct plx_k_mat rows_view(const struct plx_k_mat *w, const struct plx_range *row)
+{
+	uint64_t tile_bytes = plx_k_pack_bytes(w->type, PLX_K_TILE, w->n_in);
+	const uint8_t *data = w->data;
+
+	return (struct plx_k_mat){data + row->begin / PLX_K_TILE * tile_bytes, w->type,
+	                          row->end - row->begin, w->n_in};
+}
+
+static void ffn_rows(const struct plx_fwd *f, const struct plx_k_mat *w, float *y,
+                     const struct plx_range *row, const struct plx_range *tok)
+{
+	struct plx_k_mat view = rows_view(w, row);
+	struct plx_k_mm mm = {
+	    .w = &view, .y = y, .y_stride = PLX_FWD_ROWS_MAX, .mode = PLX_K_STORE};
+
+	if (f->norm.q8 != NULL)
+		mm.q = f->norm.q8 + (size_t)tok->begin * (w->n_in / PLX_K_QBLOCK);
+	if (f->norm.f32 != NULL)
+		mm.x = f->norm.f32 + (size_t)tok->begin * w->n_in;
+	mm.row_end = view.n_out;
+	mm.tok_end = tok->end - tok->begin;
+	f->k->matmul(&mm);
+}
+
+static void gate_up_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	const struct plx_fwd_lane *s = &f->lane[lane];
+	uint32_t n_ff = f->m->n_ff;
+	struct plx_range tok = chunk_toks(f, item % f->n_chunk, f->n_tok);
+	struct plx_range row = plx_cut_range(f->n_units, n_items / f->n_chunk, item / f->n_chunk);
+
+	row.begin *= FFN_GRAIN;
+	row.end *= FFN_GRAIN;
+	ffn_rows(f, &l->gate, s->gate, &row, &tok);
+	ffn_rows(f, &l->up, s->up, &row, &tok);
+	for (uint32_t t = tok.begin; t < tok.end; t++) {
+		float *g = s->gate + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX;
+		uint32_t n = row.end - row.begin;
+
+		f->k->silu_mul(g, g, s->up + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX, n);
+		if (f->mid.q8 != NULL)
+			f->k->quantise(f->mid.q8 + ((size_t)t * n_ff + row.begin) / PLX_K_QBLOCK, g,
+			               1, n, n);
+		if (f->mid.f32 != NULL)
+			memcpy(f->mid.f32 + (size_t)t * n_ff + row.begin, g, n * sizeof(float));
+	}
+}
+
+/* ---- ops over single tokens ----------------------------------------------------------------- */
+
+/* Writes token t of an activation in the forms that are wanted; src may be the f32 form itself. */
+static void act_store(const struct plx_fwd *f, const struct plx_fwd_act *a, uint32_t t, uint32_t n,
+                      const float *src)
+{
+	if (a->q8 != NULL)
+		f->k->quantise(a->q8 + (size_t)t * (n / PLX_K_QBLOCK), src, 1, n, n);
+	if (a->f32 != NULL && a->f32 + (size_t)t * n != src)
+		memcpy(a->f32 + (size_t)t * n, src, n * sizeof(float));
+}
+
+static void embed_tok(struct plx_fwd *f, uint32_t t)
+{
+	const struct plx_tensor *e = &f->m->tok_embd;
+
+	plx_q_dequant((enum plx_qtype)e->type,
+	              e->data + (uint64_t)(uint32_t)f->id[t] * e->row_bytes,
+	              f->x + (size_t)t * f->m->n_embd, f->m->n_embd);
+}
+
+static void norm_tok(struct plx_fwd *f, uint32_t t, float *row)
+{
+	const struct plx_layer *l = &f->m->layer[f->il];
+	uint32_t n = f->m->n_embd;
+	uint32_t src = f->op == PLX_FWD_HEAD_NORM ? f->row[f->row0 + t] : t;
+	const float *w = f->op == PLX_FWD_NORM1   ? l->attn_norm
+	                 : f->op == PLX_FWD_NORM2 ? l->ffn_norm
+	                                          : f->m->output_norm;
+
+	f->k->rmsnorm(row, f->x + (size_t)src * n, w, 1, n, n, f->m->rms_eps);
+	act_store(f, f->op == PLX_FWD_HEAD_NORM ? &f->last : &f->norm, t, n, row);
+}
+
+static struct plx_k_kv kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t head)
+{
+	uint64_t n_kv = f->m->n_head_kv;
+	uint64_t head_bytes = (uint64_t)f->lim.block_tokens * f->m->head_dim * sizeof(uint16_t);
+	uint64_t k = (uint64_t)f->il * 2 * n_kv + head;
+
+	return (struct plx_k_kv){.base = f->kv,
+	                         .table = table,
+	                         .block_bytes = f->block_bytes,
+	                         .k_off = k * head_bytes,
+	                         .v_off = (k + n_kv) * head_bytes,
+	                         .block_tokens = f->lim.block_tokens,
+	                         .head_dim = f->m->head_dim};
+}
+
+static void rope_tok(struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t t)
+{
+	const struct plx_model *m = f->m;
+	const struct plx_layer *l = &m->layer[f->il];
+	uint32_t hd = m->head_dim;
+	float *qv = f->qkv + (size_t)t * f->qkv_width;
+	float *kv = qv + (size_t)m->n_head * hd;
+	const float *vv = kv + (size_t)m->n_head_kv * hd;
+	const float *tab = f->rope + (size_t)f->pos[t] * m->n_rot;
+	enum plx_k_rope kind =
+	    m->pairing == PLX_ROPE_HALVES ? PLX_K_ROPE_HALVES : PLX_K_ROPE_ADJACENT;
+
+	if (l->q_norm != NULL) {
+		f->k->rmsnorm(qv, qv, l->q_norm, m->n_head, hd, hd, m->rms_eps);
+		f->k->rmsnorm(kv, kv, l->k_norm, m->n_head_kv, hd, hd, m->rms_eps);
+	}
+	f->k->rope(qv, tab, m->n_head, hd, m->n_rot, kind);
+	f->k->rope(kv, tab, m->n_head_kv, hd, m->n_rot, kind);
+	for (uint32_t h = 0; h < m->n_head_kv; h++) {
+		struct plx_k_kv view = kv_view(f, q->table, h);
+
+		f->k->kv_store(&view, f->pos[t], kv + (size_t)h * hd, vv + (size_t)h * hd);
+	}
+}
+
+/* The sequence that token t belongs to: the last one that begins at or before it. */
+static const struct plx_fwd_seq *seq_of(const struct plx_fwd *f, uint32_t t)
+{
+	uint32_t lo = 0;
+	uint32_t hi = f->n_seq;
+
+	while (hi - lo > 1) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (f->seq[mid].first_tok <= t)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &f->seq[lo];
+}
+
+static void tok_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+{
+	struct plx_range tok = plx_cut_range(f->n_units, n_items, item);
+
+	for (uint32_t t = tok.begin; t < tok.end; t++) {
+		if (f->op == PLX_FWD_EMBED)
+			embed_tok(f, t);
+		else if (f->op == PLX_FWD_ROPE)
+			rope_tok(f, seq_of(f, t), t);
+		else if (f->op == PLX_FWD_QATT)
+			act_store(f, &f->att, t, f->m->n_head * f->m->head_dim,
+			          f->att.f32 + (size_t)t * f->m->n_head * f->m->head_dim);
+		else
+			norm_tok(f, t, f->lane[lane].row);
+	}
+}
+
+/* ---- attention ------------------------------------------------------------------------------ */
+
+/* Turns a span's sums of one KV head into outputs, in the forms that Wo takes. */
+static void attn_out(struct plx_fwd *f, const struct plx_fwd_span *sp, uint32_t head,
+                     const float *acc, float *row)
+{
+	uint32_t hd = f->m->head_dim;
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	uint32_t n = group * hd;
+
+	for (uint32_t i = 0; i < sp->n_tok; i++) {
+		size_t at = (size_t)(sp->tok + i) * f->m->n_head * hd + (size_t)head * n;
+		float *out = f->att.f32 != NULL ? f->att.f32 + at : row;
+
+		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd);
+		if (f->att_by_head && f->att.q8 != NULL)
+			f->k->quantise(f->att.q8 + at / PLX_K_QBLOCK, out, 1, n, n);
+	}
+}
+
+static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lane *s)
+{
+	const struct plx_fwd_span *sp = &f->span[unit / f->m->n_head_kv];
+	uint32_t head = unit % f->m->n_head_kv;
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	uint32_t n_split = plx_k_attn_splits(sp->pos);
+	struct plx_k_attn a = {.kv = kv_view(f, f->seq[sp->seq].table, head)};
+	float *acc = s->acc;
+
+	if (f->split >= n_split)
+		return;
+	a.q = f->qkv + (size_t)sp->tok * f->qkv_width + (size_t)head * group * f->m->head_dim;
+	a.q_stride = f->qkv_width;
+	a.n_tok = sp->n_tok;
+	a.n_group = group;
+	a.pos = sp->pos;
+	a.scale = f->attn_scale;
+	if (n_split > 1)
+		acc = f->acc +
+		      ((size_t)head * f->lim.max_step_tokens + sp->tok) * group * f->part_floats;
+	if (f->split == 0) {
+		f->k->attn_part(&a, 0, acc);
+	} else {
+		f->k->attn_part(&a, f->split, s->part);
+		f->k->attn_merge(acc, s->part, sp->n_tok * group, f->m->head_dim);
+	}
+	if (f->split + 1 == n_split)
+		attn_out(f, sp, head, acc, s->row);
+}
+
+static void attn_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+{
+	struct plx_range u = plx_cut_range(f->n_units, n_items, item);
+
+	for (uint32_t i = u.begin; i < u.end; i++)
+		attn_unit(f, i, &f->lane[lane]);
+}
+
+/* Most tokens of a span that starts at pos: about an item's time, and never across two splits. */
+static uint32_t span_tokens(const struct plx_fwd *f, uint32_t pos)
+{
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	double fit = PLX_CUT_ITEM_NS * rates_of(f)->attn_macs / attn_token_macs(f, pos);
+	uint32_t by_queries = PLX_FWD_SPAN_MAX / group > 0 ? PLX_FWD_SPAN_MAX / group : 1;
+	uint32_t to_split = PLX_K_ATTN_SPLIT - pos % PLX_K_ATTN_SPLIT;
+	uint32_t n = fit < 1 ? 1 : fit > PLX_FWD_SPAN_MAX ? PLX_FWD_SPAN_MAX : (uint32_t)fit;
+
+	if (n > by_queries)
+		n = by_queries;
+	return n < to_split ? n : to_split;
+}
+
+static void spans_make(struct plx_fwd *f)
+{
+	f->n_span = 0;
+	f->n_split = 1;
+	for (uint32_t i = 0; i < f->n_seq; i++) {
+		const struct plx_fwd_seq *q = &f->seq[i];
+		uint32_t last = plx_k_attn_splits(q->pos + q->n_tok - 1);
+
+		if (last > f->n_split)
+			f->n_split = last;
+		for (uint32_t done = 0; done < q->n_tok;) {
+			uint32_t n = span_tokens(f, q->pos + done);
+
+			if (n > q->n_tok - done)
+				n = q->n_tok - done;
+			f->span[f->n_span++] =
+			    (struct plx_fwd_span){i, q->first_tok + done, n, q->pos + done};
+			done += n;
+		}
+	}
+}
+
+static double attn_ns(const struct plx_fwd *f)
+{
+	double macs = 0;
+
+	for (uint32_t i = 0; i < f->n_span; i++)
+		if (plx_k_attn_splits(f->span[i].pos) > f->split)
+			macs += attn_token_macs(f, f->span[i].pos) * f->span[i].n_tok;
+	return macs * f->m->n_head_kv / rates_of(f)->attn_macs;
+}
+
+/* ---- the sequence of ops -------------------------------------------------------------------- */
+
+static void head_group_set(struct plx_fwd *f, uint32_t row0)
+{
+	uint32_t left = f->n_row - row0;
+
+	f->row0 = row0;
+	f->n_head_row = left < f->head_group ? left : f->head_group;
+}
+
+/* After the last op of a layer: the next layer, or the logits; false when nothing is left. */
+static bool layer_next(struct plx_fwd *f)
+{
+	if (f->il + 1 < f->m->n_layer) {
+		f->il++;
+		f->op = PLX_FWD_NORM1;
+		return true;
+	}
+	head_group_set(f, 0);
+	f->op = PLX_FWD_HEAD_NORM;
+	return f->n_row > 0;
+}
+
+/* Moves op, il, split and the head group on; false at the end. */
+static bool op_next(struct plx_fwd *f)
+{
+	switch (f->op) {
+	case PLX_FWD_N_OPS: /* before the first */
+		f->op = PLX_FWD_EMBED;
+		return true;
+	case PLX_FWD_EMBED:
+		f->il = 0;
+		f->op = PLX_FWD_NORM1;
+		return true;
+	case PLX_FWD_ROPE:
+		/* Without logits, the last layer is there for its K and V only. */
+		if (f->il + 1 == f->m->n_layer && f->n_row == 0)
+			return false;
+		f->split = 0;
+		f->op = PLX_FWD_ATTN;
+		return true;
+	case PLX_FWD_ATTN:
+		if (f->split + 1 < f->n_split) {
+			f->split++;
+			return true;
+		}
+		f->op = f->att_by_head ? PLX_FWD_OUT : PLX_FWD_QATT;
+		return true;
+	case PLX_FWD_DOWN:
+		return layer_next(f);
+	case PLX_FWD_HEAD:
+		if (f->row0 + f->n_head_row >= f->n_row)
+			return false;
+		head_group_set(f, f->row0 + f->n_head_row);
+		f->op = PLX_FWD_HEAD_NORM;
+		return true;
+	case PLX_FWD_NORM1:
+	case PLX_FWD_QKV:
+	case PLX_FWD_QATT:
+	case PLX_FWD_OUT:
+	case PLX_FWD_NORM2:
+	case PLX_FWD_GATE_UP:
+	case PLX_FWD_HEAD_NORM:
+		f->op++;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Cuts a matrix op into chunks of tokens times ranges of rows. */
+static uint32_t mat_cut(struct plx_fwd *f, double ns, uint32_t n_units, uint32_t n_tok,
+                        uint32_t least)
+{
+	uint32_t n_chunk = (n_tok + PLX_FWD_TOK_CHUNK - 1) / PLX_FWD_TOK_CHUNK;
+	uint32_t per_chunk = (n_tok + n_chunk - 1) / n_chunk;
+
+	f->tok_chunk = (per_chunk + 7) & ~7u;
+	f->n_chunk = (n_tok + f->tok_chunk - 1) / f->tok_chunk;
+	f->n_units = n_units;
+	uint32_t ranges = plx_cut_items(ns / f->n_chunk, n_units, f->lim.n_threads);
+
+	return (ranges > least ? ranges : least) * f->n_chunk;
+}
+
+static uint32_t segs_cut(struct plx_fwd *f)
+{
+	struct seg seg[3];
+	uint32_t n_seg = segs(f, seg);
+	uint32_t n_units = 0;
+	double ns = 0;
+
+	for (uint32_t i = 0; i < n_seg; i++) {
+		n_units += tiles(seg[i].w);
+		ns += mat_ns(f, seg[i].w, op_toks(f));
+	}
+	return mat_cut(f, ns, n_units, op_toks(f), 1);
+}
+
+static uint32_t gate_up_cut(struct plx_fwd *f)
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	uint32_t least = (f->m->n_ff + PLX_FWD_ROWS_MAX - 1) / PLX_FWD_ROWS_MAX;
+	double ns = mat_ns(f, &l->gate, f->n_tok) + mat_ns(f, &l->up, f->n_tok);
+
+	return mat_cut(f, ns, f->m->n_ff / FFN_GRAIN, f->n_tok, least);
+}
+
+static uint32_t tok_cut(struct plx_fwd *f, uint32_t n_tok, uint32_t width)
+{
+	f->n_units = n_tok;
+	return plx_cut_items((double)n_tok * width / rates_of(f)->floats, n_tok, f->lim.n_threads);
+}
+
+static uint32_t op_cut(struct plx_fwd *f)
+{
+	switch (f->op) {
+	case PLX_FWD_EMBED:
+	case PLX_FWD_NORM1:
+	case PLX_FWD_NORM2:
+		return tok_cut(f, f->n_tok, f->m->n_embd);
+	case PLX_FWD_QATT:
+		return tok_cut(f, f->n_tok, f->m->n_head * f->m->head_dim);
+	case PLX_FWD_HEAD_NORM:
+		return tok_cut(f, f->n_head_row, f->m->n_embd);
+	case PLX_FWD_ROPE:
+		return tok_cut(f, f->n_tok, 2 * f->qkv_width);
+	case PLX_FWD_ATTN:
+		f->n_units = f->n_span * f->m->n_head_kv;
+		return plx_cut_items(attn_ns(f), f->n_units, f->lim.n_threads);
+	case PLX_FWD_GATE_UP:
+		return gate_up_cut(f);
+	case PLX_FWD_QKV:
+	case PLX_FWD_OUT:
+	case PLX_FWD_DOWN:
+	case PLX_FWD_HEAD:
+		return segs_cut(f);
+	case PLX_FWD_N_OPS:
+		break;
+	}
+	return 0;
+}
+
+void plx_fwd_begin(struct plx_fwd *f)
+{
+	PLX_DCHECK(f->n_tok > 0 && f->n_tok <= f->lim.max_step_tokens);
+	f->op = PLX_FWD_N_OPS;
+	f->il = 0;
+	f->split = 0;
+	spans_make(f);
+}
+
+uint32_t plx_fwd_next(struct plx_fwd *f)
+{
+	return op_next(f) ? op_cut(f) : 0;
+}
+
+void plx_fwd_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+{
+	switch (f->op) {
+	case PLX_FWD_EMBED:
+	case PLX_FWD_NORM1:
+	case PLX_FWD_ROPE:
+	case PLX_FWD_QATT:
+	case PLX_FWD_NORM2:
+	case PLX_FWD_HEAD_NORM:
+		tok_item(f, item, n_items, lane);
+		break;
+	case PLX_FWD_ATTN:
+		attn_item(f, item, n_items, lane);
+		break;
+	case PLX_FWD_GATE_UP:
+		gate_up_item(f, item, n_items, lane);
+		break;
+	case PLX_FWD_QKV:
+	case PLX_FWD_OUT:
+	case PLX_FWD_DOWN:
+	case PLX_FWD_HEAD:
+		mat_item(f, item, n_items);
+		break;
+	case PLX_FWD_N_OPS:
+		break;
+	}
+}
+
+const char *plx_fwd_op_name(enum plx_fwd_op op)
+{
+	static const char *const name[PLX_FWD_N_OPS] = {"embed",   "norm1", "qkv",       "rope",
+	                                                "attn",    "qatt",  "out",       "norm2",
+	                                                "gate_up", "down",  "head_norm", "head"};
+
+	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
+}

@@ -1,0 +1,195 @@
+/*
+ * The transformer pass as a sequence of ops over the tokens of a step (CPU).
+ *
+ * The tokens of all sequences are laid one after another, prefill chunks and single decode tokens
+ * alike; every op works on all of them. An op is cut into items by rows and tokens; items of an op
+ * are independent, ops follow one another. Nothing that is added up is ever cut except where the
+ * kernels fix the cut by absolute position (attention splits), so a token's bits do not depend on
+ * what runs beside it, on the items' sizes or on who runs them.
+ *
+ *   EMBED                          x = embedding rows
+ *   for each layer
+ *     NORM1                        q8 or f32 of RMS(x) * attn_norm
+ *     QKV                          qkv = W h (+ bias)
+ *     ROPE                         norms of q and k, rotation, K and V into the cache
+ *     ATTN  for each split of 1,024 positions that any token sees
+ *     QATT                         only where a KV head's outputs are no whole number of q8 blocks
+ *     OUT                          x += Wo att
+ *     NORM2, GATE_UP, DOWN         x += Wd (silu(Wg h) * (Wu h)), gate and up in one op
+ *   for each group of rows that want logits
+ *     HEAD_NORM, HEAD              logits = W RMS(x) * output_norm
+ *
+ * The caller runs plx_fwd_next alone, then that many items in any order on any lanes, then
+ * plx_fwd_next again.
+ */
+#ifndef PLX_ACCEL_FORWARD_H
+#define PLX_ACCEL_FORWARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "accel/accel.h"
+#include "accel/model/model.h"
+#include "fw/base/arena.h"
+#include "kernels/kernels.h"
+
+enum plx_fwd_op {
+	PLX_FWD_EMBED,
+	PLX_FWD_NORM1,
+	PLX_FWD_QKV,
+	PLX_FWD_ROPE,
+	PLX_FWD_ATTN,
+	PLX_FWD_QATT,
+	PLX_FWD_OUT,
+	PLX_FWD_NORM2,
+	PLX_FWD_GATE_UP,
+	PLX_FWD_DOWN,
+	PLX_FWD_HEAD_NORM,
+	PLX_FWD_HEAD,
+	PLX_FWD_N_OPS,
+};
+
+/* A layer's matrices as the kernels take them; the vectors stay where the model has them. */
+struct plx_fwd_layer {
+	struct plx_k_mat wq, wk, wv, wo, gate, up, down;
+};
+
+/* One sequence's share of a step, as the pass sees it. */
+struct plx_fwd_seq {
+	const uint32_t *table; /* its block table */
+	uint32_t first_tok;
+	uint32_t n_tok;
+	uint32_t pos; /* of its first token */
+};
+
+/* Consecutive tokens of one sequence whose attention is one unit of work for each KV head. */
+struct plx_fwd_span {
+	uint32_t seq;
+	uint32_t tok;
+	uint32_t n_tok;
+	uint32_t pos;
+};
+
+/* Buffers of one lane (one lcore that computes); written inside an item only. */
+#define PLX_FWD_TOK_CHUNK 64u  /* most tokens of a matrix item */
+#define PLX_FWD_ROWS_MAX  128u /* most rows of a gate-and-up item */
+#define PLX_FWD_SPAN_MAX  64u  /* most queries (tokens times heads) of an attention unit */
+
+struct plx_fwd_lane {
+	float *row;  /* one token's widest vector */
+	float *gate; /* [PLX_FWD_TOK_CHUNK][PLX_FWD_ROWS_MAX] */
+	float *up;
+	float *part; /* partial attention results of one span */
+	float *acc;
+};
+
+/* Activations in both forms a matrix may take; what no matrix of the model takes is NULL. */
+struct plx_fwd_act {
+	struct plx_k_qblk *q8; /* [n_tok][n / 32] */
+	float *f32;            /* [n_tok][n] */
+};
+
+struct plx_fwd {
+	const struct plx_model *m;
+	const struct plx_kernels *k;
+	struct plx_dev_limits lim;
+	struct plx_fwd_layer *layer; /* [n_layer] */
+	struct plx_k_mat head;
+	uint8_t *kv; /* [n_blocks][block_bytes] */
+	uint64_t block_bytes;
+	float *rope;          /* [max positions][n_rot] */
+	uint32_t qkv_width;   /* floats of a token's q, k and v */
+	uint32_t part_floats; /* of one partial attention result */
+	uint32_t head_group;  /* rows whose logits are held at once */
+	uint32_t logit_stride;
+	float attn_scale; /* 1 / sqrt(head_dim) */
+	bool att_by_head; /* a KV head's outputs are whole q8 blocks */
+
+	/* one step's activations */
+	float *x;                /* [max_step_tokens][n_embd] */
+	struct plx_fwd_act norm; /* [max_step_tokens][n_embd] */
+	float *qkv;              /* [max_step_tokens][qkv_width] */
+	float *acc; /* [max_step_tokens][n_head][part_floats]; NULL for short contexts */
+	struct plx_fwd_act att;    /* [max_step_tokens][n_head * head_dim] */
+	struct plx_fwd_act mid;    /* [max_step_tokens][n_ff] */
+	struct plx_fwd_act last;   /* [head_group][n_embd] */
+	float *logits;             /* [head_group][logit_stride] */
+	struct plx_fwd_lane *lane; /* [n_threads] */
+
+	/* the step that runs */
+	uint32_t n_tok;
+	uint32_t n_seq;
+	uint32_t n_row;
+	uint32_t n_span;
+	uint32_t n_split;          /* attention splits of the furthest token */
+	int32_t *id;               /* [n_tok], all of them vocabulary ids */
+	uint32_t *pos;             /* [n_tok] */
+	struct plx_fwd_seq *seq;   /* [n_seq] */
+	uint32_t *row;             /* [n_row]: tokens whose logits are wanted, increasing */
+	struct plx_fwd_span *span; /* [n_span] */
+
+	/* the op that runs */
+	enum plx_fwd_op op;
+	uint32_t il;         /* layer */
+	uint32_t split;      /* ATTN */
+	uint32_t row0;       /* HEAD: first row of the group */
+	uint32_t n_head_row; /* HEAD: rows of the group */
+	uint32_t n_units;    /* what its items share: granules of rows, tokens, spans */
+	uint32_t n_chunk;    /* matrix ops: token chunks; items are n_chunk times row ranges */
+	uint32_t tok_chunk;  /* tokens a chunk */
+};
+
+/*
+ * plx_fwd_check - whether this pass can run the model within these limits.
+ * Errors: UNSUPPORTED, LIMIT; d names what.
+ */
+int plx_fwd_check(const struct plx_model *m, const struct plx_dev_limits *lim, struct plx_diag *d);
+
+/* plx_fwd_weight_bytes - all matrices repacked; 0 where a matrix can't be. */
+uint64_t plx_fwd_weight_bytes(const struct plx_model *m);
+
+/* plx_fwd_block_bytes - one KV block over all layers. */
+uint64_t plx_fwd_block_bytes(const struct plx_model *m, const struct plx_dev_limits *lim);
+
+/* plx_fwd_work_bytes - everything else that plx_fwd_init takes from its arena. */
+uint64_t plx_fwd_work_bytes(const struct plx_model *m, const struct plx_dev_limits *lim);
+
+/*
+ * plx_fwd_init - take the buffers; the caller then sets layer[], head, kv and the rope rows.
+ *
+ * Owner:  arena holds all of it.
+ * Errors: NOMEM, where the arena is smaller than plx_fwd_work_bytes.
+ */
+int plx_fwd_init(struct plx_fwd *f, const struct plx_model *m, const struct plx_kernels *k,
+                 const struct plx_dev_limits *lim, struct plx_arena *arena);
+
+/*
+ * plx_fwd_begin - take the step described in n_tok, n_seq, n_row, id, pos, seq and row.
+ *
+ * The next plx_fwd_next gives the first op. With n_row = 0 no logits are computed.
+ * Cost: O(n_tok + n_seq).
+ */
+void plx_fwd_begin(struct plx_fwd *f);
+
+/*
+ * plx_fwd_next - go to the next op and cut it.
+ *
+ * Returns the number of its items; 0 when the body is done and no group of logits is left. After
+ * an op PLX_FWD_HEAD the logits of rows row0 .. row0 + n_head_row - 1 are in logits, and stay until
+ * the next call.
+ * Thread: one at a time.  Cost: below a microsecond.
+ */
+uint32_t plx_fwd_next(struct plx_fwd *f);
+
+/*
+ * plx_fwd_item - compute one item of the op, item < n_items as plx_fwd_next gave it.
+ *
+ * Thread: any, each with a lane of its own.  Cost: about 20 us.
+ */
+void plx_fwd_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane);
+
+/* plx_fwd_op_name - "embed", "qkv" ... */
+const char *plx_fwd_op_name(enum plx_fwd_op op);
+
+#endif

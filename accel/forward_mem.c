@@ -1,0 +1,242 @@
+/* What the transformer pass needs in memory, and whether it can run a model at all. */
+#include "accel/forward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "fw/base/err.h"
+
+/* Logits held at once: as many rows as this many bytes hold, within 8 to 64. */
+#define HEAD_BYTES (16u << 20)
+
+static uint32_t max_positions(const struct plx_dev_limits *lim)
+{
+	return lim->max_seq_blocks * lim->block_tokens;
+}
+
+static const struct plx_tensor *layer_tensor(const struct plx_layer *l, uint32_t i)
+{
+	const struct plx_tensor *t[7] = {&l->wq,   &l->wk, &l->wv,  &l->wo,
+	                                 &l->gate, &l->up, &l->down};
+
+	return t[i];
+}
+
+static int shapes_check(const struct plx_model *m, struct plx_diag *d)
+{
+	if (m->head_dim % 16 != 0 || m->head_dim > PLX_K_HEAD_DIM_MAX)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: heads of %u dimensions; the CPU device runs multiples of "
+		                    "16 up to %u",
+		                    m->name, m->head_dim, PLX_K_HEAD_DIM_MAX);
+	if (m->n_embd % 32 != 0 || m->n_ff % 32 != 0 || m->n_head * m->head_dim % 32 != 0)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: widths %u, %u and %u; the CPU device runs multiples of 32",
+		                    m->name, m->n_embd, m->n_ff, m->n_head * m->head_dim);
+	if (m->n_vocab > PLX_MODEL_MAX_VOCAB)
+		return plx_diag_set(d, PLX_E_LIMIT, "%s: a vocabulary of %u; at most %u", m->name,
+		                    m->n_vocab, PLX_MODEL_MAX_VOCAB);
+	return PLX_E_OK;
+}
+
+int plx_fwd_check(const struct plx_model *m, const struct plx_dev_limits *lim, struct plx_diag *d)
+{
+	int err = shapes_check(m, d);
+
+	if (err != 0)
+		return err;
+	if ((uint64_t)lim->max_seq_blocks * lim->block_tokens > PLX_MODEL_MAX_CTX)
+		return plx_diag_set(d, PLX_E_LIMIT,
+		                    "a context of %u blocks of %u tokens; at most %u tokens",
+		                    lim->max_seq_blocks, lim->block_tokens, PLX_MODEL_MAX_CTX);
+	if (plx_fwd_weight_bytes(m) == 0)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: a weight matrix has a type or width that the CPU kernels "
+		                    "do not compute",
+		                    m->name);
+	return PLX_E_OK;
+}
+
+/* A matrix repacked, rounded up so that the next one is aligned; 0 where it can't be. */
+static uint64_t mat_bytes(const struct plx_tensor *t)
+{
+	return (plx_k_pack_bytes(t->type, t->n_rows, t->n_cols) + 63) & ~UINT64_C(63);
+}
+
+uint64_t plx_fwd_weight_bytes(const struct plx_model *m)
+{
+	uint64_t sum = mat_bytes(&m->output);
+	bool all = sum > 0;
+
+	for (uint32_t il = 0; il < m->n_layer; il++)
+		for (uint32_t i = 0; i < 7; i++) {
+			uint64_t b = mat_bytes(layer_tensor(&m->layer[il], i));
+
+			all = all && b > 0;
+			sum += b;
+		}
+	return all ? sum : 0;
+}
+
+uint64_t plx_fwd_block_bytes(const struct plx_model *m, const struct plx_dev_limits *lim)
+{
+	return (uint64_t)m->n_layer * 2 * m->n_head_kv * lim->block_tokens * m->head_dim *
+	       sizeof(uint16_t);
+}
+
+/* ---- carving -------------------------------------------------------------------------------- */
+
+/* Takes from an arena, or only adds up where there is none yet. */
+struct carver {
+	struct plx_arena *arena;
+	uint64_t bytes;
+	bool failed;
+};
+
+static void *carve(struct carver *c, uint64_t n, uint64_t elem_bytes)
+{
+	uint64_t bytes = (n * elem_bytes + 63) & ~UINT64_C(63);
+
+	c->bytes += bytes;
+	if (c->arena == NULL)
+		return NULL;
+	void *p = plx_arena_take(c->arena, bytes, 64);
+
+	c->failed = c->failed || p == NULL;
+	return p;
+}
+
+static float *carve_floats(struct carver *c, uint64_t n)
+{
+	return carve(c, n, sizeof(float));
+}
+
+/* Which forms of its activations a set of matrices takes. */
+struct forms {
+	bool q8;
+	bool f32;
+};
+
+static void forms_add(struct forms *f, const struct plx_tensor *t)
+{
+	if (plx_k_wants_q8((enum plx_qtype)t->type))
+		f->q8 = true;
+	else
+		f->f32 = true;
+}
+
+static void carve_act(struct carver *c, struct plx_fwd_act *a, struct forms f, uint64_t n_tok,
+                      uint32_t n)
+{
+	a->q8 = f.q8 ? carve(c, n_tok * (n / PLX_K_QBLOCK), sizeof(struct plx_k_qblk)) : NULL;
+	a->f32 = f.f32 ? carve_floats(c, n_tok * n) : NULL;
+}
+
+static void carve_acts(struct carver *c, struct plx_fwd *f)
+{
+	const struct plx_model *m = f->m;
+	struct forms norm = {0}, att = {0}, mid = {0}, last = {0};
+	uint64_t n_tok = f->lim.max_step_tokens;
+
+	for (uint32_t il = 0; il < m->n_layer; il++) {
+		const struct plx_layer *l = &m->layer[il];
+
+		forms_add(&norm, &l->wq);
+		forms_add(&norm, &l->wk);
+		forms_add(&norm, &l->wv);
+		forms_add(&norm, &l->gate);
+		forms_add(&norm, &l->up);
+		forms_add(&att, &l->wo);
+		forms_add(&mid, &l->down);
+	}
+	forms_add(&last, &m->output);
+	f->att_by_head = !att.q8 || m->n_head / m->n_head_kv * m->head_dim % PLX_K_QBLOCK == 0;
+	att.f32 = att.f32 || !f->att_by_head;
+	carve_act(c, &f->norm, norm, n_tok, m->n_embd);
+	carve_act(c, &f->att, att, n_tok, m->n_head * m->head_dim);
+	carve_act(c, &f->mid, mid, n_tok, m->n_ff);
+	carve_act(c, &f->last, last, f->head_group, m->n_embd);
+}
+
+static void carve_lane(struct carver *c, const struct plx_fwd *f, struct plx_fwd_lane *s)
+{
+	const struct plx_model *m = f->m;
+	uint32_t group = m->n_head / m->n_head_kv;
+	uint32_t queries = group > PLX_FWD_SPAN_MAX ? group : PLX_FWD_SPAN_MAX;
+	uint32_t widest = m->n_embd > m->n_head * m->head_dim ? m->n_embd : m->n_head * m->head_dim;
+
+	s->row = carve_floats(c, widest);
+	s->gate = carve_floats(c, (uint64_t)PLX_FWD_TOK_CHUNK * PLX_FWD_ROWS_MAX);
+	s->up = carve_floats(c, (uint64_t)PLX_FWD_TOK_CHUNK * PLX_FWD_ROWS_MAX);
+	s->part = carve_floats(c, (uint64_t)queries * f->part_floats);
+	s->acc = carve_floats(c, (uint64_t)queries * f->part_floats);
+}
+
+static void carve_step(struct carver *c, struct plx_fwd *f)
+{
+	uint64_t n_tok = f->lim.max_step_tokens;
+
+	f->id = carve(c, n_tok, sizeof(*f->id));
+	f->pos = carve(c, n_tok, sizeof(*f->pos));
+	f->row = carve(c, n_tok, sizeof(*f->row));
+	f->seq = carve(c, f->lim.max_step_seqs, sizeof(*f->seq));
+	f->span = carve(c, n_tok, sizeof(*f->span));
+}
+
+static void carve_all(struct carver *c, struct plx_fwd *f)
+{
+	const struct plx_model *m = f->m;
+	uint64_t n_tok = f->lim.max_step_tokens;
+	struct plx_fwd_lane lane;
+
+	f->layer = carve(c, m->n_layer, sizeof(*f->layer));
+	f->rope = carve_floats(c, (uint64_t)max_positions(&f->lim) * m->n_rot);
+	f->x = carve_floats(c, n_tok * m->n_embd);
+	f->qkv = carve_floats(c, n_tok * f->qkv_width);
+	f->acc = max_positions(&f->lim) > PLX_K_ATTN_SPLIT
+	             ? carve_floats(c, n_tok * m->n_head * f->part_floats)
+	             : NULL;
+	f->logits = carve_floats(c, (uint64_t)f->head_group * f->logit_stride);
+	carve_acts(c, f);
+	carve_step(c, f);
+	f->lane = carve(c, f->lim.n_threads, sizeof(*f->lane));
+	for (uint32_t i = 0; i < f->lim.n_threads; i++)
+		carve_lane(c, f, f->lane != NULL ? &f->lane[i] : &lane);
+}
+
+/* Everything that follows from the sizes alone. */
+static void derive(struct plx_fwd *f, const struct plx_model *m, const struct plx_dev_limits *lim)
+{
+	memset(f, 0, sizeof(*f));
+	f->m = m;
+	f->lim = *lim;
+	f->block_bytes = plx_fwd_block_bytes(m, lim);
+	f->qkv_width = (m->n_head + 2 * m->n_head_kv) * m->head_dim;
+	f->part_floats = plx_k_attn_part_floats(m->head_dim);
+	f->logit_stride = (m->n_vocab + 15) & ~15u;
+	f->head_group = HEAD_BYTES / (f->logit_stride * (uint32_t)sizeof(float));
+	f->head_group = f->head_group < 8 ? 8 : f->head_group > 64 ? 64 : f->head_group;
+	f->attn_scale = (float)(1.0 / sqrt(m->head_dim));
+	f->op = PLX_FWD_N_OPS;
+}
+
+uint64_t plx_fwd_work_bytes(const struct plx_model *m, const struct plx_dev_limits *lim)
+{
+	struct carver c = {0};
+	struct plx_fwd f;
+
+	derive(&f, m, lim);
+	carve_all(&c, &f);
+	return c.bytes;
+}
+
+int plx_fwd_init(struct plx_fwd *f, const struct plx_model *m, const struct plx_kernels *k,
+                 const struct plx_dev_limits *lim, struct plx_arena *arena)
+{
+	struct carver c = {.arena = arena};
+
+	derive(f, m, lim);
+	f->k = k;
+	carve_all(&c, f);
+	return c.failed ? PLX_E_NOMEM : PLX_E_OK;
+}

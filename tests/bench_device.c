@@ -1,0 +1,109 @@
+/*
+ * Tokens a second of the CPU device on a real model: prefill of 512 tokens and decode of 128, on
+ * one and two threads, and where the time goes.
+ *
+ * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/cpu.h"
+#include "fw/base/clock.h"
+#include "tests/lib/devkit.h"
+#include "tests/lib/model_path.h"
+
+#define N_PREFILL 512u
+#define N_DECODE  128u
+
+static int32_t prompt[N_PREFILL];
+
+static void shares(struct devkit *k, const struct plx_cpu_stats *before, const char *what)
+{
+	struct plx_cpu_stats now;
+	uint64_t sum = 0;
+
+	plx_cpu_get_stats(k->dev, &now);
+	for (uint32_t i = 0; i < PLX_FWD_N_OPS; i++)
+		sum += now.op_ns[i] - before->op_ns[i];
+	sum += now.sample_ns - before->sample_ns;
+	printf("bench_device: %s time shares:", what);
+	for (uint32_t i = 0; i < PLX_FWD_N_OPS; i++)
+		if (now.op_ns[i] > before->op_ns[i])
+			printf(" %s %.1f%%", plx_fwd_op_name((enum plx_fwd_op)i),
+			       100.0 * (double)(now.op_ns[i] - before->op_ns[i]) / (double)sum);
+	printf(" sample %.1f%%; %llu items, longest so far %.0f us\n",
+	       100.0 * (double)(now.sample_ns - before->sample_ns) / (double)sum,
+	       (unsigned long long)(now.n_items - before->n_items), (double)now.item_max_ns / 1000);
+}
+
+static double run(struct devkit *k, uint32_t n_prompt, uint32_t n_new, const char *what)
+{
+	struct devseq q = {.prompt = prompt, .n_prompt = n_prompt, .n_new = n_new};
+	struct plx_cpu_stats before;
+
+	q.sampler = devkit_greedy();
+	plx_cpu_get_stats(k->dev, &before);
+	uint64_t t0 = plx_clock_ns();
+
+	devkit_run(k, &q, 1);
+	double s = (double)(plx_clock_ns() - t0) / 1e9;
+
+	if (what != NULL)
+		shares(k, &before, what);
+	return s;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Median of five runs, with the range. */
+static void report(struct devkit *k, const char *isa, bool prefill)
+{
+	uint32_t n_prompt = prefill ? N_PREFILL : 1, n_new = prefill ? 1 : N_DECODE;
+	double n = prefill ? N_PREFILL : N_DECODE, rate[5];
+	const char *what = prefill ? "prefill 512" : "decode 128";
+
+	run(k, n_prompt, n_new, NULL);
+	for (uint32_t i = 0; i < 5; i++)
+		rate[i] = n / run(k, n_prompt, n_new, i == 4 ? what : NULL);
+	qsort(rate, 5, sizeof(rate[0]), by_value);
+	printf("bench_device: %s, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over 5 runs)\n",
+	       what, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[2], rate[0],
+	       rate[4]);
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	const char *path = argc > 1 ? argv[1] : plx_test_model();
+	const char *isa = argc > 2 ? argv[2] : "auto";
+	uint32_t only = argc > 3 ? (uint32_t)atoi(argv[3]) : 0;
+	const char *part = argc > 4 ? argv[4] : "";
+
+	if (path == NULL) {
+		printf("bench_device: SKIPPED, no model; `make model` gets it\n");
+		return 0;
+	}
+	for (uint32_t i = 0; i < N_PREFILL; i++)
+		prompt[i] = (int32_t)(1000 + i * 37 % 20000);
+	for (uint32_t n = 1; n <= 2; n++) {
+		struct plx_dev_limits lim = devkit_limits();
+		struct devkit k;
+
+		if (only != 0 && only != n)
+			continue;
+		lim.n_threads = n;
+		devkit_open(&k, path, isa, &lim);
+		if (strcmp(part, "decode") != 0)
+			report(&k, isa, true);
+		if (strcmp(part, "prefill") != 0)
+			report(&k, isa, false);
+		devkit_close(&k);
+	}
+	return 0;
+}

@@ -1,0 +1,80 @@
+/*
+ * A device in a test: loads a model on it, and runs sequences through it the way the batcher does,
+ * with chunks, batches, steps in flight and lent threads as the test wants them.
+ */
+#ifndef PLX_TESTS_LIB_DEVKIT_H
+#define PLX_TESTS_LIB_DEVKIT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <pthread.h>
+
+#include "accel/accel.h"
+#include "accel/model/model.h"
+
+#define DEVKIT_MAX_THREADS 8
+
+struct devkit {
+	struct plx_model *model;
+	struct plx_dev *dev;
+	struct plx_queue *q;
+	struct plx_dev_limits lim;
+	uint32_t budget_us; /* of each poll; 200 */
+	uint64_t step_id;
+	uint32_t n_worker;
+	pthread_t worker[DEVKIT_MAX_THREADS];
+	_Atomic bool stop;
+};
+
+/* One sequence of a test: a prompt, and what came out. Zero-initialise. */
+struct devseq {
+	const int32_t *prompt;
+	uint32_t n_prompt;
+	uint32_t n_new; /* ids wanted, at most 512 */
+	uint32_t chunk; /* prompt tokens a step; 0: all at once */
+	uint32_t start; /* it joins in this step */
+	struct plx_sampler sampler;
+	uint32_t slot;  /* set by devkit_run */
+	uint32_t n_run; /* tokens of the prompt that ran */
+	uint32_t n_out;
+	int32_t out[512];
+	float logprob[512];
+	uint64_t hash; /* of the bits of every row of logits */
+	int32_t status;
+};
+
+/* devkit_limits - small limits that suit most tests: 8 slots, contexts of 2,048. */
+struct plx_dev_limits devkit_limits(void);
+
+/* devkit_open - open, load and start lim.n_threads - 1 worker threads; fails the test on error. */
+void devkit_open(struct devkit *k, const char *model_path, const char *isa,
+                 const struct plx_dev_limits *lim);
+void devkit_close(struct devkit *k);
+
+/* devkit_step - record idx, emptied for filling. */
+struct plx_step *devkit_step(struct devkit *k, uint32_t idx);
+
+/* Deltas and tokens of a step that is being filled. devkit_blocks sets entries from..to-1 of the
+ * slot's table to blocks first, first + 1, ... */
+void devkit_set(struct plx_step *s, uint32_t slot, const struct plx_sampler *p);
+void devkit_clear(struct plx_step *s, uint32_t slot);
+void devkit_blocks(struct plx_step *s, uint32_t slot, uint32_t from, uint32_t to, uint32_t first);
+/* devkit_seq - tokens ids[0..n) from position pos; the last one is sampled where want says so. */
+struct plx_step_seq *devkit_seq(struct plx_step *s, uint32_t slot, const int32_t *ids, uint32_t pos,
+                                uint32_t n, bool want);
+
+/* devkit_wait - poll until a step completes; returns its index. */
+uint32_t devkit_wait(struct devkit *k);
+
+/* devkit_greedy - a sampler that takes the best. */
+struct plx_sampler devkit_greedy(void);
+
+/* devkit_run - run sequences together until all have what they want; one step at a time. */
+void devkit_run(struct devkit *k, struct devseq *seq, uint32_t n);
+
+/* devkit_logits - row i of the logits of the last step (CPU devices; at most 8 rows a step). */
+const float *devkit_logits(const struct devkit *k, uint32_t i);
+
+#endif
