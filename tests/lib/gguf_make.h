@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GGUF_MAKE_BYTES (1u << 20)
+#define GGUF_MAKE_BYTES (1u << 21)
 
 struct gguf_buf {
 	uint8_t *p; /* [GGUF_MAKE_BYTES] */
