@@ -1,0 +1,836 @@
+/*
+ * The scheduler against the fake device: exact ids whatever the batch, chunk, sharing or order, and
+ * exactly one end for each request, through a great many random operations.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dataplane/batch/sched.h"
+#include "fw/base/err.h"
+#include "tests/lib/fake_device.h"
+
+#define BT       16u
+#define CTX      160u
+#define KEYS     24u
+#define SAMPLES  4u
+#define MAX_NEW  40u
+#define EOG      7u
+#define N_VOCAB  1000u
+#define ROOM     100000u
+#define MAX_STEP 4u
+
+/* What the test knows of a request. */
+struct expect {
+	bool live;
+	int32_t prompt[CTX];
+	uint32_t n_prompt, n_samples, max_new;
+	uint64_t seed;
+	int32_t want[SAMPLES][MAX_NEW];
+	uint32_t n_want[SAMPLES]; /* ids until the first eog or max_new */
+	uint32_t n_got[SAMPLES];
+	uint8_t ended[SAMPLES]; /* end that a token or end record brought */
+	bool stopped[SAMPLES];
+	uint32_t n_finals;
+	struct plx_sched_final final;
+};
+
+struct world {
+	struct plx_arena arena;
+	struct plx_sched_conf conf;
+	struct plx_sched s;
+	struct plx_fake *fake;
+	struct plx_queue *q;
+	struct expect e[KEYS];
+	uint32_t free_step[MAX_STEP];
+	uint32_t n_free;
+	uint64_t now;
+	uint64_t n_tokens, n_done, n_rejected, n_cancelled;
+	uint32_t most_live; /* sequences in one step */
+};
+
+static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                     float logprob, const struct plx_top *top, uint32_t n_top, enum plx_seq_end end,
+                     uint64_t device_ns)
+{
+	struct world *w = ctx;
+	struct expect *e = &w->e[key];
+
+	(void)device_ns;
+	assert_true(e->live && e->ended[sample] == 0 && !e->stopped[sample]);
+	assert_int_equal(index, e->n_got[sample]);
+	assert_true(index < e->n_want[sample]);
+	assert_int_equal(id, e->want[sample][index]);
+	assert_true(logprob < 0);
+	for (uint32_t i = 0; i < n_top; i++)
+		assert_int_equal(top[i].id, ((uint32_t)id + i) % N_VOCAB);
+	e->n_got[sample]++;
+	e->ended[sample] = (uint8_t)end;
+	if (end == PLX_SEQ_END_LENGTH || end == PLX_SEQ_END_CONTEXT)
+		assert_int_equal(e->n_got[sample], e->max_new);
+	w->n_tokens++;
+}
+
+static void on_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                   uint64_t device_ns)
+{
+	struct world *w = ctx;
+	struct expect *e = &w->e[key];
+
+	(void)device_ns;
+	assert_true(e->live && e->ended[sample] == 0);
+	if (end == PLX_SEQ_END_EOS) {
+		assert_int_equal(e->n_got[sample], e->n_want[sample]);
+		assert_true(e->n_want[sample] < e->max_new);
+	}
+	e->ended[sample] = (uint8_t)end;
+}
+
+static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
+{
+	struct world *w = ctx;
+	struct expect *e = &w->e[key];
+
+	assert_true(e->live);
+	e->live = false;
+	e->n_finals++;
+	e->final = *f;
+	w->n_done += f->kind == PLX_SCHED_DONE;
+	w->n_rejected += f->kind == PLX_SCHED_REJECT;
+	w->n_cancelled += f->kind == PLX_SCHED_CANCELLED;
+	if (f->kind != PLX_SCHED_DONE)
+		return;
+	for (uint32_t i = 0; i < e->n_samples; i++) {
+		assert_int_not_equal(f->end[i], PLX_SEQ_END_NONE);
+		assert_int_equal(f->n_out[i], e->n_got[i]);
+		if (e->ended[i])
+			assert_int_equal(f->end[i], e->ended[i]);
+	}
+}
+
+static void world_open(struct world *w, uint32_t n_slots, uint32_t n_blocks, uint32_t step_tokens,
+                       uint32_t step_seqs, uint32_t steps, bool cache)
+{
+	struct plx_diag d = {""};
+	struct plx_sched_sink sink = {w, on_token, on_end, on_final};
+	struct plx_dev_limits lim = {.n_slots = n_slots,
+	                             .n_blocks = n_blocks,
+	                             .block_tokens = BT,
+	                             .max_seq_blocks = CTX / BT,
+	                             .max_step_tokens = step_tokens,
+	                             .max_step_seqs = step_seqs,
+	                             .steps_in_flight = steps,
+	                             .n_threads = 1};
+	struct plx_fake_conf fc = {.n_vocab = N_VOCAB, .eog_id = EOG, .eog_every = 64};
+
+	memset(w, 0, sizeof(*w));
+	w->conf = (struct plx_sched_conf){.n_keys = KEYS,
+	                                  .n_slots = n_slots,
+	                                  .n_blocks = n_blocks,
+	                                  .block_tokens = BT,
+	                                  .ctx_tokens = CTX,
+	                                  .max_prompt = CTX,
+	                                  .max_new = MAX_NEW,
+	                                  .step_tokens = step_tokens,
+	                                  .step_seqs = step_seqs,
+	                                  .steps_in_flight = steps,
+	                                  .window = 1000,
+	                                  .pause_ns = 1000,
+	                                  .prefix_cache = cache,
+	                                  .secret = 99,
+	                                  .eog = {EOG},
+	                                  .n_eog = 1};
+	assert_int_equal(plx_arena_open(&w->arena, plx_sched_bytes(&w->conf), &d), 0);
+	assert_int_equal(plx_sched_init(&w->s, &w->arena, &w->conf, &sink, &d), 0);
+	w->fake = plx_fake_open(&lim, &fc);
+	assert_int_equal(plx_queue_open(plx_fake_dev(w->fake), &w->q, &d), 0);
+	for (uint32_t i = 0; i < steps; i++)
+		w->free_step[w->n_free++] = i;
+	w->now = 1;
+}
+
+static void world_close(struct world *w)
+{
+	plx_dev_close(plx_fake_dev(w->fake));
+	plx_arena_close(&w->arena);
+}
+
+static struct plx_sched_job job_for(struct world *w, uint32_t key, const int32_t *prompt,
+                                    uint32_t n_prompt, uint32_t n_samples, uint32_t max_new,
+                                    uint64_t seed)
+{
+	struct expect *e = &w->e[key];
+	uint32_t ctx_left = CTX - n_prompt;
+
+	memset(e, 0, sizeof(*e));
+	memcpy(e->prompt, prompt, 4 * (size_t)n_prompt);
+	e->n_prompt = n_prompt;
+	e->n_samples = n_samples;
+	e->max_new = max_new < ctx_left ? max_new : ctx_left;
+	e->seed = seed;
+	for (uint32_t i = 0; i < n_samples; i++)
+		e->n_want[i] = plx_fake_expect(plx_fake_conf(w->fake), prompt, n_prompt, seed, i,
+		                               e->max_new, e->want[i]);
+	return (struct plx_sched_job){
+	    .ids = e->prompt,
+	    .n_ids = n_prompt,
+	    .max_new = max_new,
+	    .n_samples = n_samples,
+	    .sampler = {.top_p = 1, .repeat_penalty = 1.25f, .penalty_window = 64, .seed = seed}};
+}
+
+static int add(struct world *w, uint32_t key, const struct plx_sched_job *job,
+               struct plx_sched_admit *out)
+{
+	int err = plx_sched_add(&w->s, key, job, w->now, out);
+
+	w->e[key].live = err == 0;
+	return err;
+}
+
+/* One turn: fill and submit what is free, then collect. Returns the tokens given. */
+static uint32_t turn(struct world *w)
+{
+	uint32_t given = 0, done[MAX_STEP];
+
+	while (w->n_free > 0) {
+		uint32_t idx = w->free_step[w->n_free - 1];
+		struct plx_step *st = plx_queue_step(w->q, idx);
+		uint32_t n = plx_sched_fill(&w->s, st, ROOM, w->now);
+
+		if (n == 0)
+			break;
+		given += n;
+		if (st->n_seq > w->most_live)
+			w->most_live = st->n_seq;
+		w->n_free--;
+		assert_int_equal(plx_queue_submit(w->q, idx), 0);
+	}
+	int n = plx_queue_poll(w->q, 0, done, MAX_STEP);
+
+	for (int i = 0; i < n; i++) {
+		struct plx_step *st = plx_queue_step(w->q, done[i]);
+
+		plx_sched_done(&w->s, st, st->status, w->now);
+		w->free_step[w->n_free++] = done[i];
+	}
+	if (plx_sched_wants_reset(&w->s)) {
+		assert_int_equal(plx_dev_reset(plx_fake_dev(w->fake)), 0);
+		plx_sched_reset_done(&w->s);
+	}
+	w->now++;
+	return given;
+}
+
+static void run_out(struct world *w)
+{
+	for (uint32_t i = 0; i < 100000 && !plx_sched_idle(&w->s); i++)
+		turn(w);
+	assert_true(plx_sched_idle(&w->s));
+	plx_sched_tick(&w->s, w->now);
+	plx_sched_check(&w->s);
+	assert_int_equal(plx_kv_room(&w->s.kv), w->conf.n_blocks);
+	assert_int_equal(w->s.promised, 0);
+	assert_int_equal(w->s.load.waiting_tokens, 0);
+	assert_int_equal(w->s.load.queued_tokens, 0);
+	for (uint32_t t = 0; t < PLX_SCHED_TENANTS; t++)
+		assert_int_equal(w->s.tenant_held[t], 0);
+}
+
+static void prompt_fill(int32_t *p, uint32_t n, int32_t first)
+{
+	for (uint32_t i = 0; i < n; i++)
+		p[i] = (first + (int32_t)i * 3) % (int32_t)N_VOCAB;
+}
+
+/* ---- literal scenarios ---- */
+
+static struct world w;
+
+static void no_eog(void)
+{
+	plx_fake_conf(w.fake)->eog_every = 0;
+	w.s.conf.n_eog = 0;
+}
+
+static void test_sched_runs_one_request(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[50];
+
+	(void)state;
+	world_open(&w, 4, 20, 16, 4, 2, false);
+	no_eog();
+	prompt_fill(p, 50, 11);
+	struct plx_sched_job j = job_for(&w, 3, p, 50, 1, 5, 77);
+
+	assert_int_equal(add(&w, 3, &j, &out), 0);
+	assert_int_equal(out.queue_position, 0);
+	/* Two steps of 16 prompt tokens, then 16 and the last 2, then decodes one ahead. */
+	assert_int_equal(turn(&w), 32);
+	assert_int_equal(turn(&w), 18);
+	assert_int_equal(w.e[3].n_got[0], 1);
+	run_out(&w);
+	assert_int_equal(w.e[3].n_got[0], 5);
+	assert_int_equal(w.e[3].final.kind, PLX_SCHED_DONE);
+	assert_int_equal(w.e[3].final.end[0], PLX_SEQ_END_LENGTH);
+	assert_int_equal(w.s.stats.late_tokens, 0);
+	world_close(&w);
+}
+
+static void test_sched_eog_discards_the_step_in_flight(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[4] = {1, 2, 3, 4};
+	uint64_t seed = 0;
+
+	(void)state;
+	world_open(&w, 1, 10, 16, 1, 2, false);
+	struct plx_sched_job j;
+
+	/* A seed whose answer ends by itself after some ids. */
+	do
+		j = job_for(&w, 0, p, 4, 1, 30, seed++);
+	while (w.e[0].n_want[0] < 3 || w.e[0].n_want[0] > 20);
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	plx_fake_conf(w.fake)->polls = 1;
+	run_out(&w);
+	assert_int_equal(w.e[0].final.end[0], PLX_SEQ_END_EOS);
+	assert_int_equal(w.e[0].final.n_out[0], w.e[0].n_want[0]);
+	assert_int_equal(w.s.stats.late_tokens, 1);
+	world_close(&w);
+}
+
+static void test_sched_samples_share_the_prompt(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	(void)state;
+	world_open(&w, 4, 22, 64, 4, 2, false);
+	no_eog();
+	prompt_fill(p, 100, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 100, 4, 24, 3);
+
+	/* 99 / 16 = 6 shared blocks, and (100 + 24 - 1) / 16 rounded up = 8: 6 + 4 * 2 = 14. */
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	assert_int_equal(w.s.ent[0].need_blocks, 14);
+	run_out(&w);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(w.e[0].n_got[i], 24);
+	/* 100 once, and the 4 tokens behind the shared blocks three times more. */
+	assert_int_equal(w.s.stats.prefill_tokens, 112);
+	world_close(&w);
+}
+
+static void test_sched_finds_a_cached_prefix(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[80];
+
+	(void)state;
+	world_open(&w, 2, 30, 64, 2, 2, true);
+	no_eog();
+	prompt_fill(p, 80, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 80, 1, 8, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	assert_int_equal(out.cached_tokens, 0);
+	run_out(&w);
+	/* The same prompt: four of its five blocks, since the last token must run. */
+	j = job_for(&w, 1, p, 80, 1, 8, 2);
+	assert_int_equal(add(&w, 1, &j, &out), 0);
+	assert_int_equal(out.cached_tokens, 64);
+	run_out(&w);
+	assert_int_equal(w.e[1].final.cached_tokens, 64);
+	assert_int_equal(w.s.stats.prefill_tokens, 80 + 16);
+	/* Another tenant finds nothing. */
+	j = job_for(&w, 2, p, 80, 1, 8, 2);
+	j.tenant = 1;
+	assert_int_equal(add(&w, 2, &j, &out), 0);
+	assert_int_equal(out.cached_tokens, 0);
+	run_out(&w);
+	assert_int_equal(w.e[2].final.cached_tokens, 0);
+	world_close(&w);
+}
+
+static void test_sched_finds_what_it_generated(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[120];
+
+	(void)state;
+	world_open(&w, 2, 30, 64, 2, 2, true);
+	no_eog();
+	prompt_fill(p, 20, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 20, 1, 40, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	run_out(&w);
+	/* A second turn of the talk: prompt and answer, then more. 59 of 60 tokens ran: 3 blocks.
+	 */
+	memcpy(p + 20, w.e[0].want[0], 4 * 40);
+	prompt_fill(p + 60, 20, 400);
+	j = job_for(&w, 1, p, 80, 1, 4, 1);
+	assert_int_equal(add(&w, 1, &j, &out), 0);
+	assert_int_equal(out.cached_tokens, 48);
+	run_out(&w);
+	world_close(&w);
+}
+
+static void test_sched_refuses_what_can_not_run(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[CTX];
+
+	(void)state;
+	world_open(&w, 2, 8, 64, 2, 2, false);
+	prompt_fill(p, CTX, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 100, 1, 40, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), PLX_E_TOO_LARGE); /* 9 blocks of 8 */
+	j.max_new = 29;                                          /* 128 positions: 8 blocks */
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	j.n_ids = 0;
+	assert_int_equal(add(&w, 1, &j, &out), PLX_E_BAD_REQUEST);
+	j.n_ids = 10;
+	j.n_samples = 3;
+	assert_int_equal(add(&w, 1, &j, &out), PLX_E_TOO_LARGE);
+	j.n_samples = 1;
+	j.tenant_blocks = 1;
+	assert_int_equal(add(&w, 1, &j, &out), PLX_E_KV_PRESSURE);
+	j.tenant_blocks = 0;
+	j.deadline_ns = w.now;
+	assert_int_equal(add(&w, 1, &j, &out), PLX_E_DEADLINE_UNMEETABLE);
+	plx_sched_cancel(&w.s, 0, 1, w.now);
+	assert_int_equal(w.e[0].final.kind, PLX_SCHED_CANCELLED);
+	run_out(&w);
+	world_close(&w);
+}
+
+static void test_sched_too_much_waiting_is_kv_pressure(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+	int err = 0;
+	uint32_t key = 0;
+
+	(void)state;
+	world_open(&w, 2, 8, 64, 2, 2, false);
+	prompt_fill(p, 100, 5);
+	for (; key < KEYS && err == 0; key++) {
+		struct plx_sched_job j = job_for(&w, key, p, 100, 1, 29, 1);
+
+		err = add(&w, key, &j, &out);
+	}
+	/* Eight pools of eight blocks wait; the ninth is refused. */
+	assert_int_equal(err, PLX_E_KV_PRESSURE);
+	assert_int_equal(key, 9);
+	run_out(&w);
+	assert_int_equal(w.n_done, 8);
+	world_close(&w);
+}
+
+static void test_sched_starts_by_priority_then_arrival(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+	static const uint8_t prio[5] = {0, 0, 2, 1, 2};
+	static const uint32_t ahead[5] = {0, 1, 0, 1, 1};
+
+	(void)state;
+	world_open(&w, 1, 20, 64, 1, 2, false);
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 5; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 4, k);
+
+		j.priority = prio[k];
+		assert_int_equal(add(&w, k, &j, &out), 0);
+		assert_int_equal(out.queue_position, ahead[k]);
+	}
+	run_out(&w);
+	/* One slot: queue times tell the order 2, 4, 3, 0, 1. */
+	assert_true(w.e[2].final.queue_ns < w.e[4].final.queue_ns);
+	assert_true(w.e[4].final.queue_ns < w.e[3].final.queue_ns);
+	assert_true(w.e[3].final.queue_ns < w.e[0].final.queue_ns);
+	assert_true(w.e[0].final.queue_ns < w.e[1].final.queue_ns);
+	world_close(&w);
+}
+
+static void test_sched_tenant_at_its_share_waits_alone(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 4, 20, 64, 4, 2, false);
+	no_eog();
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 3; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 30, k);
+
+		j.tenant = k < 2 ? 7 : 8;
+		j.tenant_blocks = 4; /* each needs 3 */
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	turn(&w);
+	assert_int_equal(w.s.load.n_waiting, 1);
+	assert_int_equal(w.s.load.n_running, 2);
+	run_out(&w);
+	assert_true(w.e[1].final.queue_ns > w.e[2].final.queue_ns);
+	world_close(&w);
+}
+
+static void test_sched_window_pauses_then_cancels(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 1, 20, 64, 1, 2, false);
+	no_eog();
+	w.s.conf.window = 5;
+	prompt_fill(p, 16, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 16, 1, 20, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	for (uint32_t i = 0; i < 50; i++)
+		turn(&w);
+	assert_int_equal(w.e[0].n_got[0], 5);
+	plx_sched_tick(&w.s, w.now);
+	assert_int_equal(w.s.stats.paused, 1);
+	plx_sched_window(&w.s, 0, 0, 12);
+	for (uint32_t i = 0; i < 50; i++)
+		turn(&w);
+	assert_int_equal(w.e[0].n_got[0], 12);
+	plx_sched_tick(&w.s, w.now);
+	assert_true(w.e[0].live);
+	plx_sched_tick(&w.s, w.now + 1000);
+	assert_int_equal(w.e[0].final.kind, PLX_SCHED_CANCELLED);
+	assert_int_equal(w.e[0].final.cause, PLX_SCHED_SLOW);
+	run_out(&w);
+	world_close(&w);
+}
+
+static void test_sched_deadlines(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 1, 20, 64, 1, 2, false);
+	no_eog();
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 2; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 40, k);
+
+		j.deadline_ns = 1000;
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	for (uint32_t i = 0; i < 5; i++)
+		turn(&w);
+	plx_sched_tick(&w.s, 999);
+	assert_true(w.e[0].live && w.e[1].live);
+	plx_sched_tick(&w.s, 1000);
+	/* The one that runs keeps what it has; the one that waits is refused. */
+	assert_int_equal(w.e[0].final.kind, PLX_SCHED_DONE);
+	assert_int_equal(w.e[0].final.end[0], PLX_SEQ_END_DEADLINE);
+	assert_true(w.e[0].final.n_out[0] > 0);
+	assert_int_equal(w.e[1].final.kind, PLX_SCHED_REJECT);
+	assert_int_equal(w.e[1].final.err, PLX_E_DEADLINE_UNMEETABLE);
+	run_out(&w);
+	world_close(&w);
+}
+
+static void test_sched_step_fault_ends_what_it_ran(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 2, 20, 64, 2, 2, true);
+	no_eog();
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 3; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 30, k);
+
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	turn(&w);
+	plx_fake_conf(w.fake)->fail_status = PLX_E_FAULT;
+	turn(&w);
+	for (uint32_t k = 0; k < 2; k++) {
+		assert_int_equal(w.e[k].final.kind, PLX_SCHED_REJECT);
+		assert_int_equal(w.e[k].final.err, PLX_E_DEVICE_LOST);
+	}
+	assert_true(w.e[2].live);
+	run_out(&w);
+	assert_int_equal(w.e[2].final.kind, PLX_SCHED_DONE);
+	assert_int_equal(plx_fake_resets(w.fake), 1);
+	assert_int_equal(w.s.kv.n_quarantined, 0);
+	world_close(&w);
+}
+
+static void test_sched_nan_ends_one_sample(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 3, 20, 64, 3, 2, false);
+	no_eog();
+	prompt_fill(p, 16, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 16, 2, 10, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	j = job_for(&w, 1, p, 16, 1, 10, 2);
+	assert_int_equal(add(&w, 1, &j, &out), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		turn(&w);
+	plx_fake_conf(w.fake)->nan_slot1 = 1u + w.s.ent[0].slot[1];
+	run_out(&w);
+	assert_int_equal(w.e[0].final.kind, PLX_SCHED_DONE);
+	assert_int_equal(w.e[0].final.end[0], PLX_SEQ_END_LENGTH);
+	assert_int_equal(w.e[0].final.end[1], PLX_SEQ_END_FAULT);
+	assert_int_equal(w.e[1].final.end[0], PLX_SEQ_END_LENGTH);
+	world_close(&w);
+}
+
+static void test_sched_lost_device_ends_all_that_run(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	(void)state;
+	world_open(&w, 3, 30, 16, 1, 2, true);
+	no_eog();
+	prompt_fill(p, 100, 5);
+	for (uint32_t k = 0; k < 4; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 90, 1, 30, k);
+
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	turn(&w);
+	plx_fake_conf(w.fake)->fail_status = PLX_E_LOST;
+	turn(&w);
+	/* Three ran, though one alone was in the step; the fourth had not started. */
+	assert_int_equal(w.n_rejected, 3);
+	assert_true(w.e[3].live);
+	run_out(&w);
+	assert_int_equal(w.n_done, 1);
+	world_close(&w);
+}
+
+static void test_sched_stops_filling_without_room(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 4, 20, 64, 4, 2, false);
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 4; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 8, k);
+
+		j.n_top = 4; /* three records a token */
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	struct plx_step *st = plx_queue_step(w.q, 0);
+
+	assert_int_equal(plx_sched_fill(&w.s, st, 2, w.now), 0);
+	assert_int_equal(plx_sched_fill(&w.s, st, 7, w.now), 32);
+	assert_int_equal(st->n_seq, 2);
+	assert_int_equal(w.s.promised, 6);
+	/* The rest is promised already. */
+	assert_int_equal(plx_sched_fill(&w.s, plx_queue_step(w.q, 1), 8, w.now), 0);
+	assert_int_equal(w.s.stats.room_waits, 4);
+	world_close(&w);
+}
+
+/* Long prompts do not stop others' tokens: every step has room for both. */
+static void test_sched_decodes_go_on_beside_a_prompt(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[150];
+
+	(void)state;
+	world_open(&w, 4, 40, 16, 4, 2, false);
+	no_eog();
+	prompt_fill(p, 150, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 10, 1, 40, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	turn(&w);
+	j = job_for(&w, 1, p, 150, 1, 8, 2);
+	assert_int_equal(add(&w, 1, &j, &out), 0);
+	/* 150 tokens at 15 a step are 10 steps; each also carries a token of the first. */
+	for (uint32_t i = 0; i < 5; i++)
+		assert_int_equal(turn(&w), 32);
+	assert_true(w.e[0].n_got[0] >= 10);
+	run_out(&w);
+	world_close(&w);
+}
+
+/* ---- random operations ---- */
+
+static uint64_t rng_state;
+
+static uint32_t rnd(uint32_t n)
+{
+	rng_state = rng_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return (uint32_t)(rng_state >> 33) % n;
+}
+
+static void random_add(struct world *v)
+{
+	uint32_t key = rnd(KEYS);
+	int32_t p[CTX];
+	struct plx_sched_admit out;
+
+	if (v->e[key].live || rnd(3))
+		return;
+	uint32_t n = 1 + rnd(rnd(4) ? 60 : CTX - 1), same = rnd(n + 1);
+
+	/* One of three beginnings, then something new. */
+	prompt_fill(p, n, (int32_t)rnd(3));
+	prompt_fill(p + same, n - same, (int32_t)rnd(N_VOCAB));
+	struct plx_sched_job j =
+	    job_for(v, key, p, n, 1 + rnd(4) / 3 * rnd(SAMPLES), 1 + rnd(MAX_NEW), rnd(100));
+
+	j.tenant = rnd(3);
+	j.tenant_blocks = rnd(4) ? 0 : 12;
+	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
+	j.n_top = rnd(4) ? 0 : rnd(5);
+	j.deadline_ns = rnd(8) ? 0 : v->now + 1 + rnd(60);
+	add(v, key, &j, &out);
+}
+
+static void random_end(struct world *v)
+{
+	uint32_t key = rnd(KEYS), sample = rnd(SAMPLES);
+	struct expect *e = &v->e[key];
+
+	if (rnd(4) == 0) {
+		plx_sched_cancel(&v->s, key, 1, v->now);
+		assert_false(e->live);
+	} else if (e->live && e->ended[sample] == 0 && e->n_got[sample] > 0) {
+		e->stopped[sample] = true;
+		e->ended[sample] = PLX_SEQ_END_STOP;
+		plx_sched_stop(&v->s, key, sample, v->now);
+	}
+}
+
+static void random_fault(struct world *v)
+{
+	static const int status[] = {PLX_E_FAULT, PLX_E_LOST, PLX_E_TIMEOUT, PLX_E_CANCELLED};
+
+	if (rnd(2))
+		plx_fake_conf(v->fake)->fail_status = status[rnd(4)];
+	else
+		plx_fake_conf(v->fake)->nan_slot1 = 1 + rnd(v->conf.n_slots);
+}
+
+static void random_op(struct world *v)
+{
+	switch (rnd(16)) {
+	case 0:
+	case 1:
+	case 2:
+		random_add(v);
+		break;
+	case 3:
+		if (rnd(6) == 0)
+			random_end(v);
+		break;
+	case 4:
+		plx_sched_tick(&v->s, v->now);
+		break;
+	case 5:
+		plx_sched_window(&v->s, rnd(KEYS), rnd(SAMPLES), rnd(100));
+		break;
+	case 6:
+		plx_fake_conf(v->fake)->polls = rnd(3);
+		if (rnd(100) == 0)
+			random_fault(v);
+		break;
+	default:
+		turn(v);
+		break;
+	}
+}
+
+/* One world: every id that comes is the right one, by on_token; each request ends once. */
+static void random_world(uint64_t seed, uint32_t n_ops)
+{
+	rng_state = seed;
+	uint32_t n_slots = 4 + rnd(8);
+
+	world_open(&w, n_slots, 24 + rnd(60), 2 + rnd(3) * 20 + rnd(16), 1 + rnd(n_slots),
+	           2 + rnd(2), rnd(4) != 0);
+	w.s.conf.window = 1 + rnd(50);
+	w.s.conf.pause_ns = 200;
+	for (uint32_t i = 0; i < n_ops; i++) {
+		random_op(&w);
+		if (i % 16 == 0)
+			plx_sched_check(&w.s);
+	}
+	for (uint32_t k = 0; k < KEYS; k++)
+		for (uint32_t i = 0; i < SAMPLES; i++)
+			plx_sched_window(&w.s, k, i, 1000);
+	w.s.conf.window = 1000;
+	plx_fake_conf(w.fake)->fail_status = 0;
+	plx_fake_conf(w.fake)->nan_slot1 = 0;
+	run_out(&w);
+	for (uint32_t k = 0; k < KEYS; k++)
+		assert_false(w.e[k].live);
+}
+
+static void test_sched_million_random_operations(void **state)
+{
+	uint64_t tokens = 0, done = 0, rejected = 0, cancelled = 0;
+	uint32_t most = 0;
+
+	(void)state;
+	for (uint64_t seed = 1; seed <= 40; seed++) {
+		random_world(seed, 25000);
+		tokens += w.n_tokens;
+		done += w.n_done;
+		rejected += w.n_rejected;
+		cancelled += w.n_cancelled;
+		most = w.most_live > most ? w.most_live : most;
+		world_close(&w);
+	}
+	/* The operations reached what they are meant to reach. */
+	assert_true(tokens > 100000 && done > 10000 && rejected > 1000 && cancelled > 1000);
+	assert_true(most >= 8);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_sched_runs_one_request),
+	    cmocka_unit_test(test_sched_eog_discards_the_step_in_flight),
+	    cmocka_unit_test(test_sched_samples_share_the_prompt),
+	    cmocka_unit_test(test_sched_finds_a_cached_prefix),
+	    cmocka_unit_test(test_sched_finds_what_it_generated),
+	    cmocka_unit_test(test_sched_refuses_what_can_not_run),
+	    cmocka_unit_test(test_sched_too_much_waiting_is_kv_pressure),
+	    cmocka_unit_test(test_sched_starts_by_priority_then_arrival),
+	    cmocka_unit_test(test_sched_tenant_at_its_share_waits_alone),
+	    cmocka_unit_test(test_sched_window_pauses_then_cancels),
+	    cmocka_unit_test(test_sched_deadlines),
+	    cmocka_unit_test(test_sched_step_fault_ends_what_it_ran),
+	    cmocka_unit_test(test_sched_nan_ends_one_sample),
+	    cmocka_unit_test(test_sched_lost_device_ends_all_that_run),
+	    cmocka_unit_test(test_sched_stops_filling_without_room),
+	    cmocka_unit_test(test_sched_decodes_go_on_beside_a_prompt),
+	    cmocka_unit_test(test_sched_million_random_operations),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
