@@ -32,8 +32,7 @@ struct plx_sampler devkit_greedy(void)
 static void *worker_main(void *arg)
 {
 	struct devkit *k = arg;
-	static _Atomic uint32_t next;
-	uint32_t idx = 1 + atomic_fetch_add(&next, 1) % k->n_worker;
+	uint32_t idx = 1 + atomic_fetch_add(&k->next_worker, 1);
 
 	while (!atomic_load(&k->stop))
 		(void)plx_dev_worker(k->dev, idx, 50);
@@ -61,8 +60,8 @@ static void load(struct devkit *k)
 	ok(plx_queue_open(k->dev, &k->q, &d), &d);
 }
 
-void devkit_open(struct devkit *k, const char *model_path, const char *isa,
-                 const struct plx_dev_limits *lim)
+void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
+                       const struct plx_dev_limits *lim)
 {
 	struct plx_dev_conf conf = {.name = "test", .kind = "cpu"};
 	struct plx_diag d = {0};
@@ -71,13 +70,35 @@ void devkit_open(struct devkit *k, const char *model_path, const char *isa,
 	snprintf(conf.isa, sizeof(conf.isa), "%s", isa);
 	k->lim = *lim;
 	k->budget_us = 200;
-	ok(plx_model_open(model_path, &k->model, &d), &d);
+	k->model = m;
 	ok(plx_dev_open(&conf, &k->dev, &d), &d);
 	load(k);
 	k->n_worker = lim->n_threads - 1;
 	PLX_CHECK(k->n_worker <= DEVKIT_MAX_THREADS);
 	for (uint32_t i = 0; i < k->n_worker; i++)
 		PLX_CHECK(pthread_create(&k->worker[i], NULL, worker_main, k) == 0);
+}
+
+void devkit_open(struct devkit *k, const char *model_path, const char *isa,
+                 const struct plx_dev_limits *lim)
+{
+	struct plx_diag d = {0};
+	struct plx_model *m;
+
+	ok(plx_model_open(model_path, &m, &d), &d);
+	devkit_open_model(k, m, isa, lim);
+}
+
+bool devkit_has_isa(const char *isa)
+{
+	struct plx_dev_conf conf = {.name = "test", .kind = "cpu"};
+	struct plx_dev *dev;
+
+	snprintf(conf.isa, sizeof(conf.isa), "%s", isa);
+	if (plx_dev_open(&conf, &dev, NULL) != 0)
+		return false;
+	plx_dev_close(dev);
+	return true;
 }
 
 void devkit_close(struct devkit *k)
@@ -184,8 +205,6 @@ static bool add(struct devkit *k, struct plx_step *s, struct devseq *q, uint32_t
 
 	if (step < q->start || q->n_out == q->n_new || q->status != 0)
 		return false;
-	if (q->n_run == 0)
-		devkit_set(s, q->slot, &q->sampler);
 	if (left == 0) {
 		uint32_t pos = q->n_prompt + q->n_out - 1;
 
@@ -199,6 +218,8 @@ static bool add(struct devkit *k, struct plx_step *s, struct devseq *q, uint32_t
 	n = n < room ? n : room;
 	if (n == 0)
 		return false;
+	if (q->n_run == 0)
+		devkit_set(s, q->slot, &q->sampler);
 	grow(k, s, q->slot, q->n_run, n);
 	devkit_seq(s, q->slot, q->prompt + q->n_run, q->n_run, n, n == left);
 	q->n_run += n;

@@ -24,6 +24,7 @@ struct devkit {
 	uint32_t budget_us; /* of each poll; 200 */
 	uint64_t step_id;
 	uint32_t n_worker;
+	_Atomic uint32_t next_worker;
 	pthread_t worker[DEVKIT_MAX_THREADS];
 	_Atomic bool stop;
 };
@@ -51,7 +52,13 @@ struct plx_dev_limits devkit_limits(void);
 /* devkit_open - open, load and start lim.n_threads - 1 worker threads; fails the test on error. */
 void devkit_open(struct devkit *k, const char *model_path, const char *isa,
                  const struct plx_dev_limits *lim);
+/* devkit_open_model - the same with an open model, which devkit_close closes. */
+void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
+                       const struct plx_dev_limits *lim);
 void devkit_close(struct devkit *k);
+
+/* devkit_has_isa - whether this machine can run it. */
+bool devkit_has_isa(const char *isa);
 
 /* devkit_step - record idx, emptied for filling. */
 struct plx_step *devkit_step(struct devkit *k, uint32_t idx);
