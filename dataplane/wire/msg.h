@@ -288,7 +288,7 @@ struct plx_models_reader {
 int plx_models_open(struct plx_models_reader *r, const uint8_t *p, size_t n_bytes);
 int plx_models_next(struct plx_models_reader *r, struct plx_msg_model *m, const char **name);
 
-/* VECTORS: result of an embed request; f32[n_vectors][dim] follow. */
+/* VECTORS: what an embed request asked for, before its DONE; f32[n_vectors][dim] follow. */
 struct plx_msg_vectors {
 	uint32_t message_bytes;
 	uint32_t dim;
