@@ -198,6 +198,10 @@ static void end_symbols(struct plx_merge *m, int64_t *budget)
 	m->phase = MERGE_DONE;
 }
 
+/* Costs in units: in a word of a megabyte, heap and pairs are out of the caches. */
+#define PAIR_COST  2
+#define MERGE_COST 4
+
 static void work(struct plx_merge *m, int64_t *budget)
 {
 	(*budget)--;
@@ -206,10 +210,12 @@ static void work(struct plx_merge *m, int64_t *budget)
 		if (m->at == m->len)
 			end_symbols(m, budget);
 	} else if (m->phase == MERGE_PAIRS) {
+		*budget -= PAIR_COST - 1;
 		push_pair(m, m->at, m->at + 1);
 		if (++m->at + 1 == m->n_sym)
 			m->phase = MERGE_HEAP;
 	} else if (m->n_heap > 0) {
+		*budget -= MERGE_COST - 1;
 		merge_best(m);
 	} else {
 		m->phase = MERGE_DONE;

@@ -46,8 +46,8 @@ void plx_merge_release(struct plx_merge *m);
 void plx_merge_begin(struct plx_merge *m, const uint8_t *word, uint32_t len);
 
 /*
- * plx_merge_step - go on; reduces budget by about one for each symbol set up or merge done.
- * Returns 0 when the word is done, AGAIN otherwise.
+ * plx_merge_step - go on; reduces budget by one for each symbol set up, 2 for a pair, 4 for a
+ * merge. Returns 0 when the word is done, AGAIN otherwise.
  */
 int plx_merge_step(struct plx_merge *m, int64_t *budget);
 

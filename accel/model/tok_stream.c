@@ -112,8 +112,12 @@ int plx_tok_stream_push(struct plx_tok_stream *st, int32_t id, void *out, uint32
 		len--;
 	}
 	st->at_start = false;
-	for (uint32_t i = 0; i < len; i++)
-		n += push_byte(st, p[i], o + n);
+	for (uint32_t i = 0; i < len; i++) {
+		if (p[i] < 0x80 && st->n_held == 0)
+			o[n++] = p[i];
+		else
+			n += push_byte(st, p[i], o + n);
+	}
 	return (int)n;
 }
 

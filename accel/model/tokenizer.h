@@ -29,9 +29,9 @@ struct plx_tok_scratch; /* working memory and state of one encode */
 #define PLX_TOK_MAX_TOKENS    (1 << 21) /* entries of a vocabulary */
 #define PLX_TOK_MAX_PIECE     1024      /* bytes of one token, as decoded */
 #define PLX_TOK_MAX_TEXT      (64 << 20)
-#define PLX_TOK_STEP_DEFAULT  1024 /* budget of one step: below 200 us, see _step */
-#define PLX_TOK_CHAR_BYTES    4    /* longest UTF-8 character */
-#define PLX_TOK_REPLACE_BYTES 3    /* U+FFFD in UTF-8 */
+#define PLX_TOK_STEP_DEFAULT  512 /* budget of one step: well below 200 us, see _step */
+#define PLX_TOK_CHAR_BYTES    4   /* longest UTF-8 character */
+#define PLX_TOK_REPLACE_BYTES 3   /* U+FFFD in UTF-8 */
 
 /* tokenizer.ggml.token_type, numbered as in the file. */
 enum plx_tok_type {
@@ -187,7 +187,7 @@ int plx_tok_begin(struct plx_tok_scratch *s, const struct plx_tok_job *job);
 /*
  * plx_tok_step - go on for about budget units of work.
  *
- * @budget  1 or more; a unit is a byte looked at, a symbol set up or a merge done: 10-150 ns.
+ * @budget  1 or more; a unit is a byte looked at or a symbol set up, 4 are a merge: 5-150 ns each.
  *          PLX_TOK_STEP_DEFAULT stays well below 200 us.
  *
  * Returns AGAIN while there is work, then the number of ids (>= 0, and the same from any budget).
