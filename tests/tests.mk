@@ -3,3 +3,5 @@
 $(O)/relay: $(call obj,tests/relay/main.c) $(O)/libtestlib.a $(O)/libbase.a
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
 tests: $(O)/relay
+
+EXTRA_test_keyfile := tools/key/keyfile.c
