@@ -1,21 +1,19 @@
 /*
  * Ids against the public libraries: `tokenizers` and `sentencepiece` on small trained vocabularies,
- * and `tokenizers` on the vocabulary of the real SmolLM2 file where that is at hand (PLX_MODEL, or
- * the place where `make` keeps it).
+ * and `tokenizers` on the vocabulary of the real SmolLM2 file where that is at hand.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "accel/model/gguf.h"
 #include "accel/model/tokenizer.h"
+#include "tests/lib/model_path.h"
 #include "tests/lib/tok_golden.h"
 
 #define MAX_TEXT 4096
@@ -120,7 +118,7 @@ static void test_tokenizer_equals_sentencepiece(void **state)
 
 static void test_tokenizer_equals_real_vocabulary(void **state)
 {
-	const char *path = getenv("PLX_MODEL");
+	const char *path = plx_test_model();
 	struct tok_golden g;
 	struct plx_diag d = {0};
 	struct plx_gguf *file;
@@ -128,10 +126,8 @@ static void test_tokenizer_equals_real_vocabulary(void **state)
 	const int32_t *eog;
 
 	(void)state;
-	if (path == NULL)
-		path = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-	if (access(path, R_OK) != 0) {
-		print_message("%s is not there: set PLX_MODEL to it\n", path);
+	if (path == NULL) {
+		print_message("no model file: set PLX_TEST_MODEL to it\n");
 		skip();
 	}
 	assert_int_equal(tok_golden_read(&g, "tests/golden/tokenizer/smollm2.txt"), 0);
