@@ -67,7 +67,8 @@ struct plx_answer {
 	uint16_t final_bytes;
 	uint16_t n_streams;
 	bool logprobs;
-	bool overrun; /* the store was full: tokens were dropped, the request is being cancelled */
+	bool note_due; /* batch is still to be told how far the client has read */
+	bool overrun;  /* the store was full: tokens were dropped, the request is being cancelled */
 	struct plx_retx accept_timer, final_timer;
 	uint64_t whole_ns;       /* when the request was whole */
 	uint64_t first_token_ns; /* first TOKENS given to the port */

@@ -106,7 +106,7 @@ static void wheel_remove(struct plx_sessions *t, struct plx_session *s)
 
 void plx_session_give(struct plx_sessions *t, struct plx_session *s)
 {
-	uint32_t i = plx_sessions_index(t, s), id = s->id;
+	uint32_t id = s->id;
 	struct plx_slot *slot = s->slot;
 	struct plx_answer *spare = s->spare;
 	bool dirty = s->dirty;
@@ -121,14 +121,17 @@ void plx_session_give(struct plx_sessions *t, struct plx_session *s)
 	s->slot = slot;
 	s->spare = spare;
 	t->n_used--;
-	/* A place on the stage's dirty list is given back when the stage comes to it. */
 	s->dirty = dirty;
-	if (dirty) {
+	if (dirty)
 		s->dirty_next = dirty_next;
-		return;
-	}
+	else
+		plx_session_recycle(t, s);
+}
+
+void plx_session_recycle(struct plx_sessions *t, struct plx_session *s)
+{
 	s->dirty_next = t->free;
-	t->free = i + 1;
+	t->free = plx_sessions_index(t, s) + 1;
 }
 
 void plx_session_begin(struct plx_session *s, struct plx_crypt *x, const struct plx_hs_keys *keys,

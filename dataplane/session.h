@@ -144,10 +144,12 @@ static inline uint32_t plx_sessions_index(const struct plx_sessions *t, const st
 
 /*
  * plx_session_new - a session in state WAIT with a fresh id; NULL: all n are in use.
- * plx_session_give - wipe its keys and free its place. Its answers must have been cleared.
+ * plx_session_give - wipe its keys and free its place. Its answers must have been cleared. While it
+ * is marked dirty the place stays taken: its stage calls plx_session_recycle when it comes to it.
  */
 struct plx_session *plx_session_new(struct plx_sessions *t);
 void plx_session_give(struct plx_sessions *t, struct plx_session *s);
+void plx_session_recycle(struct plx_sessions *t, struct plx_session *s);
 
 /*
  * plx_session_begin - a finished handshake makes it HALF.

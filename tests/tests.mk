@@ -5,3 +5,6 @@ $(O)/relay: $(call obj,tests/relay/main.c) $(O)/libtestlib.a $(O)/libbase.a
 tests: $(O)/relay
 
 EXTRA_test_keyfile := tools/key/keyfile.c
+
+# The io stage's rig is the one test library that needs DPDK.
+$(O)/obj/tests/lib/iorig.o: EXTRA := $(CFLAGS_DPDK)
