@@ -250,7 +250,13 @@ static void test_reasm_gives_memory_back_after_the_limit(void **state)
 	assert_int_equal(add_at(2, 3000, 1200, 0, 1, 200, &w), PLX_REASM_MORE);
 	assert_int_equal(add_at(1, 3000, 1200, 1, 1, 900, &w), PLX_REASM_MORE); /* no new life */
 	assert_int_equal(plx_reasm_expire(&r, 1099, 10), 0);
-	assert_int_equal(plx_reasm_expire(&r, 1200, 1), 1);
+	struct plx_reasm_gone gone;
+
+	assert_true(plx_reasm_expire_next(&r, 1100, &gone));
+	assert_ptr_equal(gone.session, &ses);
+	assert_int_equal(gone.req_id, 1);
+	assert_int_equal(gone.type, PLX_T_REQ);
+	assert_false(plx_reasm_expire_next(&r, 1199, &gone));
 	assert_false(plx_reasm_known(&r, &ses, PLX_T_REQ, 1));
 	assert_true(plx_reasm_known(&r, &ses, PLX_T_REQ, 2));
 	assert_int_equal(plx_reasm_expire(&r, 1200, 10), 1);

@@ -271,14 +271,24 @@ void plx_reasm_drop_all(struct plx_reasm *r, struct plx_reasm_session *s)
 		drop(r, at(r, s->head));
 }
 
+bool plx_reasm_expire_next(struct plx_reasm *r, uint64_t now_ns, struct plx_reasm_gone *gone)
+{
+	struct plx_reasm_msg *m = at(r, r->oldest);
+
+	if (!m || now_ns < m->expires_ns)
+		return false;
+	*gone = (struct plx_reasm_gone){.session = m->owner, .req_id = m->req_id, .type = m->type};
+	drop(r, m);
+	r->n_expired++;
+	return true;
+}
+
 uint32_t plx_reasm_expire(struct plx_reasm *r, uint64_t now_ns, uint32_t max)
 {
+	struct plx_reasm_gone gone;
 	uint32_t n = 0;
 
-	while (n < max && r->oldest && now_ns >= at(r, r->oldest)->expires_ns) {
-		drop(r, at(r, r->oldest));
+	while (n < max && plx_reasm_expire_next(r, now_ns, &gone))
 		n++;
-	}
-	r->n_expired += n;
 	return n;
 }

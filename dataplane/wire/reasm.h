@@ -134,7 +134,23 @@ int plx_reasm_drop(struct plx_reasm *r, struct plx_reasm_session *s, uint8_t typ
 /* plx_reasm_drop_all - forget everything of a session that ends. */
 void plx_reasm_drop_all(struct plx_reasm *r, struct plx_reasm_session *s);
 
-/* plx_reasm_expire - drop messages older than the limit, at most max of them; returns how many. */
+/*
+ * plx_reasm_expire_next - drop the oldest message if it is over the time limit, and say which it
+ * was.
+ *
+ * The sender may know of fragments that arrived, and will not send those again: the owner has to
+ * end what the message was about (the appliance rejects the request).
+ *
+ * Returns true with gone filled, false when nothing is over the limit.
+ */
+struct plx_reasm_gone {
+	struct plx_reasm_session *session;
+	uint64_t req_id;
+	uint8_t type;
+};
+bool plx_reasm_expire_next(struct plx_reasm *r, uint64_t now_ns, struct plx_reasm_gone *gone);
+
+/* plx_reasm_expire - the same for at most max messages that nobody needs to hear of; how many. */
 uint32_t plx_reasm_expire(struct plx_reasm *r, uint64_t now_ns, uint32_t max);
 
 /* plx_ack_whole - the ACK entry of a message that arrived whole. */
