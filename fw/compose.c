@@ -1,0 +1,313 @@
+/* Makes stages of the configuration and places them on lcores. */
+#include "fw/compose.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sodium.h>
+#include <xxhash.h>
+
+#include "fw/base/clock.h"
+#include "fw/base/err.h"
+#include "fw/base/log.h"
+
+static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		n += c->stage[i].kind == kind;
+	return n;
+}
+
+/* The device that the one accel stage names. */
+static uint32_t accel_device(const struct plx_config *c)
+{
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		if (c->stage[i].kind == PLX_STAGE_ACCEL)
+			return c->stage[i].device_idx;
+	return 0;
+}
+
+static int load_model(struct plx_appliance *a, struct plx_diag *d)
+{
+	struct plx_dev_limits lim = plx_batch_dev_limits(a->cfg, a->assets->model->n_ctx,
+	                                                 1 + count_kind(a->cfg, PLX_STAGE_WORKER));
+	struct plx_load_progress p = {0};
+	uint64_t begin_ns = plx_clock_ns();
+	uint64_t said_ns = begin_ns;
+	int err = plx_dev_load_begin(a->dev, a->assets->model, &lim, d);
+
+	if (err != 0)
+		return err;
+	while ((err = plx_dev_load_poll(a->dev, 10000, &p, d)) == PLX_E_AGAIN) {
+		if (plx_clock_ns() - said_ns < PLX_NS_PER_S)
+			continue;
+		said_ns = plx_clock_ns();
+		plx_log(PLX_LOG_INFO, "loading %s: %" PRIu64 " of %" PRIu64 " MiB", p.what,
+		        p.done_bytes >> 20, p.total_bytes >> 20);
+	}
+	if (err == 0)
+		plx_log(PLX_LOG_INFO, "loaded in %" PRIu64 " ms",
+		        (plx_clock_ns() - begin_ns) / PLX_NS_PER_MS);
+	return err;
+}
+
+int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
+{
+	const struct plx_cfg_dev *c = &a->cfg->dev[accel_device(a->cfg)];
+	struct plx_dev_conf conf = {.index = c->index};
+
+	memcpy(conf.name, c->name, sizeof(conf.name));
+	memcpy(conf.kind, c->kind, sizeof(conf.kind));
+	memcpy(conf.isa, c->isa, sizeof(conf.isa));
+	int err = plx_dev_open(&conf, &a->dev, d);
+
+	if (err == 0)
+		err = load_model(a, d);
+	if (err == 0)
+		err = plx_queue_open(a->dev, &a->queue, d);
+	if (err == 0)
+		err = plx_dev_info_get(a->dev, &a->info);
+	if (err == 0)
+		plx_log(PLX_LOG_INFO, "device %s: %s, %" PRIu64 " MiB", c->name,
+		        a->info.numeric_kind, a->info.mem_used_bytes >> 20);
+	return err;
+}
+
+int plx_ports_open(struct plx_appliance *a, struct plx_diag *d)
+{
+	for (uint32_t i = 0; i < a->cfg->n_ports; i++) {
+		int err = plx_port_open(&a->port[i], a->cfg, i, d);
+
+		if (err != 0)
+			return err;
+		a->n_ports++;
+	}
+	return PLX_E_OK;
+}
+
+/* The table a client gets after its handshake: one model. */
+static int make_models(struct plx_appliance *a, uint32_t *n_bytes)
+{
+	const struct plx_model *m = a->assets->model;
+	struct plx_models_writer w;
+	struct plx_msg_model entry = {.model_id = PLX_DEFAULT_MODEL_ID,
+	                              .context_tokens = m->n_ctx,
+	                              .vocab_size = m->n_vocab,
+	                              .n_embd = m->n_embd,
+	                              .flags = a->assets->chat != NULL ? PLX_MODEL_CHAT : 0,
+	                              .name_bytes = (uint32_t)strlen(m->name)};
+
+	memcpy(entry.hash, m->hash, sizeof(m->hash));
+	plx_models_begin(&w, a->models, sizeof(a->models));
+	plx_models_add(&w, &entry, m->name);
+	int n = plx_models_end(&w);
+
+	*n_bytes = n > 0 ? (uint32_t)n : 0;
+	return n > 0 ? PLX_E_OK : n;
+}
+
+static uint64_t features(const struct plx_appliance *a)
+{
+	uint64_t f = PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_DETERMINISTIC | PLX_FEAT_STOP;
+
+	if (a->assets->chat != NULL)
+		f |= PLX_FEAT_MESSAGES;
+	if (a->info.caps & PLX_CAP_LOGPROBS)
+		f |= PLX_FEAT_LOGPROBS;
+	if (a->cfg->lim.n_samples > 1)
+		f |= PLX_FEAT_SAMPLES;
+	return f;
+}
+
+static uint16_t least_datagram(const struct plx_appliance *a)
+{
+	uint16_t least = UINT16_MAX;
+
+	for (uint32_t i = 0; i < a->n_ports; i++)
+		if (a->port[i].max_datagram < least)
+			least = a->port[i].max_datagram;
+	return least;
+}
+
+static int open_shared(struct plx_appliance *a, struct plx_diag *d)
+{
+	struct plx_io_conf conf = {
+	    .cfg = a->cfg,
+	    .links = &a->links,
+	    .keys = a->keys,
+	    .n_io = count_kind(a->cfg, PLX_STAGE_IO),
+	    .max_datagram = least_datagram(a),
+	    .features = features(a),
+	    .numeric_kind =
+		(uint32_t)XXH3_64bits(a->info.numeric_kind, strlen(a->info.numeric_kind)),
+	    .models = a->models,
+	};
+	int err = make_models(a, &conf.models_bytes);
+
+	if (err != 0)
+		return plx_diag_set(d, err, "the model's name does not fit the model table");
+	return plx_io_shared_open(&a->shared, &a->arena, &conf, d);
+}
+
+static int open_arena(struct plx_appliance *a, struct plx_diag *d)
+{
+	uint32_t n_io = count_kind(a->cfg, PLX_STAGE_IO);
+	size_t bytes = plx_links_bytes(a->cfg, n_io) + plx_io_shared_bytes(a->cfg, n_io) +
+	               plx_stage_tok_bytes(a->cfg) +
+	               plx_stage_batch_bytes(a->cfg, a->assets->model->n_ctx) +
+	               (size_t)a->cfg->n_stages * (sizeof(struct plx_page) + 64) + 4096;
+	int err = plx_arena_open(&a->arena, bytes, d);
+
+	if (err != 0)
+		return err;
+	a->page = plx_arena_take(&a->arena, a->cfg->n_stages * sizeof(struct plx_page), 64);
+	return a->page != NULL ? PLX_E_OK : plx_diag_set(d, PLX_E_NOMEM, "no room for stage pages");
+}
+
+/* The lcore of a CPU, made at its first stage. */
+static struct plx_lcore *lcore_of(struct plx_appliance *a, uint32_t cpu)
+{
+	for (uint32_t i = 0; i < a->n_lcores; i++)
+		if (a->lcore[i].cpu == cpu)
+			return &a->lcore[i];
+	struct plx_lcore *lc = &a->lcore[a->n_lcores++];
+
+	lc->cpu = cpu;
+	lc->backoff = a->cfg->idle_backoff;
+	lc->stop = &a->stop;
+	return lc;
+}
+
+static int open_batch(struct plx_appliance *a, struct plx_page *page, struct plx_diag *d)
+{
+	struct plx_batch_model m = {.model_id = PLX_DEFAULT_MODEL_ID,
+	                            .n_ctx = a->assets->model->n_ctx,
+	                            .n_vocab = a->assets->model->n_vocab,
+	                            .caps = a->info.caps,
+	                            .prefix_cache = true};
+
+	m.n_eog = plx_tok_eog(a->assets->tok, &m.eog);
+	randombytes_buf(&m.secret, sizeof(m.secret));
+	return plx_stage_batch_init(&a->batch, &a->links, &a->arena, a->queue, &m, page, d);
+}
+
+static int open_io(struct plx_appliance *a, const struct plx_cfg_stage *s, struct plx_page *page,
+                   struct plx_diag *d)
+{
+	uint32_t k = a->n_io;
+	int err = plx_stage_io_open(&a->io[k], &a->shared, &a->port[s->port_idx],
+	                            (uint16_t)s->queue, k, page, d);
+
+	a->n_io += err == 0;
+	return err;
+}
+
+/* Makes stage i and puts it on its lcore; k counts the stages of its kind before it. */
+static int open_stage(struct plx_appliance *a, uint32_t i, uint32_t k, struct plx_diag *d)
+{
+	const struct plx_cfg_stage *s = &a->cfg->stage[i];
+	struct plx_lcore *lc = lcore_of(a, s->lcore);
+	struct plx_page *page = &a->page[i];
+	int err = PLX_E_OK;
+
+	plx_page_init(page, s->kind, k, s->lcore);
+	switch (s->kind) {
+	case PLX_STAGE_IO:
+		err = open_io(a, s, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_io_poll, a->io[k], page);
+	case PLX_STAGE_HS:
+		err = plx_stage_hs_open(&a->hs, &a->shared, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_hs_poll, &a->hs, page);
+	case PLX_STAGE_TOK:
+		err = plx_stage_tok_init(&a->tok, &a->links, &a->arena, a->assets->tok,
+		                         a->assets->chat, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_tok_poll, &a->tok, page);
+	case PLX_STAGE_BATCH:
+		err = open_batch(a, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_batch_poll, &a->batch, page);
+	case PLX_STAGE_ACCEL:
+		err = plx_stage_accel_init(&a->accel, &a->links, a->dev, a->queue, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_accel_poll, &a->accel, page);
+	case PLX_STAGE_WORKER:
+	default:
+		a->worker[k] = (struct plx_stage_worker){
+		    .dev = a->dev, .idx = 1 + k, .slice_us = a->cfg->tmr.slice_us};
+		a->n_worker++;
+		return plx_lcore_add(lc, plx_stage_worker_poll, &a->worker[k], page);
+	}
+}
+
+int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
+{
+	uint32_t seen[PLX_STAGE_WORKER + 1] = {0};
+	int err = open_arena(a, d);
+
+	if (err == 0)
+		err = plx_links_open(&a->links, &a->arena, a->cfg, count_kind(a->cfg, PLX_STAGE_IO),
+		                     d);
+	if (err == 0)
+		err = open_shared(a, d);
+	for (uint32_t i = 0; err == 0 && i < a->cfg->n_stages; i++) {
+		err = open_stage(a, i, seen[a->cfg->stage[i].kind]++, d);
+		if (err == PLX_E_FULL)
+			plx_diag_set(d, err, "%s: more than %d stages on lcore %" PRIu32,
+			             a->cfg->board_path, PLX_LCORE_MAX_STAGES,
+			             a->cfg->stage[i].lcore);
+	}
+	if (err == 0)
+		plx_arena_seal(&a->arena);
+	return err;
+}
+
+static void log_placement(const struct plx_appliance *a)
+{
+	for (uint32_t i = 0; i < a->n_lcores; i++) {
+		char line[256] = "";
+		size_t used = 0;
+
+		for (uint32_t k = 0; k < a->cfg->n_stages && used < sizeof(line) - 40; k++)
+			if (a->cfg->stage[k].lcore == a->lcore[i].cpu)
+				used += (size_t)snprintf(line + used, sizeof(line) - used, " %s",
+				                         a->page[k].name);
+		plx_log(PLX_LOG_INFO, "lcore %" PRIu32 ":%s%s", a->lcore[i].cpu, line,
+		        a->lcore[i].backoff ? " (backs off when idle)" : "");
+	}
+}
+
+void plx_appliance_log(const struct plx_appliance *a)
+{
+	const struct plx_cfg_limits *l = &a->cfg->lim;
+
+	log_placement(a);
+	plx_log(PLX_LOG_INFO,
+	        "limits: %" PRIu32 " sessions an io stage, %" PRIu32 " requests, %" PRIu32
+	        " sequences, %" PRIu32 " KV blocks of %" PRIu32 " tokens, %" PRIu32
+	        " tokens a step, slice %" PRIu32 " us",
+	        l->n_sessions, l->n_requests, l->n_slots, l->n_kv_blocks, l->block_tokens,
+	        l->step_tokens, a->cfg->tmr.slice_us);
+	for (uint32_t i = 0; i < a->n_ports; i++)
+		plx_log(PLX_LOG_INFO, "port %s: %s, UDP port %u, datagrams of %u bytes at most",
+		        a->port[i].name, plx_port_kind_name(a->port[i].kind),
+		        a->cfg->port[i].udp_port, a->port[i].max_datagram);
+	if (a->cfg->insecure)
+		plx_log(PLX_LOG_WARN, "INSECURE: no keys; whoever reaches the port is served");
+	else
+		plx_log(PLX_LOG_INFO, "keys: %" PRIu32 " clients", plx_keys_get(a->keys)->n);
+}
+
+void plx_appliance_close(struct plx_appliance *a)
+{
+	for (uint32_t i = 0; i < a->n_io; i++) {
+		plx_stage_io_farewell(a->io[i], plx_clock_ns());
+		plx_stage_io_close(a->io[i]);
+	}
+	plx_stage_tok_close(&a->tok);
+	if (a->dev != NULL)
+		plx_dev_close(a->dev);
+	for (uint32_t i = 0; i < a->n_ports; i++)
+		plx_port_close(&a->port[i]);
+	plx_arena_close(&a->arena);
+}

@@ -1,0 +1,82 @@
+/*
+ * The appliance put together: ports, device, pools, rings and stages, made in one order and taken
+ * apart in the other, as the configuration says.
+ */
+#ifndef PLX_FW_COMPOSE_H
+#define PLX_FW_COMPOSE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dataplane/keytab.h"
+#include "dataplane/port.h"
+#include "dataplane/request.h"
+#include "dataplane/stage.h"
+#include "dataplane/stage_accel.h"
+#include "dataplane/stage_batch.h"
+#include "dataplane/stage_hs.h"
+#include "dataplane/stage_io.h"
+#include "dataplane/stage_tok.h"
+#include "fw/assets.h"
+
+#define PLX_MAX_LCORES       128
+#define PLX_MODELS_BYTES     256
+#define PLX_DEFAULT_MODEL_ID 1u
+
+struct plx_appliance {
+	const struct plx_config *cfg;
+	struct plx_assets *assets;
+	struct plx_keys *keys;
+
+	struct plx_arena arena;
+	struct plx_links links;
+	struct plx_io_shared shared;
+	uint32_t n_ports;
+	struct plx_port port[PLX_CFG_MAX_PORTS];
+	struct plx_dev *dev;
+	struct plx_queue *queue;
+	struct plx_dev_info info;
+	uint8_t models[PLX_MODELS_BYTES]; /* the MODELS message */
+
+	struct plx_page *page; /* [cfg->n_stages] */
+	struct plx_stage_tok tok;
+	struct plx_stage_batch batch;
+	struct plx_stage_accel accel;
+	struct plx_stage_hs hs;
+	struct plx_stage_worker worker[PLX_CFG_MAX_STAGES];
+	struct plx_stage_io *io[PLX_MAX_IO];
+	uint32_t n_io;
+	uint32_t n_worker;
+
+	atomic_bool stop; /* the lcores' loops end */
+	uint32_t n_lcores;
+	struct plx_lcore lcore[PLX_MAX_LCORES];
+};
+
+/*
+ * plx_device_open - open the device that the accel stage names and load the model, with progress
+ * lines in the log.
+ * Errors: as plx_dev_open and plx_dev_load_begin.
+ */
+int plx_device_open(struct plx_appliance *a, struct plx_diag *d);
+
+/* plx_ports_open - every port of the board, after plx_eal_start. */
+int plx_ports_open(struct plx_appliance *a, struct plx_diag *d);
+
+/*
+ * plx_stages_open - pools, rings, stages and their places on lcores. Device and ports are open.
+ * Errors: NOMEM, LIMIT, INVAL; d says which limit and what to do.
+ */
+int plx_stages_open(struct plx_appliance *a, struct plx_diag *d);
+
+/* plx_appliance_log - the limits and the placement, for the start-up log. */
+void plx_appliance_log(const struct plx_appliance *a);
+
+/*
+ * plx_appliance_close - say goodbye to clients and take everything apart, in the reverse order. The
+ * lcores have stopped. A partly made appliance is accepted.
+ */
+void plx_appliance_close(struct plx_appliance *a);
+
+#endif
