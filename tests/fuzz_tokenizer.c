@@ -166,6 +166,11 @@ static void check_encode(const struct plx_tok *t, struct input *in)
 	for (int i = 0; i < n; i++)
 		PLX_CHECK(once[i] >= 0 && (uint32_t)once[i] < plx_tok_n_vocab(t));
 	check_stream(t, once, n);
+	job.flags &= ~(uint32_t)(PLX_TOK_CONTROL | PLX_TOK_BOS | PLX_TOK_EOS);
+	n = encode(s, job, budget);
+	for (int i = 0; i < n; i++) /* what a user writes never becomes control */
+		PLX_CHECK(plx_tok_type(t, sliced[i]) != PLX_TOK_T_CONTROL &&
+		          plx_tok_type(t, sliced[i]) != PLX_TOK_T_UNKNOWN);
 	plx_tok_scratch_free(s);
 }
 

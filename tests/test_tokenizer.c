@@ -516,6 +516,9 @@ static void round_trip(const char *path, bool strip)
 		assert_int_equal(n_back, len + skip);
 		assert_memory_equal(back + skip, text, len);
 		same_at_any_budget(s, text, len, ids, n);
+		n = plx_tok_encode(s, text, len, PLX_TOK_ADDED, ids, 8192);
+		for (int i = 0; i < n; i++) /* what a user writes never becomes control */
+			assert_int_not_equal(plx_tok_type(t, ids[i]), PLX_TOK_T_CONTROL);
 	}
 	plx_tok_scratch_free(s);
 	plx_tok_free(t);
