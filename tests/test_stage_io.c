@@ -491,10 +491,29 @@ static void test_io_resets_an_unknown_session(void **state)
 	}
 	assert_int_equal(resets, 32); /* in 100 ms */
 	assert_int_equal(count(PLX_M_IO_DROP_SESSION), 100);
-	/* The token is bound to id and address: the session that exists is not ended by it. */
+	/* It names the session it was asked about, so that ours is not ended by it. */
 	assert_int_equal(
 	    plx_reset_check(buf, PLX_RESET_BYTES, cli.ack.session_id, cli.ack.reset_token),
-	    PLX_E_AUTH);
+	    PLX_E_FORMAT);
+}
+
+/* After a restart with the same keys, the old session's client believes the reset. */
+static void test_io_reset_after_a_restart_is_believed(void **state)
+{
+	struct plx_config cfg = plx_rig_config();
+	struct plx_msg_ping ping = {.token = 5};
+
+	(void)state;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	plx_rig_close(&rig);
+	assert_int_equal(plx_rig_open(&rig, &cfg, 1, NULL), 0);
+	memcpy(cli.server.mac, rig.port.net.mac, 6);
+	plx_rig_say(&cli, PLX_T_PING, 0, &ping, sizeof(ping));
+	plx_rig_turn(&rig, 1000);
+	uint32_t n = plx_rig_get(&cli, buf, sizeof(buf));
+
+	assert_int_equal(n, PLX_RESET_BYTES);
+	assert_int_equal(plx_reset_check(buf, n, cli.ack.session_id, cli.ack.reset_token), 0);
 }
 
 static void test_io_frees_a_silent_client(void **state)
@@ -716,6 +735,7 @@ int main(void)
 	    T(test_io_cancel_reaches_a_running_request),
 	    T(test_io_drops_tampered_replayed_truncated),
 	    T(test_io_resets_an_unknown_session),
+	    T(test_io_reset_after_a_restart_is_believed),
 	    T(test_io_frees_a_silent_client),
 	    T(test_io_close_frees_at_once),
 	    T(test_io_follows_a_new_address_after_a_challenge),

@@ -129,6 +129,7 @@ int plx_rig_open(struct plx_rig *r, const struct plx_config *cfg, uint32_t n_io,
 	e = e ? e : plx_stage_hs_open(&r->hs, &r->shared, &r->hs_page, &d);
 	if (e)
 		printf("rig: %d %s\n", e, d.text);
+	r->now_ns = plx_clock_ns(); /* stages count from when they were opened */
 	return e;
 }
 
