@@ -1,0 +1,319 @@
+/* The command line by getopt_long; numbers are checked whole, with their range in the message. */
+#include "tools/ask/options.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	O_HOST = 1,
+	O_PORT,
+	O_KEY,
+	O_INSECURE,
+	O_TIMEOUT,
+	O_SYSTEM,
+	O_MAX_NEW,
+	O_TEMPERATURE,
+	O_TOP_P,
+	O_TOP_K,
+	O_MIN_P,
+	O_REPEAT,
+	O_SEED,
+	O_STOP,
+	O_LOGPROBS,
+	O_N,
+	O_RAW,
+	O_IDS,
+	O_JSON,
+	O_PING,
+	O_MODELS,
+	O_MODEL,
+	O_DEADLINE,
+	O_PRIORITY,
+	O_IGNORE_EOS,
+	O_RETRY,
+	O_QUIET,
+	O_HELP,
+};
+
+static const struct option options[] = {{"host", 1, NULL, O_HOST},
+                                        {"port", 1, NULL, O_PORT},
+                                        {"key", 1, NULL, O_KEY},
+                                        {"insecure", 0, NULL, O_INSECURE},
+                                        {"timeout", 1, NULL, O_TIMEOUT},
+                                        {"system", 1, NULL, O_SYSTEM},
+                                        {"max-new", 1, NULL, O_MAX_NEW},
+                                        {"temperature", 1, NULL, O_TEMPERATURE},
+                                        {"top-p", 1, NULL, O_TOP_P},
+                                        {"top-k", 1, NULL, O_TOP_K},
+                                        {"min-p", 1, NULL, O_MIN_P},
+                                        {"repeat-penalty", 1, NULL, O_REPEAT},
+                                        {"seed", 1, NULL, O_SEED},
+                                        {"stop", 1, NULL, O_STOP},
+                                        {"logprobs", 1, NULL, O_LOGPROBS},
+                                        {"n", 1, NULL, O_N},
+                                        {"raw", 0, NULL, O_RAW},
+                                        {"ids", 0, NULL, O_IDS},
+                                        {"json", 0, NULL, O_JSON},
+                                        {"ping", 1, NULL, O_PING},
+                                        {"models", 0, NULL, O_MODELS},
+                                        {"model", 1, NULL, O_MODEL},
+                                        {"deadline", 1, NULL, O_DEADLINE},
+                                        {"priority", 1, NULL, O_PRIORITY},
+                                        {"ignore-eos", 0, NULL, O_IGNORE_EOS},
+                                        {"retry", 0, NULL, O_RETRY},
+                                        {"quiet", 0, NULL, O_QUIET},
+                                        {"help", 0, NULL, O_HELP},
+                                        {NULL, 0, NULL, 0}};
+
+const char *plx_ask_usage(void)
+{
+	return "usage: plx-ask [options] [PROMPT]\n"
+	       "\n"
+	       "Sends a prompt to a Pollux appliance and prints the answer as it is generated;\n"
+	       "figures follow on standard error. Without PROMPT it reads standard input, or, on "
+	       "a\n"
+	       "terminal, holds a conversation.\n"
+	       "\n"
+	       "  --host NAME           appliance; default $POLLUX_HOST, else localhost\n"
+	       "  --port N              UDP port, 7709\n"
+	       "  --key FILE            our key (plx-key show-client makes it); default "
+	       "$POLLUX_KEY\n"
+	       "  --insecure            the appliance runs without keys\n"
+	       "  --timeout MS          to wait for a session, 5000\n"
+	       "\n"
+	       "  --system TEXT         system message before the prompt\n"
+	       "  --raw                 no chat template: the prompt as it is\n"
+	       "  --ids                 the prompt is token ids; the answer is printed as ids\n"
+	       "  --max-new N           at most so many tokens, 256\n"
+	       "  --temperature T       0 (default): always the likeliest token\n"
+	       "  --top-p P --top-k N --min-p P --repeat-penalty X --seed N\n"
+	       "  --stop TEXT           end before this text; may be given several times\n"
+	       "  --n N                 so many answers\n"
+	       "  --logprobs N          log-probability of each token, and of N alternatives\n"
+	       "  --ignore-eos          go on after the model's end of text\n"
+	       "  --model N             model id, as --models lists it\n"
+	       "  --deadline MS         give up after so long at the appliance\n"
+	       "  --priority N          0 (lowest) to 15\n"
+	       "  --retry               ask anew when the appliance was restarted meanwhile\n"
+	       "\n"
+	       "  --json                one JSON object instead of text\n"
+	       "  --quiet               no figures\n"
+	       "  --ping N              N round trips instead of a prompt\n"
+	       "  --models              list the models instead\n"
+	       "\n"
+	       "Exit codes: 0 answered, 1 internal, 2 wrong command line, 3 no session, 4 key\n"
+	       "unusable, 5 rejected for now, 6 rejected, 7 session lost or cancelled by the\n"
+	       "appliance, 8 answer cut by deadline or fault, 130 interrupted.\n";
+}
+
+static int number(const char *name, const char *s, double low, double high, double *out,
+                  struct plx_diag *d)
+{
+	char *end;
+	double v = strtod(s, &end);
+
+	if (!*s || *end || !isfinite(v) || v < low || v > high)
+		return plx_diag_set(d, PLX_E_INVAL, "--%s %s: give a number of %g to %g", name, s,
+		                    low, high);
+	*out = v;
+	return 0;
+}
+
+static int whole(const char *name, const char *s, uint64_t low, uint64_t high, uint64_t *out,
+                 struct plx_diag *d)
+{
+	char *end;
+	uint64_t v = strtoull(s, &end, 10);
+
+	if (!*s || *end || *s == '-' || strlen(s) > 20 || v < low || v > high)
+		return plx_diag_set(d, PLX_E_INVAL, "--%s %s: give a whole number of %llu to %llu",
+		                    name, s, (unsigned long long)low, (unsigned long long)high);
+	*out = v;
+	return 0;
+}
+
+static int set_float(const char *name, float *out, double low, double high, struct plx_diag *d)
+{
+	double v = 0;
+	int err = number(name, optarg, low, high, &v, d);
+
+	if (!err)
+		*out = (float)v;
+	return err;
+}
+
+static int set_u32(const char *name, uint32_t *out, uint64_t low, uint64_t high, struct plx_diag *d)
+{
+	uint64_t v = 0;
+	int err = whole(name, optarg, low, high, &v, d);
+
+	if (!err)
+		*out = (uint32_t)v;
+	return err;
+}
+
+/* Options that set one number of the request; 1 when opt is none of them. */
+static int set_request(struct plx_client_request *r, int opt, const char *name, struct plx_diag *d)
+{
+	uint32_t v = 0;
+	int err;
+
+	switch (opt) {
+	case O_MAX_NEW:
+		return set_u32(name, &r->max_new, 1, UINT32_MAX, d);
+	case O_TEMPERATURE:
+		return set_float(name, &r->temperature, 0, 100, d);
+	case O_TOP_P:
+		return set_float(name, &r->top_p, 0, 1, d);
+	case O_TOP_K:
+		return set_u32(name, &r->top_k, 0, UINT32_MAX, d);
+	case O_MIN_P:
+		return set_float(name, &r->min_p, 0, 1, d);
+	case O_REPEAT:
+		return set_float(name, &r->repeat_penalty, 0.01, 100, d);
+	case O_SEED:
+		return whole(name, optarg, 0, UINT64_MAX, &r->seed, d);
+	case O_MODEL:
+		return set_u32(name, &r->model_id, 0, UINT32_MAX, d);
+	case O_LOGPROBS:
+		err = set_u32(name, &v, 0, 20, d);
+		r->n_logprobs = (uint8_t)v;
+		r->logprobs = true;
+		return err;
+	case O_N:
+		err = set_u32(name, &v, 1, PLX_CLIENT_SAMPLES_MAX, d);
+		r->n_samples = (uint16_t)v;
+		return err;
+	case O_DEADLINE:
+		err = set_u32(name, &v, 1, 4000000, d);
+		r->deadline_us = v * 1000;
+		return err;
+	case O_PRIORITY:
+		err = set_u32(name, &v, 0, 15, d);
+		r->priority = (uint8_t)v;
+		return err;
+	case O_IGNORE_EOS:
+		r->ignore_eos = true;
+		return 0;
+	case O_RETRY:
+		r->resubmit = PLX_CLIENT_RESUBMIT_ALWAYS;
+		return 0;
+	default:
+		return 1;
+	}
+}
+
+static int set_where(struct plx_ask_options *o, int opt, const char *name, struct plx_diag *d)
+{
+	uint32_t v = 0;
+	int err = 0;
+
+	switch (opt) {
+	case O_HOST:
+		o->cfg.host = optarg;
+		return 0;
+	case O_PORT:
+		err = set_u32(name, &v, 1, 65535, d);
+		o->cfg.port = (uint16_t)v;
+		return err;
+	case O_KEY:
+		o->key_file = optarg;
+		return 0;
+	case O_INSECURE:
+		o->cfg.insecure = true;
+		return 0;
+	case O_TIMEOUT:
+		return set_u32(name, &o->cfg.connect_timeout_ms, 1, 3600000, d);
+	default:
+		return 1;
+	}
+}
+
+static int set_how(struct plx_ask_options *o, int opt, const char *name, struct plx_diag *d)
+{
+	switch (opt) {
+	case O_SYSTEM:
+		o->system = optarg;
+		return 0;
+	case O_STOP:
+		if (o->req.n_stops == PLX_ASK_STOPS_MAX)
+			return plx_diag_set(d, PLX_E_INVAL, "more than %d --stop",
+			                    PLX_ASK_STOPS_MAX);
+		o->stop[o->req.n_stops++] = optarg;
+		return 0;
+	case O_RAW:
+		o->raw = true;
+		return 0;
+	case O_IDS:
+		o->ids = true;
+		return 0;
+	case O_JSON:
+		o->json = true;
+		return 0;
+	case O_QUIET:
+		o->quiet = true;
+		return 0;
+	case O_PING:
+		o->mode = PLX_ASK_PING;
+		return set_u32(name, &o->n_pings, 1, 10000000, d);
+	case O_MODELS:
+		o->mode = PLX_ASK_MODELS;
+		return 0;
+	case O_HELP:
+		o->help = true;
+		return 0;
+	default:
+		return plx_diag_set(d, PLX_E_INVAL, "see plx-ask --help");
+	}
+}
+
+static int set(struct plx_ask_options *o, int opt, const char *name, struct plx_diag *d)
+{
+	int err = set_where(o, opt, name, d);
+
+	if (err == 1)
+		err = set_request(&o->req, opt, name, d);
+	return err == 1 ? set_how(o, opt, name, d) : err;
+}
+
+static int check(const struct plx_ask_options *o, struct plx_diag *d)
+{
+	if (o->help)
+		return 0;
+	if (!o->key_file && !o->cfg.insecure)
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "no key; give --key FILE, set POLLUX_KEY, or --insecure for an "
+		                    "appliance that runs without keys");
+	if (o->raw && o->ids)
+		return plx_diag_set(d, PLX_E_INVAL, "--raw and --ids exclude each other");
+	if (o->system && (o->raw || o->ids))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "--system needs the chat template; leave --raw and --ids out");
+	return 0;
+}
+
+int plx_ask_parse(struct plx_ask_options *o, int argc, char **argv, struct plx_diag *d)
+{
+	int opt, which = 0, err = 0;
+	const char *host = getenv("POLLUX_HOST");
+
+	*o = (struct plx_ask_options){.key_file = getenv("POLLUX_KEY")};
+	plx_client_config_init(&o->cfg);
+	plx_client_request_init(&o->req);
+	o->cfg.host = host ? host : "localhost";
+	o->req.stops = o->stop;
+	while (!err && (opt = getopt_long(argc, argv, "", options, &which)) != -1)
+		err = opt == '?' ? plx_diag_set(d, PLX_E_INVAL, "see plx-ask --help")
+		                 : set(o, opt, options[which].name, d);
+	if (err)
+		return err;
+	if (o->cfg.insecure)
+		o->key_file = NULL;
+	if (optind < argc - 1)
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "more than one prompt; put it in quotation marks");
+	o->prompt = optind < argc ? argv[optind] : NULL;
+	return check(o, d);
+}
