@@ -70,11 +70,12 @@ static void feed(struct plx_detok *a, const char *in, uint32_t n)
 		cut_at_stop(a);
 }
 
-static bool hold(struct plx_detok *a, int32_t id, float logprob, const struct plx_top *top,
+/* With a full table the id is left out; its text then goes with the token before. */
+static void hold(struct plx_detok *a, int32_t id, float logprob, const struct plx_top *top,
                  uint64_t ns)
 {
 	if (a->n_held == PLX_DETOK_HOLD)
-		return false;
+		return;
 	struct plx_top *row = &a->top[a->n_held * a->n_top];
 
 	if (a->n_top && top)
@@ -82,7 +83,6 @@ static bool hold(struct plx_detok *a, int32_t id, float logprob, const struct pl
 	else if (a->n_top)
 		memset(row, 0, a->n_top * sizeof(*row));
 	a->held[a->n_held++] = (struct plx_detok_tok){.id = id, .logprob = logprob, .ns = ns};
-	return true;
 }
 
 void plx_detok_push(struct plx_detok *a, int32_t id, float logprob, const struct plx_top *top,
@@ -90,7 +90,10 @@ void plx_detok_push(struct plx_detok *a, int32_t id, float logprob, const struct
 {
 	char text[PLX_EV_TEXT];
 
-	if (a->over || !hold(a, id, logprob, top, ns) || a->plain)
+	if (a->over)
+		return;
+	hold(a, id, logprob, top, ns);
+	if (a->plain)
 		return;
 	int n = plx_tok_stream_push(&a->stream, id, text, sizeof(text));
 
@@ -126,7 +129,7 @@ void plx_detok_end(struct plx_detok *a)
 
 static uint32_t tokens_an_event(const struct plx_detok *a)
 {
-	uint32_t by_top = a->n_top ? PLX_EV_TOPS / a->n_top : PLX_EV_IDS;
+	uint32_t by_top = a->n_top ? (uint32_t)PLX_EV_TOPS / a->n_top : (uint32_t)PLX_EV_IDS;
 
 	return by_top < PLX_EV_IDS ? by_top : PLX_EV_IDS;
 }

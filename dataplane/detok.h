@@ -16,7 +16,8 @@
 
 /*
  * Tokens that may wait: a stop string's bytes, a character's, and some to spare for tokens without
- * text. A token without text that finds the table full is left out of the answer.
+ * text. Should more of those come while text waits, further ids are left out of the answer; no text
+ * is.
  */
 #define PLX_DETOK_HOLD 192
 

@@ -21,7 +21,7 @@
 uint32_t plx_links_events(const struct plx_config *cfg)
 {
 	const struct plx_cfg_limits *m = &cfg->lim;
-	uint32_t by_top = m->n_logprobs ? PLX_EV_TOPS / m->n_logprobs : PLX_EV_IDS;
+	uint32_t by_top = m->n_logprobs ? (uint32_t)PLX_EV_TOPS / m->n_logprobs : PLX_EV_IDS;
 	uint32_t a_event = by_top < PLX_EV_IDS ? by_top : PLX_EV_IDS;
 	uint32_t worst = 1 + m->n_samples * (PLX_DETOK_HOLD / a_event + EVS_BY_TEXT);
 	uint32_t n = EVS_PER_SLOT * m->n_slots + 2 * m->n_requests + worst;
