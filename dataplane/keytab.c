@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,8 +43,18 @@ enum {
 	HAVE_PRIORITY = 64,
 };
 
-#define SAY(p, err, fmt, ...)                                                                      \
-	plx_diag_set((p)->d, err, "%s:%u: " fmt, (p)->name, (p)->line __VA_OPT__(, ) __VA_ARGS__)
+/* A message about the current line; returns err. */
+__attribute__((format(printf, 3, 4))) static int say(struct parser *p, int err, const char *fmt,
+                                                     ...)
+{
+	char text[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return plx_diag_set(p->d, err, "%s:%u: %s", p->name, p->line, text);
+}
 
 static int hex_digit(char c)
 {
@@ -66,7 +77,7 @@ static int parse_id(struct parser *p, const struct field *f, uint64_t *id)
 		*id = *id << 4 | (uint64_t)(v & 15);
 	}
 	if (bad || *id == 0)
-		return SAY(p, PLX_E_FORMAT, "id= wants 1 to 16 hex digits, not all zero");
+		return say(p, PLX_E_FORMAT, "id= wants 1 to 16 hex digits, not all zero");
 	return PLX_E_OK;
 }
 
@@ -83,7 +94,7 @@ static int parse_psk(struct parser *p, const struct field *f, uint8_t psk[PLX_PS
 		any |= psk[i];
 	}
 	if (bad || any == 0)
-		return SAY(p, PLX_E_FORMAT,
+		return say(p, PLX_E_FORMAT,
 		           "key= wants 64 hex digits, not all zero; plx-key makes one");
 	return PLX_E_OK;
 }
@@ -99,7 +110,7 @@ static int parse_number(struct parser *p, const struct field *f, uint32_t lo, ui
 		v = v * 10 + (uint64_t)(f->value[i] - '0');
 	}
 	if (bad || v < lo || v > hi)
-		return SAY(p, PLX_E_FORMAT, "%.*s= wants a number from %u to %u",
+		return say(p, PLX_E_FORMAT, "%.*s= wants a number from %u to %u",
 		           (int)f->name_bytes, f->name, lo, hi);
 	*out = (uint32_t)v;
 	return PLX_E_OK;
@@ -116,7 +127,7 @@ static int parse_tenant(struct parser *p, const struct field *f, char out[PLX_TE
 		        (c >= 'A' && c <= 'Z') || c == '_' || c == '.' || c == '-');
 	}
 	if (bad)
-		return SAY(p, PLX_E_FORMAT,
+		return say(p, PLX_E_FORMAT,
 		           "tenant= wants 1 to %u of letters, digits, '_', '.' and '-'",
 		           PLX_TENANT_BYTES - 1);
 	memset(out, 0, PLX_TENANT_BYTES);
@@ -149,11 +160,11 @@ static int parse_field(struct parser *p, const struct field *f, struct plx_key *
 	int err;
 
 	if (bit == 0)
-		return SAY(p, PLX_E_FORMAT,
+		return say(p, PLX_E_FORMAT,
 		           "a field is not known; there are id, key, tenant, sessions, requests, "
 		           "kv_percent, priority");
 	if (*have & bit)
-		return SAY(p, PLX_E_FORMAT, "%.*s= stands there twice; remove one",
+		return say(p, PLX_E_FORMAT, "%.*s= stands there twice; remove one",
 		           (int)f->name_bytes, f->name);
 	*have |= bit;
 	switch (bit) {
@@ -198,7 +209,7 @@ static int next_field(struct parser *p, const char **at, const char *end, struct
 		c++;
 	f->name_bytes = (size_t)(c - f->name);
 	if (c == end || *c != '=' || f->name_bytes == 0 || f->name_bytes > 16)
-		return SAY(p, PLX_E_FORMAT,
+		return say(p, PLX_E_FORMAT,
 		           "fields are written name=value, without blanks around =");
 	f->value = ++c;
 	while (c < end && !blank(*c))
@@ -225,10 +236,10 @@ static int parse_line(struct parser *p, const char *at, const char *end)
 		if ((rc = parse_field(p, &f, &k, psk, &have)) != PLX_E_OK)
 			break;
 	if (rc == 0 && have != 0 && (have & (HAVE_ID | HAVE_KEY)) != (HAVE_ID | HAVE_KEY))
-		rc = SAY(p, PLX_E_FORMAT,
+		rc = say(p, PLX_E_FORMAT,
 		         "id= and key= must both be there; plx-key makes such lines");
 	if (rc == 0 && have != 0 && p->t->n == p->cap)
-		rc = SAY(p, PLX_E_LIMIT, "more than %u keys", PLX_KEYTAB_MAX);
+		rc = say(p, PLX_E_LIMIT, "more than %u keys", PLX_KEYTAB_MAX);
 	if (rc == 0 && have != 0) {
 		plx_psk_init(&k.psk, k.psk.key_id, psk);
 		p->t->key[p->t->n++] = k;
@@ -255,7 +266,7 @@ static int check_ids(struct parser *p)
 
 		p->line = b->line;
 		if (a->psk.key_id == b->psk.key_id)
-			return SAY(p, PLX_E_EXISTS, "id=%llx stands in line %u already; remove one",
+			return say(p, PLX_E_EXISTS, "id=%llx stands in line %u already; remove one",
 			           (unsigned long long)b->psk.key_id, a->line);
 	}
 	return PLX_E_OK;
