@@ -173,7 +173,8 @@ static bool literal_between(const char *t, const char *before, const char *after
 {
 	for (const char *p = strstr(t, before); p; p = strstr(p + 1, before)) {
 		const char *from = p + strlen(before);
-		const char *to = strstr(from, after);
+		size_t window = strnlen(from, PLX_CHAT_DEFAULT_BYTES + strlen(after));
+		const char *to = memmem(from, window, after, strlen(after));
 		size_t n = to ? (size_t)(to - from) : 0;
 
 		if (n == 0 || n > PLX_CHAT_DEFAULT_BYTES || memchr(from, '\'', n))
