@@ -422,10 +422,14 @@ static void reset_done(struct plx_stage_batch *s, int err)
 {
 	s->resetting = false;
 	s->gone = err != 0;
-	if (err)
-		s->retry_ns = s->now_ns + RESET_WAIT_NS;
-	else
+	if (!err) {
 		plx_sched_reset_done(&s->sched);
+		return;
+	}
+	/* Nobody waits for a device that may never come back; each call takes live[0] out. */
+	s->retry_ns = s->now_ns + RESET_WAIT_NS;
+	while (s->n_live > 0)
+		plx_sched_reject(&s->sched, s->live[0], PLX_E_DEVICE_LOST, s->now_ns);
 }
 
 static uint32_t take_results(struct plx_stage_batch *s)

@@ -545,6 +545,8 @@ static void test_stages_full_forward_ring_is_the_pushers_to_answer(void **state)
 	while ((q = make(&a)) != NULL && plx_req_push(&r.links, q))
 		pushed++;
 	assert_non_null(q);
+	if (!q)
+		return;
 	assert_int_equal(pushed, 15); /* 8 entries need 16 slots, of which rte_ring keeps one */
 	plx_req_reject(&r.links, q, PLX_E_QUEUE_FULL, NULL);
 	assert_true(q->res.retry_after_us >= 1000);
@@ -633,6 +635,34 @@ static void test_stages_a_step_that_hangs_is_a_timeout(void **state)
 	check_answer(c, ids, encode(a.text, ids), 0);
 	assert_true(plx_fake_resets(r.fake) >= 1);
 	assert_int_equal(r.sb.sched.kv.n_quarantined, 0);
+}
+
+static void test_stages_refuse_while_the_device_is_gone(void **state)
+{
+	struct ask a = {.flags = PLX_REQ_TEXT, .text = "hello world", .max_new = 20, .seed = 1};
+
+	(void)state;
+	plx_fake_conf(r.fake)->fail_status = PLX_E_LOST;
+	plx_fake_conf(r.fake)->reset_err = PLX_E_LOST;
+	struct client *c = ask(&a);
+
+	run_out();
+	assert_int_equal(c->res.err, PLX_E_DEVICE_LOST);
+	/* The reset fails; a request that comes now does not wait for a better one. */
+	turn();
+	turn();
+	c = ask(&a);
+	run_out();
+	assert_int_equal(c->res.kind, PLX_FINAL_REJECT);
+	assert_int_equal(c->res.err, PLX_E_DEVICE_LOST);
+	assert_string_equal(c->res.detail, "the device did not come back after a reset");
+	plx_fake_conf(r.fake)->reset_err = 0;
+	r.sb.retry_ns = 0;
+	for (uint32_t i = 0; i < 10; i++)
+		turn();
+	c = ask(&a);
+	run_out();
+	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
 }
 
 static void test_stages_submit_again_is_tried_again(void **state)
@@ -847,6 +877,7 @@ int main(void)
 	    scenario(test_stages_wait_for_an_io_that_is_busy),
 	    scenario(test_stages_pause_without_acknowledgements),
 	    scenario(test_stages_a_step_that_hangs_is_a_timeout),
+	    scenario(test_stages_refuse_while_the_device_is_gone),
 	    scenario(test_stages_submit_again_is_tried_again),
 	    scenario(test_stages_random_days),
 	    cmocka_unit_test(test_lcore_takes_its_stages_in_turn),

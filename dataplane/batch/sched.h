@@ -93,7 +93,7 @@ struct plx_sched_sink {
 };
 
 struct plx_sched_ent {
-	uint8_t state; /* FREE, WAITING, RUNNING: sched.c */
+	uint8_t state; /* enum plx_ent_state */
 	uint8_t priority;
 	bool timed_first; /* first id came */
 	uint16_t n_live;  /* samples that run */
@@ -183,6 +183,9 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
 
 /* plx_sched_cancel - end a request now as CANCELLED. No effect on a free key. */
 void plx_sched_cancel(struct plx_sched *s, uint32_t key, uint8_t cause, uint64_t now_ns);
+
+/* plx_sched_reject - end a request now as REJECT err. No effect on a free key. */
+void plx_sched_reject(struct plx_sched *s, uint32_t key, int err, uint64_t now_ns);
 
 /* plx_sched_stop - a sample is over (stop string). No effect where it is over already. */
 void plx_sched_stop(struct plx_sched *s, uint32_t key, uint32_t sample, uint64_t now_ns);

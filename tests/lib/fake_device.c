@@ -224,6 +224,8 @@ static int fake_reset(struct plx_dev *dev)
 	struct plx_fake *f = (struct plx_fake *)dev;
 	const struct plx_dev_limits *l = &f->chk.lim;
 
+	if (f->conf.reset_err)
+		return f->conf.reset_err;
 	f->generation++;
 	f->n_resets++;
 	plx_step_checker_reset(&f->chk);

@@ -20,6 +20,7 @@ struct plx_fake_conf {
 	uint32_t polls;     /* polls that a step takes; 0: done at the first */
 	int fail_status;    /* next step to complete ends with this */
 	uint32_t nan_slot1; /* 1 + slot whose next result is a FAULT of its own; 0: none */
+	int reset_err;      /* what reset returns, having done nothing */
 	bool hang;          /* steps do not complete, but for cancel and reset */
 	bool refuse_again;  /* submit says AGAIN */
 };
