@@ -172,6 +172,8 @@ enum plx_k_rope {
 	PLX_K_ROPE_HALVES = 1,   /* (i, i + n_rot/2) */
 };
 
+#define PLX_K_MAX_BLOCK 64 /* values that share one maximum of block_max */
+
 struct plx_kernels {
 	enum plx_k_isa isa;
 	const char *isa_name;     /* "scalar", "avx2", "avx512vnni" */
@@ -217,8 +219,8 @@ struct plx_kernels {
 	void (*rope)(float *x, const float *tab, uint32_t n_head, uint32_t head_dim, uint32_t n_rot,
 	             enum plx_k_rope kind);
 
-	/* silu_mul - y[i] = x / (1 + exp(-x)) * up[i], x = gate[i]. @y may be gate or up. n % 16 ==
-	 * 0. */
+	/* silu_mul - y[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n % 16 == 0. @y may be either.
+	 */
 	void (*silu_mul)(float *y, const float *gate, const float *up, uint32_t n);
 
 	/* add - y[i] += x[i]. n % 16 == 0. */
@@ -232,21 +234,27 @@ struct plx_kernels {
 	void (*kv_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k, const float *v);
 
 	/*
-	 * attn_part - attention of a's queries over the positions of one split,
-	 * [split*1024, (split+1)*1024), causal. n_tok * n_group queries, each gets a partial
-	 * result: out [n_tok][n_group][plx_k_attn_part_floats(head_dim)]. A query that has no
-	 * position in the split gets an empty partial, which merges as nothing. Order: chunks of 64
-	 * positions from the split's start; in a chunk s[j] = scale * (sum over d, in order, of
-	 * fma(q[d], k[j][d]));  M = max(m, max s); c = exp(m - M); p[j] = exp(s[j] - M); l = l*c +
-	 * sum p; o[d] = fma over j of p[j]*v[j][d] starting from o[d]*c. Source: Dao et al.,
-	 * arXiv:2205.14135 (online softmax: Milakov, Gimelshein 1805.02867).
+	 * attn_part - attention over the positions of one split,
+	 * [split*1024, (split+1)*1024), causal, of a's n_tok * n_group queries.
+	 *
+	 * @out  [n_tok][n_group][plx_k_attn_part_floats(head_dim)]: one partial a query.
+	 *
+	 * A query without a position in the split gets an empty partial; merging it changes
+	 * nothing.
+	 *
+	 * Order: chunks of 64 positions; in a chunk
+	 *   s[j] = scale * (sum of q[d]*k[j][d], by fma in the order of d)
+	 *   M = max(m, max of s);  c = exp(m - M);  p[j] = exp(s[j] - M);  l = l*c + sum of p
+	 *   o[d] = o[d]*c, then fma(p[j], v[j][d], o[d]) in the order of j
+	 *
+	 * Source: Milakov, Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135.
 	 */
 	void (*attn_part)(const struct plx_k_attn *a, uint32_t split, float *out);
 
 	/*
-	 * attn_merge - acc <- acc (+) part, n queries of part_floats each. Merge splits in
-	 * increasing order, starting from split 0's partial itself: then the result is the same
-	 * whether one thread made all partials or several did.
+	 * attn_merge - acc <- acc (+) part, for n queries' partials. Start from split 0's partial
+	 * and merge splits in increasing order: the result is the same whether one thread made
+	 * all partials or several did.
 	 */
 	void (*attn_merge)(float *acc, const float *part, uint32_t n, uint32_t head_dim);
 
@@ -260,9 +268,18 @@ struct plx_kernels {
 	/* exp - y[i] = exp(x[i]), n % 16 == 0; bound: see plx_k_expf. y may be x. */
 	void (*exp)(float *y, const float *x, uint32_t n);
 
-	/* argmax - index of the largest of x[0..n), the lowest one of equals; NaNs never win.
-	 * 0 when all are NaN. n > 0, any. */
+	/*
+	 * argmax - index of the largest of x[0..n), the lowest one of equals; n > 0, any.
+	 * NaNs never win; 0 when all are NaN.
+	 */
 	uint32_t (*argmax)(const float *x, uint32_t n);
+
+	/*
+	 * block_max - the largest of each 64 values, and of all.
+	 * @out  [ceil(n / 64)]; NaN for a block that has one.  Returns the largest; NaN if any is.
+	 * n > 0, any.
+	 */
+	float (*block_max)(float *out, const float *x, uint32_t n);
 
 	/*
 	 * logit_sum - for a distribution over n logits: the largest one, and

@@ -6,6 +6,8 @@
  */
 #include "kernels/quant.h"
 
+#include <stdbool.h>
+
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
@@ -190,7 +192,7 @@ static void dequant_block(enum plx_qtype type, const uint8_t *p, float *dst)
 	case PLX_Q_F32:
 	case PLX_Q_F16:
 	case PLX_Q_BF16:
-		PLX_CHECK(!"a float format has no blocks");
+		PLX_CHECK(false); /* a float format has no blocks */
 	}
 }
 

@@ -43,7 +43,7 @@ struct plx_k_logprob {
 	float logprob;
 };
 
-/* plx_k_sample_scratch_bytes - bytes of scratch that plx_k_sample needs; 8-byte aligned. */
+/* plx_k_sample_scratch_bytes - bytes of scratch of the functions below; 8-byte aligned. */
 size_t plx_k_sample_scratch_bytes(void);
 
 /*
@@ -65,7 +65,7 @@ void plx_k_penalise(float *logits, uint32_t n_vocab, const uint32_t *recent, uin
  * @draw      counts draws at one position: 0 for the token itself, 1.. for verification of drafts.
  * @scratch   plx_k_sample_scratch_bytes(), nothing is kept in it.
  *
- * Returns the id, or a negative plx_err: FAULT when a logit is NaN or the largest is infinite
+ * Returns the id, or a negative plx_err: FAULT when a logit is NaN or none is finite or one is +inf
  * (that sequence alone fails); INVAL for settings out of the ranges above.
  * Cost: at most about ten passes over the logits, no sort, no allocation.
  */
@@ -79,6 +79,7 @@ int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s
  *
  *   logprob_i = logit_i - max - log(sum over j of exp(logit_j - max))
  *
+ * @scratch  plx_k_sample_scratch_bytes(), nothing is kept in it.
  * @top  out [n_top], n_top <= n_vocab, at most PLX_K_TOP_MAX; may be NULL when n_top is 0.
  *
  * Absolute error against double at most 2e-6 + 2e-7 * |logprob|.
@@ -86,7 +87,7 @@ int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s
  */
 #define PLX_K_TOP_MAX 20
 int plx_k_logprobs(const struct plx_kernels *k, const float *logits, uint32_t n_vocab, uint32_t id,
-                   float *logprob, struct plx_k_logprob *top, uint32_t n_top);
+                   float *logprob, struct plx_k_logprob *top, uint32_t n_top, void *scratch);
 
 /*
  * plx_k_philox - Philox4x32-10.

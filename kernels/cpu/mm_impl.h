@@ -243,9 +243,27 @@ V16_INLINE void mm_some(enum plx_qtype type, const int nt, const struct mm_tile 
 		mm_floats(type, nt <= V16_MM_TOKENS / 2 ? nt : V16_MM_TOKENS / 2, tile, acc);
 }
 
+/*
+ * How many of the tokens that are left go into the next register block. Sanitizer builds have
+ * fewer sizes, since each is compiled for each format; results are the same.
+ */
+static uint32_t mm_step(uint32_t left, uint32_t most)
+{
+	if (left >= most)
+		return most;
+#ifdef PLX_DEBUG
+	return left >= 2 ? 2 : 1;
+#else
+	return left;
+#endif
+}
+
 /* The register block by its number of tokens, 1..V16_MM_TOKENS (float formats: half of it). */
 V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile *tile, vf *acc)
 {
+#ifdef V16_PLAIN
+	mm_some(type, (int)nt, tile, acc);
+#else
 	switch (nt) {
 	case 1:
 		mm_some(type, 1, tile, acc);
@@ -253,10 +271,11 @@ V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile
 	case 2:
 		mm_some(type, 2, tile, acc);
 		break;
-#if V16_MM_TOKENS > 4
+#ifndef PLX_DEBUG
 	case 3:
 		mm_some(type, 3, tile, acc);
 		break;
+#if V16_MM_TOKENS > 4
 	case 4:
 		mm_some(type, 4, tile, acc);
 		break;
@@ -269,32 +288,29 @@ V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile
 	case 7:
 		mm_some(type, 7, tile, acc);
 		break;
-#else
-	case 3:
-		mm_some(type, 3, tile, acc);
-		break;
+#endif
 #endif
 	default:
 		mm_some(type, V16_MM_TOKENS, tile, acc);
 	}
+#endif
 }
 
 /* All tiles and tokens of a call, for one format. */
 V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 {
 	const bool q8 = plx_k_wants_q8(type);
-	const uint32_t step = q8 ? V16_MM_TOKENS : V16_MM_TOKENS / 2;
+	const uint32_t most = q8 ? V16_MM_TOKENS : V16_MM_TOKENS / 2;
 	uint64_t tile_bytes = plx_layout_tile_bytes(type, m->w->n_in);
 	struct mm_tile tile = {.n_in = m->w->n_in, .stride = q8 ? m->w->n_in / 32 : m->w->n_in};
 
 	for (uint32_t row = m->row_begin; row < m->row_end; row += PLX_K_TILE) {
 		tile.w = (const uint8_t *)m->w->data + row / PLX_K_TILE * tile_bytes;
 		tile.prefetch = MM_PREFETCH_BYTES;
-		for (uint32_t t = m->tok_begin; t < m->tok_end; t += step) {
-			uint32_t left = m->tok_end - t;
-			uint32_t nt = left < step ? left : step;
+		for (uint32_t t = m->tok_begin, nt; t < m->tok_end; t += nt) {
 			vf acc[V16_MM_TOKENS];
 
+			nt = mm_step(m->tok_end - t, most);
 			tile.a = q8 ? m->q + t * tile.stride : NULL;
 			tile.x = q8 ? NULL : m->x + t * tile.stride;
 			mm_tokens(type, nt, &tile, acc);
@@ -306,6 +322,12 @@ V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 	}
 }
 
+#ifdef V16_PLAIN
+static void mm_any(const struct plx_k_mm *m)
+{
+	mm_type(m->w->type, m);
+}
+#else
 #define MM_FUNCTION(name, type)                                                                    \
 	static __attribute__((noinline)) void name(const struct plx_k_mm *m)                       \
 	{                                                                                          \
@@ -324,11 +346,8 @@ MM_FUNCTION(mm_q5_k, PLX_Q_Q5_K)
 MM_FUNCTION(mm_q6_k, PLX_Q_Q6_K)
 #undef MM_FUNCTION
 
-static void op_matmul(const struct plx_k_mm *m)
+static void mm_any(const struct plx_k_mm *m)
 {
-	PLX_DCHECK(m->row_begin % PLX_K_TILE == 0 && m->row_end <= m->w->n_out);
-	PLX_DCHECK(m->row_end % PLX_K_TILE == 0 || m->row_end == m->w->n_out);
-	PLX_DCHECK(m->y_stride >= m->w->n_out);
 	switch (m->w->type) {
 	case PLX_Q_F32:
 		mm_f32(m);
@@ -364,6 +383,16 @@ static void op_matmul(const struct plx_k_mm *m)
 		mm_q6_k(m);
 		break;
 	}
+}
+
+#endif
+
+static void op_matmul(const struct plx_k_mm *m)
+{
+	PLX_DCHECK(m->row_begin % PLX_K_TILE == 0 && m->row_end <= m->w->n_out);
+	PLX_DCHECK(m->row_end % PLX_K_TILE == 0 || m->row_end == m->w->n_out);
+	PLX_DCHECK(m->y_stride >= m->w->n_out);
+	mm_any(m);
 }
 
 #endif

@@ -147,26 +147,45 @@ static uint32_t op_argmax(const float *x, uint32_t n)
 	return 0;
 }
 
-/* The integer weight of one probability: floor(e * 2^40), 0 <= e <= 1. */
+static float op_block_max(float *out, const float *x, uint32_t n)
+{
+	float top = -INFINITY;
+	bool nan = false;
+
+	for (uint32_t i = 0; i < n; i += PLX_K_MAX_BLOCK) {
+		vf m = vf_set1(-INFINITY);
+		uint32_t ordered = 0xffffu;
+
+		for (uint32_t j = i; j < i + PLX_K_MAX_BLOCK && j < n; j += 16) {
+			vf v = load_first(x + j, n - j, -INFINITY);
+
+			ordered &= vf_equal(v, v);
+			m = vf_max(m, v);
+		}
+		float block = ordered == 0xffffu ? vf_hmax(m) : NAN;
+
+		nan = nan || ordered != 0xffffu;
+		top = block > top ? block : top;
+		out[i / PLX_K_MAX_BLOCK] = block;
+	}
+	return nan ? NAN : top;
+}
+
 static uint64_t op_logit_sum(const float *x, uint32_t n, float *max)
 {
-	uint64_t sum = 0;
-	float bad = 0.0f;
+	vu sum = vu_zero();
+	uint32_t ordered = 0xffffu;
 
 	*max = max_of(x, n);
 	if (!(*max > -INFINITY && *max < INFINITY))
 		return 0;
 	for (uint32_t i = 0; i < n; i += 16) {
-		float e[16];
 		vf d = vf_sub(load_first(x + i, n - i, -INFINITY), vf_set1(*max));
 
-		vf_store(e, vf_exp(d));
-		for (uint32_t j = 0; j < 16; j++) {
-			bad = e[j] >= 0.0f ? bad : NAN;
-			sum += (uint64_t)(int64_t)(e[j] * 0x1p40f);
-		}
+		ordered &= vf_equal(d, d);
+		sum = vu_add_floor(sum, vf_mul(vf_exp(d), vf_set1(0x1p40f)));
 	}
-	return bad >= 0.0f ? sum : 0;
+	return ordered == 0xffffu ? vu_hsum(sum) : 0;
 }
 
 #endif

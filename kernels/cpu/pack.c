@@ -62,7 +62,7 @@ static void quants_of(enum plx_qtype type, const uint8_t *p, uint32_t sub, uint8
 		case PLX_Q_F32:
 		case PLX_Q_F16:
 		case PLX_Q_BF16:
-			PLX_CHECK(!"a float format has no quants");
+			PLX_CHECK(false); /* a float format has no quants */
 		}
 	}
 }
@@ -117,7 +117,7 @@ static void put_scales(enum plx_qtype type, uint8_t *s, uint32_t r, const uint8_
 	case PLX_Q_F32:
 	case PLX_Q_F16:
 	case PLX_Q_BF16:
-		PLX_CHECK(!"a float format has no scales");
+		PLX_CHECK(false); /* a float format has no scales */
 	}
 }
 

@@ -14,7 +14,13 @@
 
 #include "kernels/quant.h"
 
+/* Vector code must end up in registers; plain C may stay functions, or compiling takes minutes. */
+#if defined(__AVX2__)
 #define V16_INLINE static inline __attribute__((always_inline))
+#else
+#define V16_INLINE static inline
+#define V16_PLAIN  1
+#endif
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 
@@ -23,9 +29,15 @@
 #define V16_MM_TOKENS 8 /* tokens of one register block of the matrix product */
 #define V16_ATTN_Q    4 /* queries of one register block of attention */
 
+#ifdef __clang__ /* the compilers' headers differ in the sign of a shift count */
+typedef unsigned v16_count;
+#else
+typedef int v16_count;
+#endif
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vb;
+typedef __m512i vu; /* sums of 8 u64 */
 
 V16_INLINE vf vf_set1(float x)
 {
@@ -108,6 +120,21 @@ V16_INLINE void vf_to_f16(uint16_t *p, vf a)
 {
 	_mm256_storeu_si256((__m256i *)(void *)p,
 	                    _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+V16_INLINE vu vu_zero(void)
+{
+	return _mm512_setzero_si512();
+}
+V16_INLINE vu vu_add_floor(vu sum, vf a)
+{
+	__m256 hi = _mm512_extractf32x8_ps(a, 1);
+
+	sum = _mm512_add_epi64(sum, _mm512_cvttps_epi64(_mm512_castps512_ps256(a)));
+	return _mm512_add_epi64(sum, _mm512_cvttps_epi64(hi));
+}
+V16_INLINE uint64_t vu_hsum(vu sum)
+{
+	return (uint64_t)_mm512_reduce_add_epi64(sum);
 }
 V16_INLINE vf vf_rope_pairs(vf x, vf tab)
 {
@@ -194,11 +221,13 @@ V16_INLINE vb vb_high4(vb a)
 	return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
 }
 /* a | (bits shifted left by n (right by -n), only those in mask kept) */
-#define vb_or_bits(a, bits, n, mask)                                                               \
-	_mm512_ternarylogic_epi32((a),                                                             \
-	                          (n) >= 0 ? _mm512_slli_epi16((bits), (n) >= 0 ? (n) : 0)         \
-	                                   : _mm512_srli_epi16((bits), (n) < 0 ? -(n) : 0),        \
-	                          _mm512_set1_epi8(mask), 0xf8)
+V16_INLINE vb vb_or_bits(vb a, vb bits, int n, int mask)
+{
+	vb moved =
+	    n >= 0 ? _mm512_slli_epi16(bits, (v16_count)n) : _mm512_srli_epi16(bits, (v16_count)-n);
+
+	return _mm512_ternarylogic_epi32(a, moved, _mm512_set1_epi8((char)mask), 0xf8);
+}
 /* Four products a lane: acc[r] += sum over j<4 of w[4r + j] * a4's byte j; w at most 127. */
 V16_INLINE vi vi_dot(vi acc, vb w, const int8_t *a4)
 {
@@ -213,7 +242,7 @@ V16_INLINE vi vi_dot_wide(vi acc, vb w, const int8_t *a4)
 	return vi_dot(acc, w, a4);
 }
 
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif defined(__AVX2__)
 
 #include <immintrin.h>
 
@@ -698,6 +727,29 @@ V16_INLINE vi vi_dot_wide(vi acc, vb w, const int8_t *a4)
 	return vi_dot(acc, w, a4);
 }
 
+#endif
+
+#ifndef __AVX512VNNI__
+/* Sums of integers below 2^41, given as floats that are rounded down; exact in any order. */
+typedef uint64_t vu;
+
+V16_INLINE vu vu_zero(void)
+{
+	return 0;
+}
+V16_INLINE vu vu_add_floor(vu sum, vf a)
+{
+	float v[16];
+
+	vf_store(v, a);
+	for (int i = 0; i < 16; i++)
+		sum += (uint64_t)(v[i] >= 0.0f ? (int64_t)v[i] : 0);
+	return sum;
+}
+V16_INLINE uint64_t vu_hsum(vu sum)
+{
+	return sum;
+}
 #endif
 
 /*
