@@ -180,6 +180,11 @@ struct plx_tok_job {
  * pre-tokenisation and merges run across the seams as the model was trained, yet no user text
  * becomes control. text, span and ids must stay until the job is done or dropped.
  *
+ * Where the file has add_space_prefix, a space goes before the text and after each control token
+ * (not after an added one, as in SentencePiece). Text is otherwise taken as it is, but for NFC
+ * where the pre-tokenizer asks for it; a pile of more than 64 combining marks is normalised in
+ * parts.
+ *
  * Errors: TOO_LARGE (len over max_text), INVAL (spans out of order or range).
  */
 int plx_tok_begin(struct plx_tok_scratch *s, const struct plx_tok_job *job);
