@@ -219,6 +219,14 @@ static struct view narrow_to_weight(const struct measure *m, const struct view *
 	return *all;
 }
 
+/* floor(random / 2^64 * n) */
+static uint64_t scaled(uint64_t random, uint64_t n)
+{
+	__extension__ typedef unsigned __int128 u128;
+
+	return (uint64_t)((u128)random * n >> 64);
+}
+
 /* Draw one of the entries that the cut and min-p leave, ids in increasing order. */
 static int64_t draw_one(const struct measure *plain, const struct measure *tempered,
                         const struct view *v, struct cut c, float min_p, uint64_t random)
@@ -245,7 +253,7 @@ static int64_t draw_one(const struct measure *plain, const struct measure *tempe
 				return id_of(v, i);
 		}
 		sum = run;
-		r = (uint64_t)((unsigned __int128)random * sum >> 64);
+		r = scaled(random, sum);
 	}
 	return PLX_E_FAULT; /* not reached: r < sum, and the largest logit's weight is ONE */
 }
