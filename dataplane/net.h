@@ -104,7 +104,8 @@ bool plx_net_peer_same(const struct plx_net_peer *a, const struct plx_net_peer *
 
 /*
  * plx_net_sum - ones' complement sum of bytes, folded to 16 bits, in network byte order as loaded
- * by a little-endian machine; add sums of even-length parts by passing the last one as init.
+ * by a little-endian machine; add sums of even-length parts by passing the last one as init. At
+ * most 256 KiB.
  */
 uint16_t plx_net_sum(const void *data, size_t bytes, uint32_t init);
 
