@@ -261,7 +261,7 @@ struct plx_msg_model {
 	uint32_t context_tokens;
 	uint32_t vocab_size;
 	uint32_t n_embd;
-	uint8_t hash[32]; /* SHA-256 of the model file */
+	uint8_t hash[32]; /* identity of the model: equal for equal files; zero-padded */
 	uint32_t flags;   /* bit 0 chat template known; bit 1 embeds */
 	uint32_t name_bytes;
 };
