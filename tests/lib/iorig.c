@@ -110,7 +110,9 @@ int plx_rig_open(struct plx_rig *r, const struct plx_config *cfg, uint32_t n_io,
 
 	e = e ? e : plx_links_open(&r->links, &r->arena, &r->cfg, n_io, &d);
 	e = e ? e : plx_keys_open(&r->keys, key_file, &d);
-	e = e ? e : make_port(r);
+	if (!e)
+		e = cfg->port[0].iface[0] != '\0' ? plx_port_open(&r->port, &r->cfg, 0, &d)
+		                                  : make_port(r);
 	struct plx_io_conf conf = {.cfg = &r->cfg,
 	                           .links = &r->links,
 	                           .keys = &r->keys,
@@ -140,12 +142,13 @@ void plx_rig_close(struct plx_rig *r)
 
 	for (uint32_t i = 0; i < r->n_io; i++) {
 		plx_stage_io_close(r->io[i]);
-		while (rte_ring_dequeue(r->to_io[i], &m) == 0 ||
-		       rte_ring_dequeue(r->from_io[i], &m) == 0)
+		while (r->to_io[i] != NULL && (rte_ring_dequeue(r->to_io[i], &m) == 0 ||
+		                               rte_ring_dequeue(r->from_io[i], &m) == 0))
 			rte_pktmbuf_free(m);
 	}
 	plx_port_close(&r->port);
-	(void)rte_eth_dev_close(id);
+	if (r->to_io[0] != NULL)
+		(void)rte_eth_dev_close(id);
 	for (uint32_t i = 0; i < r->n_io; i++) {
 		rte_ring_free(r->to_io[i]);
 		rte_ring_free(r->from_io[i]);

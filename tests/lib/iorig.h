@@ -37,8 +37,8 @@ int plx_rig_eal(void);
 /* plx_rig_config - small limits that fit a test. */
 struct plx_config plx_rig_config(void);
 /*
- * plx_rig_open - everything, with n_io stages (queues). key_file NULL: insecure.
- * plx_rig_close - everything gone.
+ * plx_rig_open - everything, with n_io stages (queues). key_file NULL: insecure. The port is made
+ * of rings, unless cfg->port[0] names an interface. plx_rig_close - everything gone.
  */
 int plx_rig_open(struct plx_rig *r, const struct plx_config *cfg, uint32_t n_io,
                  const char *key_file);
