@@ -456,7 +456,8 @@ static uint32_t run_timers(struct plx_stage_io *io)
 		look_after(io, s);
 		n++;
 	}
-	(void)plx_reasm_expire(&io->reasm, io->now_ns, REASM_EXPIRES);
+	for (uint32_t i = 0; i < REASM_EXPIRES && plx_io_expire(io); i++)
+		n++;
 	return n;
 }
 

@@ -309,6 +309,24 @@ void plx_io_req(struct plx_stage_io *io, struct plx_session *s, const struct plx
 		a_fragment(io, s, h, payload, slot);
 }
 
+/* The client was told of fragments that came and will not send them again: so it must be told. */
+bool plx_io_expire(struct plx_stage_io *io)
+{
+	struct plx_reasm_gone gone;
+	uint32_t at;
+
+	if (!plx_reasm_expire_next(&io->reasm, io->now_ns, &gone))
+		return false;
+	char *owner = (char *)gone.session - offsetof(struct plx_session, reasm);
+	struct plx_session *s = (struct plx_session *)(void *)owner;
+
+	plx_count(io->page, PLX_M_REQ_REASM, 1);
+	if (plx_req_window_place(&s->window, gone.req_id, &at) == PLX_REQ_NEW &&
+	    s->slot[at].req_id == gone.req_id && s->slot[at].state == PLX_SLOT_PARTIAL)
+		reject(io, s, s->slot[at].ans, PLX_E_QUEUE_FULL, NULL);
+	return true;
+}
+
 /* ---- CANCEL -------------------------------------------------------------------------------- */
 
 /* A CANCEL before its REQ: the id is used up and will never run. */

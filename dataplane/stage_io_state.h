@@ -82,6 +82,9 @@ void plx_io_req(struct plx_stage_io *io, struct plx_session *s, const struct plx
                 const uint8_t *payload);
 void plx_io_cancel(struct plx_stage_io *io, struct plx_session *s, const struct plx_hdr *h,
                    const uint8_t *payload);
+/* plx_io_expire - reject a request whose fragments did not all come in time; false: there is none.
+ */
+bool plx_io_expire(struct plx_stage_io *io);
 /* plx_io_ack, plx_io_tok_ack - acknowledgements; -1 where the message does not decode. */
 int plx_io_ack(struct plx_stage_io *io, struct plx_session *s, const uint8_t *payload,
                uint32_t bytes);

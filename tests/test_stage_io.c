@@ -378,6 +378,28 @@ static void test_io_puts_fragments_together(void **state)
 	assert_int_equal(count(PLX_M_REQ_REPEATED), 1);
 }
 
+static void test_io_rejects_what_does_not_arrive_whole(void **state)
+{
+	static uint8_t msg[8192];
+	static char text[4000];
+	struct plx_msg_reject rej;
+	const char *detail;
+
+	(void)state;
+	memset(text, 'z', sizeof(text));
+	uint32_t n = plx_rig_req(msg, sizeof(msg), text, sizeof(text));
+
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	send_fragments(1, msg, n, (const uint16_t[]){0, 1}, 2);
+	plx_rig_turn(&rig, cli.ack.limits.reasm_timeout_ms * PLX_NS_PER_MS);
+	assert_true(plx_rig_expect(&cli, PLX_T_REJECT, &hdr, buf));
+	assert_int_equal(hdr.req_id, 1);
+	assert_int_equal(plx_msg_reject_decode(&rej, &detail, buf, hdr.payload_bytes), 0);
+	assert_int_equal(rej.code, plx_err_wire(PLX_E_QUEUE_FULL));
+	send_fragments(1, msg, n, (const uint16_t[]){0, 1, 2, 3}, 4);
+	assert_null(plx_rig_take(&rig, 0)); /* it has ended, and never runs */
+}
+
 static void test_io_refuses_what_is_too_large_at_its_first_fragment(void **state)
 {
 	static uint8_t msg[1152];
@@ -730,6 +752,7 @@ int main(void)
 	    T(test_io_holds_clients_to_their_credit),
 	    T(test_io_names_the_option_it_refuses),
 	    T(test_io_puts_fragments_together),
+	    T(test_io_rejects_what_does_not_arrive_whole),
 	    T(test_io_refuses_what_is_too_large_at_its_first_fragment),
 	    T(test_io_cancel_may_overtake),
 	    T(test_io_cancel_reaches_a_running_request),
