@@ -1,0 +1,23 @@
+/*
+ * The kernel tables this machine can run: scalar first, so that tests compare the others with it.
+ */
+#ifndef PLX_TESTS_LIB_ISAS_H
+#define PLX_TESTS_LIB_ISAS_H
+
+#include "kernels/kernels.h"
+
+#define PLX_T_ISAS 3
+
+static inline uint32_t plx_t_tables(const struct plx_kernels *k[PLX_T_ISAS])
+{
+	static const enum plx_k_isa isa[] = {PLX_K_ISA_SCALAR, PLX_K_ISA_AVX2, PLX_K_ISA_AVX512};
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < PLX_T_ISAS; i++) {
+		k[n] = plx_kernels_select(isa[i]);
+		n += k[n] != NULL;
+	}
+	return n;
+}
+
+#endif
