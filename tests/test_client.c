@@ -161,6 +161,24 @@ static void test_client_keeps_within_credit(void **state)
 	plx_rig_close(r);
 }
 
+static void test_client_keeps_ids_within_the_window(void **state)
+{
+	struct plx_rig *r = open_rig();
+
+	(void)state;
+	/* One long request, and 60 short ones beside it: 8 in flight, so ids may lead by 31. */
+	plx_rig_submit(r, "long", 400, PLX_CLIENT_RESUBMIT_NEVER);
+	for (int i = 0; i < 60; i++)
+		plx_rig_submit(r, "short", 1, PLX_CLIENT_RESUBMIT_NEVER);
+	plx_rig_run(r, SECOND / 50, NULL, NULL);
+	assert_int_equal(r->log[0].n_finals, 0);
+	assert_int_equal(r->client->last_req_id, 32);
+	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	for (int i = 0; i < 61; i++)
+		assert_int_equal(r->log[i].final.type, PLX_CLIENT_EV_DONE);
+	plx_rig_close(r);
+}
+
 static void test_client_pings(void **state)
 {
 	struct plx_rig *r = open_rig();
@@ -609,6 +627,7 @@ int main(void)
 	    cmocka_unit_test(test_client_reads_the_model_table),
 	    cmocka_unit_test(test_client_samples_interleave),
 	    cmocka_unit_test(test_client_keeps_within_credit),
+	    cmocka_unit_test(test_client_keeps_ids_within_the_window),
 	    cmocka_unit_test(test_client_pings),
 	    cmocka_unit_test(test_client_stays_alive_when_idle),
 	    cmocka_unit_test(test_client_rekeys_under_way),

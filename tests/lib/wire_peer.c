@@ -50,6 +50,7 @@ struct plx_peer {
 	struct plx_hs_secrets secrets;
 	uint64_t rng;
 	bool draining;
+	bool credit_due;
 
 	bool open;
 	uint8_t ephemeral[32]; /* of the session's HELLO */
@@ -155,7 +156,7 @@ static void send_msg(struct plx_peer *p, uint8_t type, const void *payload, size
 static void queue_final(struct plx_peer *p, struct request *r)
 {
 	r->ended = true;
-	plx_credit_rx_release(&p->credit, r->packets);
+	p->credit_due |= plx_credit_rx_release(&p->credit, r->packets);
 	PLX_CHECK(plx_outbox_add(&p->outbox, r->final_type, r->req_id, 0, r->final, r->final_bytes,
 	                         PLX_DGRAM_MIN_BYTES));
 }
@@ -588,6 +589,12 @@ void plx_peer_tick(struct plx_peer *p, uint64_t now_ns)
 		memcpy(p->pkt + PLX_HDR_BYTES, f.bytes, f.h.payload_bytes);
 		send_sealed(p, &f.h, now_ns);
 		plx_outbox_sent(&p->outbox, &f, f.h.pkt_num, &p->conn.rtt, now_ns);
+	}
+	if (p->credit_due) {
+		struct plx_msg_credit m = plx_credit_rx_now(&p->credit);
+
+		p->credit_due = false;
+		send_msg(p, PLX_T_CREDIT, &m, sizeof(m), now_ns);
 	}
 	int n = plx_conn_ack_flush(&p->conn, &p->crypt, p->pkt, PLX_DGRAM_MIN_BYTES, now_ns);
 

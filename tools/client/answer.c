@@ -187,6 +187,7 @@ static void on_tokens(struct plx_client *c, const struct plx_hdr *h, const uint8
 	}
 	if (v.m.sample >= s->n_samples)
 		return;
+	plx_client_req_arrived(c, s);
 	struct plx_client_sample_state *st = &s->sample[v.m.sample];
 	bool last = v.m.flags & PLX_TOKENS_LAST, now = plx_hdr_flags(h) & PLX_F_ACK_REQ;
 
@@ -268,6 +269,7 @@ static void on_accept(struct plx_client *c, struct plx_client_slot *s, const uin
 
 	if (plx_msg_get(PLX_T_ACCEPT, &m, sizeof(m), payload, n_bytes) || s->accepted)
 		return;
+	plx_client_req_arrived(c, s);
 	s->accepted = true;
 	s->accept.kind = PLX_NODE_FIXED;
 	s->accept.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_ACCEPT,

@@ -69,6 +69,7 @@ struct plx_client_slot {
 	bool final_here;    /* fin.ev is filled; waits for tokens that are under way */
 	bool final_queued;
 	bool accepted; /* ACCEPT came */
+	bool arrived;  /* the appliance has the whole REQ */
 	bool restart_queued;
 	struct plx_msg_cancel cancel; /* payload of the CANCEL */
 	uint64_t submit_ns;
@@ -194,6 +195,8 @@ int plx_client_send_msg(struct plx_client *c, uint8_t type, uint8_t flags, uint6
 struct plx_client_slot *plx_client_slot_of(struct plx_client *c, uint64_t req_id);
 /* plx_client_begin - queue what credit allows, in order of submission. */
 void plx_client_begin(struct plx_client *c);
+/* plx_client_req_arrived - an answer shows that the whole REQ is there: it is sent no more. */
+void plx_client_req_arrived(struct plx_client *c, struct plx_client_slot *s);
 /* plx_client_slots_lost - decide over every unfinished request: FAILED, or submitted again. */
 void plx_client_slots_lost(struct plx_client *c, int err, const char *why, bool again);
 /* plx_client_slot_end - the final event (in s->fin.ev) is complete: queue it. */

@@ -185,16 +185,25 @@ int plx_client_submit(struct plx_client *c, const struct plx_client_request *r, 
 
 /* ---- the way out ---- */
 
+static void forget_type(struct plx_client *c, uint8_t type, uint64_t req_id)
+{
+	struct plx_outmsg *o = req_id ? plx_outbox_find(&c->outbox, type, req_id) : NULL;
+
+	if (o)
+		plx_outbox_remove(&c->outbox, o);
+}
+
 static void forget_out(struct plx_client *c, uint64_t req_id)
 {
-	static const uint8_t type[] = {PLX_T_REQ, PLX_T_CANCEL};
+	forget_type(c, PLX_T_REQ, req_id);
+	forget_type(c, PLX_T_CANCEL, req_id);
+}
 
-	for (size_t i = 0; req_id && i < sizeof(type); i++) {
-		struct plx_outmsg *o = plx_outbox_find(&c->outbox, type[i], req_id);
-
-		if (o)
-			plx_outbox_remove(&c->outbox, o);
-	}
+void plx_client_req_arrived(struct plx_client *c, struct plx_client_slot *s)
+{
+	if (!s->arrived)
+		forget_type(c, PLX_T_REQ, s->req_id);
+	s->arrived = true;
 }
 
 static void drop_held(struct plx_client *c, struct plx_client_slot *s)
@@ -253,6 +262,20 @@ static struct plx_client_slot *first_waiting(struct plx_client *c)
 	return first;
 }
 
+/* Whether the next id stays within the appliance's window above our oldest unfinished request. */
+static bool window_open(const struct plx_client *c)
+{
+	uint64_t oldest = c->last_req_id + 1;
+
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
+		const struct plx_client_slot *s = &c->slot[i];
+
+		if (s->handle && s->req_id && !s->final_here && s->req_id < oldest)
+			oldest = s->req_id;
+	}
+	return c->last_req_id + 1 - oldest < 4 * (uint64_t)c->ack.limits.max_in_flight;
+}
+
 /* True when s was begun or ended; false when it has to wait. */
 static bool begin(struct plx_client *c, struct plx_client_slot *s)
 {
@@ -263,7 +286,7 @@ static bool begin(struct plx_client *c, struct plx_client_slot *s)
 		                 "the request is larger than this appliance takes");
 		return true;
 	}
-	if (plx_credit_tx_take(&c->credit, packets))
+	if (!window_open(c) || plx_credit_tx_take(&c->credit, packets))
 		return false;
 	s->req_id = ++c->last_req_id;
 	s->cancel.packets = packets;
@@ -330,7 +353,7 @@ static void go_again(struct plx_client *c, struct plx_client_slot *s)
 	memset(s->sample, 0, sizeof(s->sample));
 	s->req_id = 0;
 	s->first_ns = 0;
-	s->final_here = s->accepted = false;
+	s->final_here = s->accepted = s->arrived = false;
 	c->n_waiting++;
 	s->restart_queued = tell;
 	if (!tell)

@@ -175,11 +175,20 @@ static void tick_acks(struct plx_client *c, uint64_t now_ns)
 		plx_client_send(c, c->pkt, (size_t)n, now_ns);
 }
 
+/* When the session counts as dead: three keepalives without a word, or what the caller allows. */
+static uint64_t silence_end(const struct plx_client *c)
+{
+	uint64_t three = 3 * c->ack.limits.keepalive_ms * PLX_NS_PER_MS;
+	uint64_t ours = c->cfg.silence_timeout_ms * PLX_NS_PER_MS;
+
+	return c->conn.rx_last_ns + (three < ours ? three : ours);
+}
+
 static void tick_open(struct plx_client *c, uint64_t now_ns)
 {
 	uint16_t probe_bytes;
 
-	if (now_ns - c->conn.rx_last_ns >= c->cfg.silence_timeout_ms * PLX_NS_PER_MS) {
+	if (now_ns >= silence_end(c)) {
 		plx_client_lose(
 		    c, PLX_E_TIMEOUT,
 		    "nothing came from the appliance for too long: it is down, hangs or "
@@ -225,7 +234,7 @@ static uint64_t next_open(const struct plx_client *c)
 
 	if (next < c->blocked_ns)
 		next = c->blocked_ns;
-	next = min64(next, c->conn.rx_last_ns + c->cfg.silence_timeout_ms * PLX_NS_PER_MS);
+	next = min64(next, silence_end(c));
 	next = min64(next, probe_due(c));
 	next = min64(next, plx_pmtu_deadline(&c->pmtu));
 	if (c->conn.ack_due_ns)
