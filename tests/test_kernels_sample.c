@@ -1,0 +1,297 @@
+/*
+ * Choosing a token: against a plain sorting reference in double precision, and literal cases.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fw/base/err.h"
+#include "kernels/sample.h"
+#include "tests/lib/isas.h"
+#include "tests/lib/qdata.h"
+
+#define VOCAB 5000
+
+static const struct plx_kernels *tables[PLX_T_ISAS];
+static uint32_t n_tables;
+static float logits[VOCAB];
+static void *scratch;
+
+static const struct plx_k_sampling plain = {
+    .temperature = 1.0f, .top_p = 1.0f, .min_p = 0.0f, .repeat_penalty = 1.0f, .seed = 1};
+
+static void make_logits(float scale, uint64_t seed)
+{
+	for (uint32_t i = 0; i < VOCAB; i++)
+		logits[i] = plx_t_uniform(&seed) * scale;
+	logits[4000] = logits[4001]; /* equals, wherever they rank */
+	logits[17] = logits[3000];
+}
+
+static int by_rank(const void *pa, const void *pb)
+{
+	uint32_t a = *(const uint32_t *)pa;
+	uint32_t b = *(const uint32_t *)pb;
+
+	if (logits[a] > logits[b])
+		return -1;
+	if (logits[a] < logits[b])
+		return 1;
+	return a < b ? -1 : 1;
+}
+
+/* Weights, in sorted order and by the definition; cuts in integers as the definition has them. */
+static int64_t reference(const struct plx_k_sampling *s, uint32_t n, uint64_t random)
+{
+	static uint32_t rank[VOCAB];
+	static bool kept[VOCAB];
+	uint32_t n_kept = s->top_k > 0 && s->top_k < n ? s->top_k : n;
+	uint64_t sum = 0;
+	uint64_t run = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		rank[i] = i;
+	qsort(rank, n, sizeof *rank, by_rank);
+	float max = logits[rank[0]];
+
+	for (uint32_t i = 0; i < n_kept; i++)
+		sum += (uint64_t)(plx_k_expf(logits[rank[i]] - max) * 0x1p40f);
+	if (s->top_p < 1.0f) {
+		uint64_t target = (uint64_t)ceil((double)s->top_p * (double)sum);
+		uint32_t i = 0;
+
+		for (; i < n_kept && run < target; i++)
+			run += (uint64_t)(plx_k_expf(logits[rank[i]] - max) * 0x1p40f);
+		n_kept = i;
+	}
+	memset(kept, 0, sizeof kept);
+	sum = 0;
+	for (uint32_t i = 0; i < n_kept; i++)
+		kept[rank[i]] = plx_k_expf(logits[rank[i]] - max) >= s->min_p;
+	for (int pass = 0; pass < 2; pass++) {
+		run = 0;
+		for (uint32_t i = 0; i < n; i++) {
+			if (!kept[i])
+				continue;
+			float e = plx_k_expf((logits[i] - max) * (1.0f / s->temperature));
+
+			run += (uint64_t)(e * 0x1p40f);
+			if (pass == 1 &&
+			    (long double)run > (long double)random * 0x1p-64L * (long double)sum)
+				return i;
+		}
+		sum = run;
+	}
+	return -1;
+}
+
+static uint64_t bits_of(uint64_t seed, uint32_t position, uint32_t draw, uint32_t sample)
+{
+	const uint32_t ctr[4] = {position, draw, sample, 0};
+	const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+	uint32_t out[4];
+
+	plx_k_philox(ctr, key, out);
+	return (uint64_t)out[1] << 32 | out[0];
+}
+
+static void test_philox_known_answers(void **state)
+{
+	/* The generator's published test vectors (Random123, kat_vectors, philox4x32 10). */
+	static const uint32_t zero[4] = {0, 0, 0, 0};
+	static const uint32_t pi_ctr[4] = {0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u};
+	static const uint32_t pi_key[2] = {0xa4093822u, 0x299f31d0u};
+	static const uint32_t want0[4] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
+	static const uint32_t want_pi[4] = {0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u};
+	uint32_t out[4];
+
+	(void)state;
+	plx_k_philox(zero, zero, out);
+	assert_memory_equal(out, want0, sizeof out);
+	plx_k_philox(pi_ctr, pi_key, out);
+	assert_memory_equal(out, want_pi, sizeof out);
+}
+
+static void test_sample_follows_the_definition(void **state)
+{
+	static const float top_ps[] = {1.0f, 0.95f, 0.5f, 0.01f};
+	static const float min_ps[] = {0.0f, 0.05f, 1.0f};
+	static const uint32_t top_ks[] = {0, 1, 40, 300};
+	static const float scales[] = {0.5f, 12.0f, 60.0f};
+
+	(void)state;
+	for (uint32_t i = 0; i < 4 * 3 * 4 * 3; i++) {
+		struct plx_k_sampling s = plain;
+		uint32_t n = i % 5 ? VOCAB : 33;
+
+		s.top_p = top_ps[i % 4];
+		s.min_p = min_ps[i / 4 % 3];
+		s.top_k = top_ks[i / 12 % 4];
+		s.temperature = i % 7 ? 0.8f : 1.6f;
+		s.seed = i * UINT64_C(0x123456789);
+		make_logits(scales[i / 48], i + 1);
+		int64_t want = reference(&s, n, bits_of(s.seed, i, 0, 0));
+
+		for (uint32_t k = 0; k < n_tables; k++)
+			assert_int_equal(plx_k_sample(tables[k], &s, logits, n, i, 0, scratch),
+			                 want);
+	}
+}
+
+static void test_sample_among_many_equals(void **state)
+{
+	struct plx_k_sampling s = plain;
+
+	(void)state;
+	for (uint32_t i = 0; i < VOCAB; i++)
+		logits[i] = 1.0f;
+	s.top_k = 3;
+	for (uint32_t draw = 0; draw < 50; draw++) {
+		int64_t id = plx_k_sample(tables[0], &s, logits, VOCAB, 9, draw, scratch);
+
+		assert_in_range(id, 0, 2);
+		assert_int_equal(id, reference(&s, VOCAB, bits_of(1, 9, draw, 0)));
+	}
+	s.top_k = 0;
+	s.top_p = 0x1p-10f; /* 4.9 of the 5000 */
+	for (uint32_t draw = 0; draw < 50; draw++)
+		assert_in_range(plx_k_sample(tables[0], &s, logits, VOCAB, 9, draw, scratch), 0, 4);
+}
+
+static void test_sample_frequencies_are_the_probabilities(void **state)
+{
+	static const float three[3] = {0.0f, 0.69314718f, -INFINITY}; /* 1 : 2 : 0 */
+	uint32_t seen[3] = {0};
+
+	(void)state;
+	for (uint32_t p = 0; p < 30000; p++) {
+		int64_t id = plx_k_sample(tables[0], &plain, three, 3, p, 0, scratch);
+
+		assert_in_range(id, 0, 2);
+		seen[id]++;
+	}
+	assert_in_range(seen[0], 9750, 10250); /* 10000 +- 3 standard deviations */
+	assert_int_equal(seen[2], 0);
+}
+
+static void test_sample_greedy_takes_the_lowest_of_equals(void **state)
+{
+	struct plx_k_sampling s = plain;
+
+	(void)state;
+	s.temperature = 0.0f;
+	make_logits(3.0f, 5);
+	logits[2500] = logits[4900] = 9.0f;
+	for (uint32_t k = 0; k < n_tables; k++) {
+		assert_int_equal(plx_k_sample(tables[k], &s, logits, VOCAB, 0, 0, scratch), 2500);
+		assert_int_equal(plx_k_sample(tables[k], &s, logits + 2501, 2499, 0, 0, scratch),
+		                 2399);
+	}
+}
+
+static void test_sample_refuses_bad_logits_and_settings(void **state)
+{
+	struct plx_k_sampling s = plain;
+
+	(void)state;
+	make_logits(3.0f, 6);
+	s.top_p = 0.0f;
+	assert_int_equal(plx_k_sample(tables[0], &s, logits, VOCAB, 0, 0, scratch), PLX_E_INVAL);
+	s = plain;
+	s.temperature = NAN;
+	assert_int_equal(plx_k_sample(tables[0], &s, logits, VOCAB, 0, 0, scratch), PLX_E_INVAL);
+	assert_int_equal(plx_k_sample(tables[0], &plain, logits, 0, 0, 0, scratch), PLX_E_INVAL);
+	logits[77] = NAN;
+	assert_int_equal(plx_k_sample(tables[0], &plain, logits, VOCAB, 0, 0, scratch),
+	                 PLX_E_FAULT);
+	logits[77] = INFINITY;
+	assert_int_equal(plx_k_sample(tables[0], &plain, logits, VOCAB, 0, 0, scratch),
+	                 PLX_E_FAULT);
+}
+
+static void test_penalise_counts_an_id_once(void **state)
+{
+	static const uint32_t recent[] = {3, 1, 3, 9};
+	float x[4] = {1.0f, -2.0f, 3.0f, 4.0f};
+
+	(void)state;
+	plx_k_penalise(x, 4, recent, 4, 2.0f);
+	assert_true(x[0] == 1.0f && x[1] == -4.0f && x[2] == 3.0f && x[3] == 2.0f);
+}
+
+static void test_logprobs_are_near_double(void **state)
+{
+	struct plx_k_logprob top[PLX_K_TOP_MAX];
+	double sum = 0.0;
+	float lp;
+
+	(void)state;
+	make_logits(14.0f, 8);
+	logits[4321] = logits[99] = 14.5f;
+	for (uint32_t i = 0; i < VOCAB; i++)
+		sum += exp((double)logits[i]);
+	for (uint32_t k = 0; k < n_tables; k++) {
+		for (uint32_t id = 0; id < VOCAB; id += 97) {
+			double want = (double)logits[id] - log(sum);
+
+			assert_int_equal(
+			    plx_k_logprobs(tables[k], logits, VOCAB, id, &lp, NULL, 0, scratch), 0);
+			assert_true(fabs((double)lp - want) < 2e-6 + 2e-7 * fabs(want));
+		}
+		assert_int_equal(
+		    plx_k_logprobs(tables[k], logits, VOCAB, 4321, &lp, top, 20, scratch), 0);
+		assert_int_equal(top[0].id, 99);
+		assert_int_equal(top[1].id, 4321);
+		assert_true(top[0].logprob == lp && top[1].logprob == lp);
+		for (uint32_t i = 1; i < 20; i++) {
+			uint32_t above = 0;
+
+			for (uint32_t j = 0; j < VOCAB; j++)
+				above += logits[j] > logits[top[i].id];
+			assert_true(above <= i && top[i].logprob <= top[i - 1].logprob);
+		}
+	}
+	assert_int_equal(plx_k_logprobs(tables[0], logits, VOCAB, VOCAB, &lp, NULL, 0, scratch),
+	                 PLX_E_INVAL);
+	assert_int_equal(plx_k_logprobs(tables[0], logits, 5, 1, &lp, top, 5, scratch), 0);
+	logits[1] = NAN;
+	assert_int_equal(plx_k_logprobs(tables[0], logits, VOCAB, 1, &lp, NULL, 0, scratch),
+	                 PLX_E_FAULT);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	plx_k_fpu_setup();
+	n_tables = plx_t_tables(tables);
+	scratch = malloc(plx_k_sample_scratch_bytes());
+	return scratch ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	free(scratch);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_philox_known_answers),
+	    cmocka_unit_test(test_sample_follows_the_definition),
+	    cmocka_unit_test(test_sample_among_many_equals),
+	    cmocka_unit_test(test_sample_frequencies_are_the_probabilities),
+	    cmocka_unit_test(test_sample_greedy_takes_the_lowest_of_equals),
+	    cmocka_unit_test(test_sample_refuses_bad_logits_and_settings),
+	    cmocka_unit_test(test_penalise_counts_an_id_once),
+	    cmocka_unit_test(test_logprobs_are_near_double),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
