@@ -122,6 +122,7 @@ $(foreach l,$(LIBS_ALL),$(eval $(call lib_rule,$(l))))
 
 # Extra objects for one program (link-seam fakes), as EXTRA_<name> := fake sources.
 -include tests/tests.mk
+-include tools/client/client.mk
 
 define prog_rule
 $(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1))) \
