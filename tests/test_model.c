@@ -8,13 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "accel/model/chat.h"
 #include "accel/model/model.h"
 #include "fw/base/err.h"
 #include "kernels/quant.h"
 #include "tests/lib/gguf_make.h"
+#include "tests/lib/model_path.h"
 
 static struct plx_model *open_file(const char *path)
 {
@@ -440,29 +440,20 @@ static void test_model_tiny_qwen(void **state)
 	plx_model_close(m);
 }
 
-/* The model that `make run` uses: PLX_TEST_MODEL, or where the Makefile puts it. */
-static const char *real_model(void)
-{
-	const char *path = getenv("PLX_TEST_MODEL");
-
-	path = path ? path : "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-	return access(path, R_OK) == 0 ? path : NULL;
-}
-
 static void test_model_smollm2(void **state)
 {
 	static const char want[] =
 	    "Smollm2 135M 8k Lc100K Mix1 Ep2: llama, 134.5 M parameters, 92.1 MiB (61 F32, 210 "
 	    "Q4_1, 1 Q8_0), 30 layers, embedding 576, heads 9/3 of 64, feed-forward 1536, "
 	    "vocabulary 49152 (tied), context 8192, hash 00e31fb7cd08372d65d272dba8520dc7";
-	const char *path = real_model();
+	const char *path = plx_test_model();
 	char line[512];
 	struct plx_chat *c;
 	struct plx_model *m;
 
 	(void)state;
 	if (!path) {
-		print_message("no model file: set PLX_TEST_MODEL or run make models\n");
+		print_message("no model file: set PLX_TEST_MODEL or run make model\n");
 		skip();
 	}
 	m = open_file(path);
