@@ -3,16 +3,28 @@
  */
 #include "kernels/kernels.h"
 
+#include <cpuid.h>
 #include <string.h>
 #include <xmmintrin.h>
 
 #include "fw/base/err.h"
 #include "kernels/cpu/isa.h"
 
+/* clang 14 does not know the name "f16c". */
+static bool has_f16c(void)
+{
+	unsigned a;
+	unsigned b;
+	unsigned c;
+	unsigned d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static bool has_avx2(void)
 {
 	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-	       __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+	       __builtin_cpu_supports("bmi2") && has_f16c();
 }
 
 static bool has_avx512(void)
