@@ -71,6 +71,16 @@ static inline struct rte_ring *plx_ring_make(struct plx_arena *a, const char *na
 	return r;
 }
 
+/* plx_ring_used - rte_ring_count with loads that may race with the other side's stores. */
+static inline uint32_t plx_ring_used(const struct rte_ring *r)
+{
+	uint32_t prod = __atomic_load_n(&r->prod.tail, __ATOMIC_RELAXED);
+	uint32_t cons = __atomic_load_n(&r->cons.tail, __ATOMIC_RELAXED);
+	uint32_t n = (prod - cons) & r->mask;
+
+	return n > r->capacity ? r->capacity : n;
+}
+
 #define PLX_RING_DEFINE(name, type)                                                                \
 	struct plx_ring_##name {                                                                   \
 		struct rte_ring *r;                                                                \
@@ -99,11 +109,11 @@ static inline struct rte_ring *plx_ring_make(struct plx_arena *a, const char *na
 	}                                                                                          \
 	static inline uint32_t plx_ring_##name##_count(const struct plx_ring_##name *q)            \
 	{                                                                                          \
-		return rte_ring_count(q->r);                                                       \
+		return plx_ring_used(q->r);                                                        \
 	}                                                                                          \
 	static inline uint32_t plx_ring_##name##_room(const struct plx_ring_##name *q)             \
 	{                                                                                          \
-		return rte_ring_free_count(q->r);                                                  \
+		return q->r->capacity - plx_ring_used(q->r);                                       \
 	}
 
 #endif

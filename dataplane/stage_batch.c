@@ -376,7 +376,8 @@ static bool is_live(const struct plx_stage_batch *s, uint32_t key)
 
 static void take_note(struct plx_stage_batch *s, const struct plx_note *n)
 {
-	if (s->links->req[n->req_idx].gen != n->gen || !is_live(s, n->req_idx))
+	/* Only a live request's gen may be read: io changes it when a place is taken anew. */
+	if (!is_live(s, n->req_idx) || s->links->req[n->req_idx].gen != n->gen)
 		return;
 	if (n->kind == PLX_NOTE_STOP)
 		plx_sched_stop(&s->sched, n->req_idx, n->sample, s->now_ns);

@@ -2,6 +2,8 @@
  * tok, batch and accel together over real rings, with a fake device below and a fake io above:
  * every request ends exactly once, with exactly the right text, whatever happens on the way.
  */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -795,6 +797,67 @@ static void test_stages_random_days(void **state)
 	assert_true(r.n_kind[PLX_FINAL_REJECT] > 20);
 }
 
+/* ---- every stage on a thread of its own ---- */
+
+static atomic_bool stop;
+
+static void *run_lcore(void *lc)
+{
+	plx_lcore_run(lc);
+	return NULL;
+}
+
+static void start_lcores(struct plx_lcore *lc, pthread_t *t)
+{
+	static const plx_stage_poll poll[3] = {plx_stage_tok_poll, plx_stage_batch_poll,
+	                                       plx_stage_accel_poll};
+	void *const own[3] = {&r.st, &r.sb, &r.sa};
+
+	atomic_store(&stop, false);
+	for (uint32_t i = 0; i < 3; i++) {
+		lc[i] = (struct plx_lcore){.cpu = i, .backoff = true, .stop = &stop};
+		assert_int_equal(plx_lcore_add(&lc[i], poll[i], own[i], &r.page[i]), 0);
+		assert_int_equal(pthread_create(&t[i], NULL, run_lcore, &lc[i]), 0);
+	}
+}
+
+static void test_stages_on_threads_of_their_own(void **state)
+{
+	static struct plx_lcore lc[3];
+	pthread_t t[3];
+	bool was_open[N_REQ] = {false};
+	uint32_t asked = 0;
+
+	(void)state;
+	rng_state = 3;
+	start_lcores(lc, t);
+	uint64_t end = plx_clock_ns() + 20 * PLX_NS_PER_S;
+
+	while ((asked < 400 || plx_req_busy(&r.links) > 0) && plx_clock_ns() < end) {
+		if (asked < 400 && plx_req_busy(&r.links) < N_REQ) {
+			random_ask();
+			asked++;
+		}
+		uint32_t i = rnd(N_REQ);
+
+		if (r.client[i].open && rnd(50) == 0)
+			plx_req_cancel(rand_req[i], PLX_CANCEL_CLIENT);
+		for (uint32_t k = 0; k < N_REQ; k++)
+			was_open[k] = r.client[k].open;
+		if (io_poll() == 0)
+			sched_yield();
+		check_ended(was_open);
+	}
+	assert_int_equal(plx_req_busy(&r.links), 0);
+	atomic_store(&stop, true);
+	for (uint32_t i = 0; i < 3; i++) {
+		pthread_join(t[i], NULL);
+		assert_true(lc[i].heartbeat > 0);
+	}
+	run_out();
+	assert_true(r.n_kind[PLX_FINAL_DONE] > 100);
+}
+
 /* ---- the loop ---- */
 
 static uint32_t count_poll(void *state, uint64_t now_ns)
@@ -804,8 +867,6 @@ static uint32_t count_poll(void *state, uint64_t now_ns)
 	assert_true(now_ns > 0);
 	return ++*n % 2;
 }
-
-static atomic_bool stop;
 
 static uint32_t stopping_poll(void *state, uint64_t now_ns)
 {
@@ -880,6 +941,7 @@ int main(void)
 	    scenario(test_stages_refuse_while_the_device_is_gone),
 	    scenario(test_stages_submit_again_is_tried_again),
 	    scenario(test_stages_random_days),
+	    scenario(test_stages_on_threads_of_their_own),
 	    cmocka_unit_test(test_lcore_takes_its_stages_in_turn),
 	    cmocka_unit_test(test_lcore_backs_off_when_idle),
 	};
