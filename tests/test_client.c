@@ -32,15 +32,15 @@ static struct plx_peer_cfg peer_cfg(void)
 	return pc;
 }
 
-static struct plx_rig *open_rig(void)
+static struct plx_crig *open_rig(void)
 {
 	struct plx_client_config cc = client_cfg();
 	struct plx_peer_cfg pc = peer_cfg();
 
-	return plx_rig_open(&cc, &pc, NULL);
+	return plx_crig_open(&cc, &pc, NULL);
 }
 
-static bool all_final(struct plx_rig *r, void *arg)
+static bool all_final(struct plx_crig *r, void *arg)
 {
 	(void)arg;
 	for (uint32_t i = 0; i < r->n_log; i++)
@@ -49,20 +49,20 @@ static bool all_final(struct plx_rig *r, void *arg)
 	return true;
 }
 
-static bool is_open(struct plx_rig *r, void *arg)
+static bool is_open(struct plx_crig *r, void *arg)
 {
 	(void)arg;
 	return r->n_open > 0;
 }
 
-static bool is_closed(struct plx_rig *r, void *arg)
+static bool is_closed(struct plx_crig *r, void *arg)
 {
 	(void)arg;
 	return r->n_closed > 0;
 }
 
 /* log[0] has at least *arg ids. */
-static bool has_ids(struct plx_rig *r, void *arg)
+static bool has_ids(struct plx_crig *r, void *arg)
 {
 	return r->log[0].n_ids[0] >= *(uint32_t *)arg;
 }
@@ -71,11 +71,11 @@ static bool has_ids(struct plx_rig *r, void *arg)
 
 static void test_client_streams_an_answer(void **state)
 {
-	struct plx_rig *r = open_rig();
-	struct plx_rig_log *l = plx_rig_submit(r, "abcde", 4, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig *r = open_rig();
+	struct plx_crig_log *l = plx_crig_submit(r, "abcde", 4, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
-	assert_true(plx_rig_run(r, 2 * SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, 2 * SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_string_equal(l->text, "0:0 0:1 0:2 0:3 ");
 	assert_int_equal(l->n_ids[0], 4);
@@ -89,10 +89,10 @@ static void test_client_streams_an_answer(void **state)
 	/* Handshake with RETRY: 2 round trips of 200 us, then REQ and the first token. */
 	assert_in_range(l->final.done.ttft_ns, 600000, 700000);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_requests, 1);
-	plx_rig_run(r, SECOND / 10, NULL, NULL);
+	plx_crig_run(r, SECOND / 10, NULL, NULL);
 	assert_int_equal(l->n_finals, 1);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_finals_acked, 1);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_reads_the_model_table(void **state)
@@ -103,21 +103,21 @@ static void test_client_reads_the_model_table(void **state)
 
 	(void)state;
 	pc.n_models = 100; /* 9 fragments */
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
 
-	plx_rig_run(r, SECOND, NULL, NULL);
+	plx_crig_run(r, SECOND, NULL, NULL);
 	assert_int_equal(r->n_models, 1);
 	assert_true(plx_client_model(r->client, 99, &m));
 	assert_string_equal(m.name, "toy-100");
 	assert_int_equal(m.vocab_size, 49152);
 	assert_true(m.chat);
 	assert_false(plx_client_model(r->client, 100, &m));
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_samples_interleave(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	struct plx_client_request q;
 	uint64_t req;
 
@@ -129,80 +129,80 @@ static void test_client_samples_interleave(void **state)
 	q.max_new = 5;
 	q.temperature = 1;
 	assert_int_equal(plx_client_submit(r->client, &q, &req, NULL), 0);
-	struct plx_rig_log *l = plx_rig_log_of(r, req);
+	struct plx_crig_log *l = plx_crig_log_of(r, req);
 
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(l->final.done.n_samples, 3);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(l->n_ids[i], 5);
 	assert_false(l->bad_order);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* More requests than credit, one of them of many fragments: all run, none over credit. */
 static void test_client_keeps_within_credit(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	char *big = malloc(100001);
 
 	(void)state;
 	memset(big, 'x', 100000);
 	big[100000] = 0;
 	for (int i = 0; i < 40; i++)
-		plx_rig_submit(r, i == 7 ? big : "hello", 3, PLX_CLIENT_RESUBMIT_NEVER);
-	assert_true(plx_rig_run(r, 5 * SECOND, all_final, NULL));
+		plx_crig_submit(r, i == 7 ? big : "hello", 3, PLX_CLIENT_RESUBMIT_NEVER);
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
 	for (uint32_t i = 0; i < 40; i++)
 		assert_int_equal(r->log[i].final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(r->log[7].final.done.prompt_tokens, 100000);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_requests, 40);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_overdrawn, 0);
 	free(big);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_keeps_ids_within_the_window(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 
 	(void)state;
 	/* One long request, and 60 short ones beside it: 8 in flight, so ids may lead by 31. */
-	plx_rig_submit(r, "long", 400, PLX_CLIENT_RESUBMIT_NEVER);
+	plx_crig_submit(r, "long", 400, PLX_CLIENT_RESUBMIT_NEVER);
 	for (int i = 0; i < 60; i++)
-		plx_rig_submit(r, "short", 1, PLX_CLIENT_RESUBMIT_NEVER);
-	plx_rig_run(r, SECOND / 50, NULL, NULL);
+		plx_crig_submit(r, "short", 1, PLX_CLIENT_RESUBMIT_NEVER);
+	plx_crig_run(r, SECOND / 50, NULL, NULL);
 	assert_int_equal(r->log[0].n_finals, 0);
 	assert_int_equal(r->client->last_req_id, 32);
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	for (int i = 0; i < 61; i++)
 		assert_int_equal(r->log[i].final.type, PLX_CLIENT_EV_DONE);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_pings(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint64_t token;
 
 	(void)state;
 	assert_int_equal(plx_client_ping(r->client, &token), PLX_E_AGAIN);
-	assert_true(plx_rig_run(r, SECOND, is_open, NULL));
+	assert_true(plx_crig_run(r, SECOND, is_open, NULL));
 	assert_int_equal(plx_client_ping(r->client, &token), 0);
-	plx_rig_run(r, SECOND / 100, NULL, NULL);
+	plx_crig_run(r, SECOND / 100, NULL, NULL);
 	assert_int_equal(r->n_pong, 1);
 	assert_in_range(r->last_rtt_ns, 200000, 202000);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_stays_alive_when_idle(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 
 	(void)state;
-	plx_rig_run(r, 60 * SECOND, NULL, NULL);
+	plx_crig_run(r, 60 * SECOND, NULL, NULL);
 	assert_int_equal(r->n_open, 1);
 	assert_int_equal(r->n_lost + r->n_closed, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_rekeys_under_way(void **state)
@@ -213,19 +213,19 @@ static void test_client_rekeys_under_way(void **state)
 
 	(void)state;
 	pc.rekey_after = 20;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
 
-	assert_true(plx_rig_run(r, SECOND, is_open, NULL));
+	assert_true(plx_crig_run(r, SECOND, is_open, NULL));
 	r->client->conn.rekey_after = 20;
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 300, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 300, PLX_CLIENT_RESUBMIT_NEVER);
 
-	assert_true(plx_rig_run(r, 5 * SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(l->n_ids[0], 300);
 	plx_client_info(r->client, &info);
 	assert_true(info.rekeys >= 2);
 	assert_int_equal(r->n_lost, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* ---- refusals ---- */
@@ -237,20 +237,20 @@ static void test_client_reports_reject(void **state)
 
 	(void)state;
 	pc.reject_err = PLX_E_KV_PRESSURE;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_NEVER);
 
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_REJECT);
 	assert_int_equal(l->final.reject.err, PLX_E_KV_PRESSURE);
 	assert_int_equal(l->final.reject.retry_after_us, 1500);
 	assert_string_equal(l->why, "as told");
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_refuses_what_can_not_be_sent(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	struct plx_client_request q;
 	struct plx_diag d = {0};
 	uint64_t req;
@@ -261,88 +261,88 @@ static void test_client_refuses_what_can_not_be_sent(void **state)
 	plx_client_request_init(&q);
 	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), PLX_E_INVAL);
 	assert_string_equal(d.text, "a request has 0 prompts; give one of text, ids, messages");
-	struct plx_rig_log *l = plx_rig_submit(r, big, 4, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, big, 4, PLX_CLIENT_RESUBMIT_NEVER);
 
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_REJECT);
 	assert_int_equal(l->final.reject.err, PLX_E_TOO_LARGE);
 	free(big);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_drain_is_told_and_new_requests_refused(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint32_t some = 5;
-	struct plx_rig_log *first = plx_rig_submit(r, "a", 50, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *first = plx_crig_submit(r, "a", 50, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	plx_peer_drain(r->peer, r->now_ns);
-	plx_rig_run(r, SECOND / 1000, NULL, NULL);
+	plx_crig_run(r, SECOND / 1000, NULL, NULL);
 	assert_int_equal(r->n_drain, 1);
-	struct plx_rig_log *second = plx_rig_submit(r, "b", 4, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *second = plx_crig_submit(r, "b", 4, PLX_CLIENT_RESUBMIT_NEVER);
 
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(first->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(first->n_ids[0], 50);
 	assert_int_equal(second->final.type, PLX_CLIENT_EV_REJECT);
 	assert_int_equal(second->final.reject.err, PLX_E_DRAINING);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* ---- cancel ---- */
 
 static void test_client_cancels_a_running_request(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint32_t some = 5;
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	assert_int_equal(plx_client_cancel(r->client, l->req), 0);
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_CANCELLED);
 	assert_int_equal(l->final.cancelled.cause, PLX_CLIENT_CANCEL_ASKED);
 	assert_int_equal(plx_client_cancel(r->client, l->req), PLX_E_NOT_FOUND);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_cancel_before_the_session_never_reaches_the_appliance(void **state)
 {
-	struct plx_rig *r = open_rig();
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 40, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig *r = open_rig();
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 40, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
 	assert_int_equal(plx_client_cancel(r->client, l->req), 0);
-	plx_rig_run(r, SECOND, NULL, NULL);
+	plx_crig_run(r, SECOND, NULL, NULL);
 	assert_int_equal(l->n_finals, 1);
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_CANCELLED);
 	assert_int_equal(l->final.cancelled.n_samples, 0);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_requests, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* The REQ is lost, its CANCEL arrives: the request never runs. */
 static void test_client_cancel_overtakes(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, is_open, NULL));
-	plx_rig_run(r, SECOND / 10, NULL, NULL);
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 40, PLX_CLIENT_RESUBMIT_NEVER);
+	assert_true(plx_crig_run(r, SECOND, is_open, NULL));
+	plx_crig_run(r, SECOND / 10, NULL, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 40, PLX_CLIENT_RESUBMIT_NEVER);
 
 	r->cut = true;
-	plx_rig_run(r, 1000000, NULL, NULL);
+	plx_crig_run(r, 1000000, NULL, NULL);
 	r->cut = false;
 	assert_int_equal(plx_client_cancel(r->client, l->req), 0);
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_CANCELLED);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_requests, 0);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_cancelled, 1);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* ---- bad networks ---- */
@@ -358,17 +358,17 @@ static void bad_net(struct plx_impair_cfg net, struct plx_peer_cfg pc, uint32_t 
 		strcat(expect, ".");
 	for (uint64_t seed = 1; seed <= 5; seed++) {
 		net.seed = seed;
-		struct plx_rig *r = plx_rig_open(&cc, &pc, &net);
+		struct plx_crig *r = plx_crig_open(&cc, &pc, &net);
 		char prompt[5000];
 
 		memset(prompt, 'p', sizeof(prompt));
 		for (uint32_t i = 0; i < n_requests; i++) {
 			prompt[i % 3 ? 10 : 4999] = 0;
-			plx_rig_submit(r, prompt, 60, PLX_CLIENT_RESUBMIT_NEVER);
+			plx_crig_submit(r, prompt, 60, PLX_CLIENT_RESUBMIT_NEVER);
 			memset(prompt, 'p', sizeof(prompt));
 		}
-		assert_true(plx_rig_run(r, 60 * SECOND, all_final, NULL));
-		plx_rig_run(r, 10 * SECOND, NULL, NULL);
+		assert_true(plx_crig_run(r, 60 * SECOND, all_final, NULL));
+		plx_crig_run(r, 10 * SECOND, NULL, NULL);
 		for (uint32_t i = 0; i < n_requests; i++) {
 			assert_int_equal(r->log[i].n_finals, 1);
 			assert_int_equal(r->log[i].final.type, PLX_CLIENT_EV_DONE);
@@ -378,7 +378,7 @@ static void bad_net(struct plx_impair_cfg net, struct plx_peer_cfg pc, uint32_t 
 		assert_int_equal(plx_peer_counts_of(r->peer)->n_requests, n_requests);
 		assert_int_equal(plx_peer_counts_of(r->peer)->n_sessions, 1);
 		assert_int_equal(plx_peer_counts_of(r->peer)->n_finals_acked, n_requests);
-		plx_rig_close(r);
+		plx_crig_close(r);
 	}
 }
 
@@ -418,19 +418,19 @@ static void test_client_bounds_what_it_holds(void **state)
 
 	(void)state;
 	cc.n_packets = 16;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 200, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 200, PLX_CLIENT_RESUBMIT_NEVER);
 
 	r->reading = false;
-	plx_rig_run(r, SECOND, NULL, NULL);
+	plx_crig_run(r, SECOND, NULL, NULL);
 	assert_int_equal(r->client->n_packets, 16);
 	assert_int_equal(l->n_finals, 0);
 	r->reading = true;
-	assert_true(plx_rig_run(r, 20 * SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, 20 * SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(l->n_ids[0], 200);
 	assert_false(l->bad_order);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_full_table_is_an_error(void **state)
@@ -443,18 +443,18 @@ static void test_client_full_table_is_an_error(void **state)
 
 	(void)state;
 	cc.n_requests = 2;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
 
-	plx_rig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_NEVER);
-	plx_rig_submit(r, "b", 4, PLX_CLIENT_RESUBMIT_NEVER);
+	plx_crig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_NEVER);
+	plx_crig_submit(r, "b", 4, PLX_CLIENT_RESUBMIT_NEVER);
 	plx_client_request_init(&q);
 	q.text = "c";
 	q.text_bytes = 1;
 	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), PLX_E_FULL);
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
-	plx_rig_take_events(r);
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
+	plx_crig_take_events(r);
 	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* ---- lost sessions ---- */
@@ -466,38 +466,38 @@ static void test_client_wrong_key_meets_silence(void **state)
 
 	(void)state;
 	cc.key[0] ^= 1;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, NULL);
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_ALWAYS);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 4, PLX_CLIENT_RESUBMIT_ALWAYS);
 
-	assert_true(plx_rig_run(r, 10 * SECOND, is_closed, NULL));
+	assert_true(plx_crig_run(r, 10 * SECOND, is_closed, NULL));
 	assert_int_equal(r->now_ns / SECOND, 6); /* began at 1 s, timeout 5 s */
 	assert_non_null(strstr(r->why, "key id 5"));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_FAILED);
 	assert_int_equal(l->final.failed.err, PLX_E_TIMEOUT);
 	assert_int_equal(plx_impair_counts_of(r->net, PLX_IMPAIR_DOWN)->in, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
-static void restart_under_way(enum plx_client_resubmit resubmit, struct plx_rig_log *out,
+static void restart_under_way(enum plx_client_resubmit resubmit, struct plx_crig_log *out,
                               uint32_t *n_open)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint32_t some = 10;
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 100, resubmit);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 100, resubmit);
 
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	plx_peer_restart(r->peer);
-	assert_true(plx_rig_run(r, 5 * SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
 	*out = *l;
 	*n_open = r->n_open;
-	plx_rig_run(r, SECOND, NULL, NULL);
+	plx_crig_run(r, SECOND, NULL, NULL);
 	assert_int_equal(l->n_finals, 1);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_restart_fails_what_may_not_run_twice(void **state)
 {
-	static struct plx_rig_log l;
+	static struct plx_crig_log l;
 	uint32_t n_open;
 
 	(void)state;
@@ -509,7 +509,7 @@ static void test_client_restart_fails_what_may_not_run_twice(void **state)
 
 static void test_client_restart_begins_anew_where_allowed(void **state)
 {
-	static struct plx_rig_log l;
+	static struct plx_crig_log l;
 	uint32_t n_open;
 
 	(void)state;
@@ -523,73 +523,73 @@ static void test_client_restart_begins_anew_where_allowed(void **state)
 
 static void test_client_silence_ends_the_session(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint32_t some = 10;
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	r->cut = true;
-	assert_true(plx_rig_run(r, 20 * SECOND, is_closed, NULL));
+	assert_true(plx_crig_run(r, 20 * SECOND, is_closed, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_FAILED);
 	assert_int_equal(l->final.failed.err, PLX_E_TIMEOUT);
 	assert_int_equal(r->n_lost, 1); /* tried a new handshake first */
 	assert_int_equal(l->n_finals, 1);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_revoked_key_closes_for_good(void **state)
 {
-	struct plx_rig *r = open_rig();
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_ALWAYS);
+	struct plx_crig *r = open_rig();
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 4000, PLX_CLIENT_RESUBMIT_ALWAYS);
 	uint32_t some = 10;
 	struct plx_client_request q;
 	uint64_t req;
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	plx_peer_say_close(r->peer, PLX_CLOSE_REVOKED, r->now_ns);
-	assert_true(plx_rig_run(r, SECOND, is_closed, NULL));
+	assert_true(plx_crig_run(r, SECOND, is_closed, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_FAILED);
 	assert_int_equal(l->final.failed.err, PLX_E_AUTH);
 	plx_client_request_init(&q);
 	q.text = "x";
 	q.text_bytes = 1;
 	assert_int_equal(plx_client_submit(r->client, &q, &req, NULL), PLX_E_CLOSED);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* A RESET without the token of this session does nothing. */
 static void test_client_forged_reset_has_no_effect(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint8_t pkt[PLX_RESET_BYTES];
 	struct plx_hs_secrets other = {.reset_key = {1}};
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, is_open, NULL));
+	assert_true(plx_crig_run(r, SECOND, is_open, NULL));
 	assert_int_equal(plx_reset_make(pkt, &other, r->client->conn.peer_id, &r->client_addr, 100),
 	                 PLX_RESET_BYTES);
 	plx_client_input(r->client, pkt, sizeof(pkt), r->now_ns);
-	plx_rig_run(r, SECOND, NULL, NULL);
+	plx_crig_run(r, SECOND, NULL, NULL);
 	assert_int_equal(r->n_lost, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 static void test_client_answers_an_address_challenge(void **state)
 {
-	struct plx_rig *r = open_rig();
+	struct plx_crig *r = open_rig();
 	uint32_t some = 10;
-	struct plx_rig_log *l = plx_rig_submit(r, "a", 200, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 200, PLX_CLIENT_RESUBMIT_NEVER);
 
 	(void)state;
-	assert_true(plx_rig_run(r, SECOND, has_ids, &some));
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
 	r->client_addr.port = 4001;
-	assert_true(plx_rig_run(r, SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_moved, 1);
 	assert_int_equal(r->n_lost, 0);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 /* Larger datagrams are found by probing, and given up when the path stops carrying them. */
@@ -604,20 +604,20 @@ static void test_client_finds_the_datagram_size(void **state)
 	(void)state;
 	memset(big, 'x', 20000);
 	pc.max_datagram = 1472;
-	struct plx_rig *r = plx_rig_open(&cc, &pc, &net);
+	struct plx_crig *r = plx_crig_open(&cc, &pc, &net);
 
-	plx_rig_run(r, 3 * SECOND, NULL, NULL);
+	plx_crig_run(r, 3 * SECOND, NULL, NULL);
 	plx_client_info(r->client, &info);
 	assert_in_range(info.datagram_bytes, 1369, 1400);
 	net.mtu_bytes = 1250;
 	plx_impair_set(r->net, PLX_IMPAIR_UP, &net);
-	struct plx_rig_log *l = plx_rig_submit(r, big, 4, PLX_CLIENT_RESUBMIT_NEVER);
+	struct plx_crig_log *l = plx_crig_submit(r, big, 4, PLX_CLIENT_RESUBMIT_NEVER);
 
-	assert_true(plx_rig_run(r, 20 * SECOND, all_final, NULL));
+	assert_true(plx_crig_run(r, 20 * SECOND, all_final, NULL));
 	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
 	assert_int_equal(l->final.done.prompt_tokens, 20000);
 	free(big);
-	plx_rig_close(r);
+	plx_crig_close(r);
 }
 
 int main(void)

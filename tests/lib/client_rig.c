@@ -9,7 +9,7 @@
 
 static int client_sends(void *ctx, const uint8_t *pkt, size_t n)
 {
-	struct plx_rig *r = ctx;
+	struct plx_crig *r = ctx;
 
 	if (!r->cut)
 		plx_impair_put(r->net, PLX_IMPAIR_UP, 0, pkt, (uint32_t)n, r->now_ns);
@@ -18,7 +18,7 @@ static int client_sends(void *ctx, const uint8_t *pkt, size_t n)
 
 static void peer_sends(void *ctx, const uint8_t *pkt, size_t n)
 {
-	struct plx_rig *r = ctx;
+	struct plx_crig *r = ctx;
 
 	if (!r->cut)
 		plx_impair_put(r->net, PLX_IMPAIR_DOWN, 0, pkt, (uint32_t)n, r->now_ns);
@@ -26,12 +26,12 @@ static void peer_sends(void *ctx, const uint8_t *pkt, size_t n)
 
 static uint64_t now_of(void *ctx)
 {
-	return ((struct plx_rig *)ctx)->now_ns;
+	return ((struct plx_crig *)ctx)->now_ns;
 }
 
 static void random_of(void *ctx, void *out, size_t n)
 {
-	struct plx_rig *r = ctx;
+	struct plx_crig *r = ctx;
 
 	for (size_t i = 0; i < n; i++) {
 		r->rng = r->rng * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
@@ -39,11 +39,11 @@ static void random_of(void *ctx, void *out, size_t n)
 	}
 }
 
-struct plx_rig *plx_rig_open(const struct plx_client_config *cc, const struct plx_peer_cfg *pc,
-                             const struct plx_impair_cfg *net)
+struct plx_crig *plx_crig_open(const struct plx_client_config *cc, const struct plx_peer_cfg *pc,
+                               const struct plx_impair_cfg *net)
 {
 	static const struct plx_impair_cfg perfect = {.delay_us = 100};
-	struct plx_rig *r = calloc(1, sizeof(*r));
+	struct plx_crig *r = calloc(1, sizeof(*r));
 	struct plx_client_env env = {
 	    .ctx = r, .send = client_sends, .now_ns = now_of, .random = random_of};
 	struct plx_peer_cfg peer = *pc;
@@ -63,7 +63,7 @@ struct plx_rig *plx_rig_open(const struct plx_client_config *cc, const struct pl
 	return r;
 }
 
-void plx_rig_close(struct plx_rig *r)
+void plx_crig_close(struct plx_crig *r)
 {
 	plx_client_free(r->client);
 	plx_peer_free(r->peer);
@@ -71,7 +71,7 @@ void plx_rig_close(struct plx_rig *r)
 	free(r);
 }
 
-struct plx_rig_log *plx_rig_log_of(struct plx_rig *r, uint64_t req)
+struct plx_crig_log *plx_crig_log_of(struct plx_crig *r, uint64_t req)
 {
 	for (uint32_t i = 0; i < r->n_log; i++)
 		if (r->log[i].req == req)
@@ -81,7 +81,7 @@ struct plx_rig_log *plx_rig_log_of(struct plx_rig *r, uint64_t req)
 	return &r->log[r->n_log++];
 }
 
-static void log_tokens(struct plx_rig_log *l, const struct plx_client_tokens *t)
+static void log_tokens(struct plx_crig_log *l, const struct plx_client_tokens *t)
 {
 	size_t have = strlen(l->text);
 
@@ -97,9 +97,9 @@ static void log_tokens(struct plx_rig_log *l, const struct plx_client_tokens *t)
 		         t->text);
 }
 
-static void log_request(struct plx_rig *r, const struct plx_client_event *ev)
+static void log_request(struct plx_crig *r, const struct plx_client_event *ev)
 {
-	struct plx_rig_log *l = plx_rig_log_of(r, ev->req);
+	struct plx_crig_log *l = plx_crig_log_of(r, ev->req);
 
 	if (ev->type == PLX_CLIENT_EV_ACCEPT) {
 		l->n_accepts++;
@@ -119,7 +119,7 @@ static void log_request(struct plx_rig *r, const struct plx_client_event *ev)
 	}
 }
 
-void plx_rig_take_events(struct plx_rig *r)
+void plx_crig_take_events(struct plx_crig *r)
 {
 	struct plx_client_event ev;
 
@@ -141,7 +141,7 @@ void plx_rig_take_events(struct plx_rig *r)
 	}
 }
 
-static void deliver(struct plx_rig *r)
+static void deliver(struct plx_crig *r)
 {
 	struct plx_impair_packet *p = malloc(sizeof(*p));
 
@@ -160,7 +160,8 @@ static uint64_t min64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-bool plx_rig_run(struct plx_rig *r, uint64_t ns, bool (*done)(struct plx_rig *, void *), void *arg)
+bool plx_crig_run(struct plx_crig *r, uint64_t ns, bool (*done)(struct plx_crig *, void *),
+                  void *arg)
 {
 	uint64_t end = r->now_ns + ns;
 
@@ -169,7 +170,7 @@ bool plx_rig_run(struct plx_rig *r, uint64_t ns, bool (*done)(struct plx_rig *, 
 		plx_client_tick(r->client, r->now_ns);
 		plx_peer_tick(r->peer, r->now_ns);
 		if (r->reading)
-			plx_rig_take_events(r);
+			plx_crig_take_events(r);
 		if (done && done(r, arg))
 			return true;
 		uint64_t next =
@@ -186,8 +187,8 @@ bool plx_rig_run(struct plx_rig *r, uint64_t ns, bool (*done)(struct plx_rig *, 
 	}
 }
 
-struct plx_rig_log *plx_rig_submit(struct plx_rig *r, const char *text, uint32_t max_new,
-                                   enum plx_client_resubmit resubmit)
+struct plx_crig_log *plx_crig_submit(struct plx_crig *r, const char *text, uint32_t max_new,
+                                     enum plx_client_resubmit resubmit)
 {
 	struct plx_client_request q;
 	uint64_t req;
@@ -198,5 +199,5 @@ struct plx_rig_log *plx_rig_submit(struct plx_rig *r, const char *text, uint32_t
 	q.max_new = max_new;
 	q.resubmit = resubmit;
 	PLX_CHECK(!plx_client_submit(r->client, &q, &req, NULL));
-	return plx_rig_log_of(r, req);
+	return plx_crig_log_of(r, req);
 }

@@ -12,7 +12,7 @@
 #define PLX_RIG_LOG 256
 
 /* What a request's events came to. */
-struct plx_rig_log {
+struct plx_crig_log {
 	uint64_t req;
 	uint32_t n_finals, n_accepts, n_tokens_events, n_restarts;
 	uint32_t n_ids[PLX_CLIENT_SAMPLES_MAX];
@@ -22,7 +22,7 @@ struct plx_rig_log {
 	char why[256];   /* FAILED: its reason; REJECT: its detail */
 };
 
-struct plx_rig {
+struct plx_crig {
 	uint64_t now_ns;
 	struct plx_client *client;
 	struct plx_peer *peer;
@@ -32,26 +32,27 @@ struct plx_rig {
 	bool reading; /* events are taken as they come; true at first */
 	uint64_t rng;
 	uint32_t n_log;
-	struct plx_rig_log log[PLX_RIG_LOG];
+	struct plx_crig_log log[PLX_RIG_LOG];
 	uint32_t n_open, n_lost, n_closed, n_drain, n_pong, n_models;
 	uint64_t last_rtt_ns;
 	char why[256]; /* LOST or CLOSED */
 };
 
-/* plx_rig_open - all three; net NULL: a perfect one. The handshake has not run yet. */
-struct plx_rig *plx_rig_open(const struct plx_client_config *cc, const struct plx_peer_cfg *pc,
-                             const struct plx_impair_cfg *net);
-void plx_rig_close(struct plx_rig *r);
+/* plx_crig_open - all three; net NULL: a perfect one. The handshake has not run yet. */
+struct plx_crig *plx_crig_open(const struct plx_client_config *cc, const struct plx_peer_cfg *pc,
+                               const struct plx_impair_cfg *net);
+void plx_crig_close(struct plx_crig *r);
 
-/* plx_rig_run - let ns pass, or less where done(r, arg) becomes true; returns whether it did. */
-bool plx_rig_run(struct plx_rig *r, uint64_t ns, bool (*done)(struct plx_rig *, void *), void *arg);
+/* plx_crig_run - let ns pass, or less where done(r, arg) becomes true; returns whether it did. */
+bool plx_crig_run(struct plx_crig *r, uint64_t ns, bool (*done)(struct plx_crig *, void *),
+                  void *arg);
 
-/* plx_rig_submit - text prompt, max_new ids; returns its log. */
-struct plx_rig_log *plx_rig_submit(struct plx_rig *r, const char *text, uint32_t max_new,
-                                   enum plx_client_resubmit resubmit);
-/* plx_rig_log_of - the log of a request, a new one when there is none. */
-struct plx_rig_log *plx_rig_log_of(struct plx_rig *r, uint64_t req);
-/* plx_rig_take_events - hand every waiting event to the logs. */
-void plx_rig_take_events(struct plx_rig *r);
+/* plx_crig_submit - text prompt, max_new ids; returns its log. */
+struct plx_crig_log *plx_crig_submit(struct plx_crig *r, const char *text, uint32_t max_new,
+                                     enum plx_client_resubmit resubmit);
+/* plx_crig_log_of - the log of a request, a new one when there is none. */
+struct plx_crig_log *plx_crig_log_of(struct plx_crig *r, uint64_t req);
+/* plx_crig_take_events - hand every waiting event to the logs. */
+void plx_crig_take_events(struct plx_crig *r);
 
 #endif
