@@ -1,0 +1,271 @@
+/* What a step may hold: each way to be wrong is refused, and leaves the slots as they were. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/step.h"
+#include "fw/base/err.h"
+
+#define N_SLOTS 4u
+
+static struct plx_step_checker check;
+static struct plx_step *rec;
+
+static int setup(void **state)
+{
+	(void)state;
+	check.lim = (struct plx_dev_limits){.n_slots = N_SLOTS,
+	                                    .n_blocks = 32,
+	                                    .block_tokens = 16,
+	                                    .max_seq_blocks = 8,
+	                                    .max_step_tokens = 64,
+	                                    .max_step_seqs = 3,
+	                                    .steps_in_flight = 2,
+	                                    .n_threads = 1};
+	check.caps = PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS;
+	check.n_vocab = 100;
+	plx_step_layout_make(&check.lim, &check.lay);
+	check.slot = calloc(N_SLOTS, sizeof(*check.slot));
+	check.undo = calloc(plx_step_undo_entries(&check.lim, &check.lay), sizeof(*check.undo));
+	rec = aligned_alloc(64, check.lay.record_bytes);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	free(check.slot);
+	free(check.undo);
+	free(rec);
+	return 0;
+}
+
+/* A good step: slots 1 and 2 set, three tokens of one and a decode with two drafts of the other. */
+static void good(void)
+{
+	struct plx_step_seq *q = plx_step_seqs(rec);
+	struct plx_step_delta *e = plx_step_deltas(rec);
+
+	memset(rec, 0, check.lay.record_bytes);
+	plx_step_format(rec, &check.lay);
+	q = plx_step_seqs(rec);
+	e = plx_step_deltas(rec);
+	rec->n_sampler = 1;
+	*plx_step_samplers(rec) = (struct plx_sampler){.top_p = 1, .repeat_penalty = 1};
+	e[0] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 1, 0, 0, rec->sampler_off};
+	e[1] = (struct plx_step_delta){PLX_DELTA_BLOCK, 1, 0, 7, 0};
+	e[2] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 2, 0, 0, rec->sampler_off};
+	e[3] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 0, 8, 0};
+	e[4] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 1, 31, 0};
+	rec->n_delta = 5;
+	q[0] = (struct plx_step_seq){.slot = 1, .first_tok = 0, .n_tok = 3};
+	q[1] = (struct plx_step_seq){.slot = 2, .first_tok = 3, .n_tok = 3, .n_draft = 2};
+	rec->n_seq = 2;
+	for (uint32_t i = 0; i < 6; i++) {
+		uint32_t pos = i < 3 ? i : 26 + i;
+
+		plx_step_toks(rec)[i] = (struct plx_step_tok){
+		    .id = (int32_t)(i * 19), .pos = {pos, 0, 0}, .parent = -1};
+		plx_step_toks(rec)[i].flags = i >= 3 ? PLX_TOKF_LOGITS : 0;
+	}
+	rec->n_tok = 6;
+}
+
+static struct plx_step_tok *tok(uint32_t i)
+{
+	return &plx_step_toks(rec)[i];
+}
+
+static struct plx_step_seq *seq(uint32_t i)
+{
+	return &plx_step_seqs(rec)[i];
+}
+
+static struct plx_step_delta *delta(uint32_t i)
+{
+	return &plx_step_deltas(rec)[i];
+}
+
+static void test_step_good_is_accepted(void **state)
+{
+	(void)state;
+	plx_step_checker_reset(&check);
+	good();
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	assert_true(check.slot[1].live && check.slot[2].live && !check.slot[3].live);
+	assert_int_equal(check.slot[2].n_blocks, 2);
+	assert_true(check.slot[2].has_last && !check.slot[1].has_last);
+	/* The next one: LAST is known in slot 2 now, and slot 1 goes away. */
+	good();
+	rec->n_delta = 1;
+	*delta(0) = (struct plx_step_delta){.kind = PLX_DELTA_SLOT_CLEAR, .slot = 1};
+	rec->n_seq = 1;
+	rec->n_tok = 1;
+	*seq(0) = (struct plx_step_seq){.slot = 2, .n_tok = 1};
+	*tok(0) = (struct plx_step_tok){
+	    .id = PLX_TOK_LAST, .pos = {31, 31, 31}, .parent = -1, .flags = PLX_TOKF_LOGITS};
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	assert_false(check.slot[1].live);
+	/* Deltas alone. */
+	rec->n_tok = 0;
+	rec->n_seq = 0;
+	delta(0)->slot = 2;
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	assert_int_equal(plx_step_accept(&check, rec), PLX_E_INVAL);
+}
+
+/* One way to spoil the good step. */
+struct spoil {
+	const char *what;
+	uint32_t *field;
+	uint32_t value;
+	int err;
+};
+
+static int spoiled(uint32_t *field, uint32_t value)
+{
+	good();
+	*field = value;
+	plx_step_checker_reset(&check);
+	int err = plx_step_accept(&check, rec);
+
+	for (uint32_t i = 0; i < N_SLOTS; i++) {
+		assert_false(check.slot[i].live);
+		assert_int_equal(check.slot[i].n_blocks, 0);
+		assert_false(check.slot[i].has_last);
+	}
+	return err;
+}
+
+static uint32_t *id_field(uint32_t i)
+{
+	return (uint32_t *)(void *)&tok(i)->id;
+}
+
+static void test_step_bad_is_refused(void **state)
+{
+	const struct spoil list[] = {
+	    {"abi", &rec->abi_version, 2, PLX_E_INVAL},
+	    {"record size", &rec->record_bytes, 64, PLX_E_INVAL},
+	    {"token offset", &rec->tok_off, 0, PLX_E_INVAL},
+	    {"sequence offset", &rec->seq_off, 0, PLX_E_INVAL},
+	    {"delta offset", &rec->delta_off, UINT32_MAX, PLX_E_INVAL},
+	    {"sampler offset", &rec->sampler_off, 0, PLX_E_INVAL},
+	    {"out offset", &rec->out_off, 88, PLX_E_INVAL},
+	    {"max deltas", &rec->max_deltas, UINT32_MAX, PLX_E_INVAL},
+	    {"too many tokens", &rec->n_tok, 65, PLX_E_INVAL},
+	    {"token without sequence", &rec->n_tok, 7, PLX_E_INVAL},
+	    {"sequence past the tokens", &rec->n_tok, 5, PLX_E_INVAL},
+	    {"no tokens", &rec->n_tok, 0, PLX_E_INVAL},
+	    {"too many sequences", &rec->n_seq, 4, PLX_E_INVAL},
+	    {"no sequences", &rec->n_seq, 0, PLX_E_INVAL},
+	    {"too many deltas", &rec->n_delta, UINT32_MAX, PLX_E_INVAL},
+	    {"slot not set", &rec->n_delta, 0, PLX_E_INVAL},
+	    {"block missing", &rec->n_delta, 4, PLX_E_INVAL},
+	    {"too many samplers", &rec->n_sampler, 4, PLX_E_INVAL},
+	    {"sampler unused", &rec->n_sampler, 0, PLX_E_INVAL},
+	    {"delta kind", &delta(1)->kind, 9, PLX_E_INVAL},
+	    {"delta slot", &delta(1)->slot, N_SLOTS, PLX_E_INVAL},
+	    {"delta block", &delta(1)->block, 32, PLX_E_INVAL},
+	    {"delta hole", &delta(1)->index, 1, PLX_E_INVAL},
+	    {"delta table end", &delta(4)->index, 8, PLX_E_INVAL},
+	    {"slot set twice", &delta(2)->slot, 1, PLX_E_INVAL},
+	    {"clear of an empty slot", &delta(0)->kind, PLX_DELTA_SLOT_CLEAR, PLX_E_INVAL},
+	    {"sampler elsewhere", &delta(0)->sampler_off, 0, PLX_E_INVAL},
+	    {"sampler askew", &delta(0)->sampler_off, rec->sampler_off + 4, PLX_E_INVAL},
+	    {"sequence slot", &seq(0)->slot, N_SLOTS, PLX_E_INVAL},
+	    {"slot twice", &seq(1)->slot, 1, PLX_E_INVAL},
+	    {"empty slot", &seq(0)->slot, 3, PLX_E_INVAL},
+	    {"gap", &seq(0)->first_tok, 1, PLX_E_INVAL},
+	    {"no token in a sequence", &seq(0)->n_tok, 0, PLX_E_INVAL},
+	    {"sequence too long", &seq(1)->n_tok, UINT32_MAX, PLX_E_INVAL},
+	    {"drafts without a token", &seq(1)->n_draft, 3, PLX_E_INVAL},
+	    {"too many drafts", &seq(1)->n_draft, 16, PLX_E_INVAL},
+	    {"fewer drafts than rows", &seq(1)->n_draft, 1, PLX_E_INVAL},
+	    {"too many alternatives", &seq(0)->n_top, 21, PLX_E_INVAL},
+	    {"sequence flags", &seq(0)->flags, 2, PLX_E_INVAL},
+	    {"adapter", &seq(0)->adapter, 1, PLX_E_UNSUPPORTED},
+	    {"mask", &seq(0)->mask_off, 88, PLX_E_UNSUPPORTED},
+	    {"id", id_field(0), 100, PLX_E_INVAL},
+	    {"last in the middle", id_field(1), (uint32_t)PLX_TOK_LAST, PLX_E_INVAL},
+	    {"last of nothing", id_field(0), (uint32_t)PLX_TOK_LAST, PLX_E_INVAL},
+	    {"embedding row", id_field(0), (uint32_t)PLX_TOK_EMBED(0), PLX_E_UNSUPPORTED},
+	    {"position jumps", &tok(1)->pos[0], 2, PLX_E_INVAL},
+	    {"position past the blocks", &tok(3)->pos[0], 30, PLX_E_INVAL},
+	    {"position wraps", &tok(3)->pos[0], UINT32_MAX, PLX_E_INVAL},
+	    {"tree", (uint32_t *)(void *)&tok(2)->parent, 0, PLX_E_UNSUPPORTED},
+	    {"token flags", &tok(0)->flags, 4, PLX_E_INVAL},
+	    {"hidden row", &tok(2)->flags, PLX_TOKF_HIDDEN, PLX_E_UNSUPPORTED},
+	    {"logits in the middle", &tok(1)->flags, PLX_TOKF_LOGITS, PLX_E_INVAL},
+	    {"draft without logits", &tok(4)->flags, 0, PLX_E_INVAL},
+	};
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+		int err = spoiled(list[i].field, list[i].value);
+
+		if (err != list[i].err)
+			fail_msg("%s: %s", list[i].what, plx_err_name(err));
+	}
+}
+
+static int sampler_error(struct plx_sampler p)
+{
+	good();
+	*plx_step_samplers(rec) = p;
+	plx_step_checker_reset(&check);
+	return plx_step_accept(&check, rec);
+}
+
+static void test_step_samplers_are_checked(void **state)
+{
+	const struct plx_sampler ok = {.temperature = 1, .top_p = 1, .repeat_penalty = 1};
+	struct plx_sampler p = ok;
+
+	(void)state;
+	assert_int_equal(sampler_error(ok), 0);
+	p.temperature = -1;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p.temperature = NAN;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.top_p = 0;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p.top_p = 1.5f;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.min_p = -0.1f;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.repeat_penalty = 0;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.n_recent = PLX_PENALTY_WINDOW + 1;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.penalty_window = PLX_PENALTY_WINDOW + 1;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p = ok;
+	p.n_recent = 2;
+	p.recent[1] = 100;
+	assert_int_equal(sampler_error(p), PLX_E_INVAL);
+	p.recent[1] = 99;
+	assert_int_equal(sampler_error(p), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_step_good_is_accepted),
+	    cmocka_unit_test(test_step_bad_is_refused),
+	    cmocka_unit_test(test_step_samplers_are_checked),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
