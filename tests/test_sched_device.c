@@ -1,0 +1,225 @@
+/*
+ * The scheduler over the CPU device: the same ids and the same bits of their log-probabilities,
+ * alone or in a batch, at any chunking, with and without the prefix cache, in samples that share
+ * their prompt, on one thread or more.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dataplane/batch/sched.h"
+#include "tests/lib/devkit.h"
+
+#define N_REQ     7u
+#define N_SAMPLES 3u
+#define N_NEW     24u
+#define CTX       256u
+#define BT        16u
+
+struct answer {
+	uint32_t n[N_SAMPLES];
+	int32_t id[N_SAMPLES][N_NEW];
+	float logprob[N_SAMPLES][N_NEW];
+	bool final;
+	struct plx_sched_final how;
+};
+
+static struct answer got[N_REQ], want[N_REQ];
+static int32_t prompt[N_REQ][CTX];
+static const uint32_t n_prompt[N_REQ] = {1, 15, 16, 17, 90, 120, 100};
+
+static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                     float logprob, const struct plx_top *top, uint32_t n_top, enum plx_seq_end end,
+                     uint64_t device_ns)
+{
+	struct answer *a = &got[key];
+
+	(void)ctx, (void)end, (void)device_ns;
+	assert_int_equal(index, a->n[sample]);
+	assert_int_equal(n_top, 2);
+	assert_true(top[0].logprob >= top[1].logprob);
+	a->id[sample][index] = id;
+	a->logprob[sample][index] = logprob;
+	a->n[sample]++;
+}
+
+static void on_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                   uint64_t device_ns)
+{
+	(void)ctx, (void)key, (void)sample, (void)end, (void)device_ns;
+	fail();
+}
+
+static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
+{
+	(void)ctx;
+	got[key].final = true;
+	got[key].how = *f;
+}
+
+struct shape {
+	uint32_t n_slots, step_tokens, step_seqs, steps, threads;
+	bool cache, together;
+};
+
+/* Prompts of which some begin alike. */
+static void make_prompts(void)
+{
+	for (uint32_t r = 0; r < N_REQ; r++)
+		for (uint32_t i = 0; i < n_prompt[r]; i++)
+			prompt[r][i] = (int32_t)(i < 70 ? 3 + (i * 29) % 60 : (i * (7 + r)) % 64);
+}
+
+static struct plx_sched_job job_of(uint32_t r)
+{
+	struct plx_sampler s = {.temperature = r % 2 ? 0.0f : 1.25f,
+	                        .top_p = 0.95f,
+	                        .repeat_penalty = 1.25f,
+	                        .penalty_window = 32,
+	                        .seed = 100 + r};
+
+	return (struct plx_sched_job){.ids = prompt[r],
+	                              .n_ids = n_prompt[r],
+	                              .max_new = N_NEW,
+	                              .n_samples = r == 6 ? N_SAMPLES : 1,
+	                              .n_top = 2,
+	                              .sampler = s};
+}
+
+static struct devkit kit;
+static struct plx_sched sched;
+static struct plx_arena arena;
+
+static void shape_open(const struct shape *h)
+{
+	struct plx_dev_limits lim = devkit_limits();
+	struct plx_sched_sink sink = {NULL, on_token, on_end, on_final};
+	struct plx_diag d = {""};
+	struct plx_sched_conf c = {.n_keys = N_REQ,
+	                           .n_slots = h->n_slots,
+	                           .n_blocks = 100,
+	                           .block_tokens = BT,
+	                           .ctx_tokens = CTX,
+	                           .max_prompt = CTX,
+	                           .max_new = CTX,
+	                           .step_tokens = h->step_tokens,
+	                           .step_seqs = h->step_seqs,
+	                           .steps_in_flight = h->steps,
+	                           .window = 1000,
+	                           .pause_ns = UINT64_MAX,
+	                           .prefix_cache = h->cache};
+
+	lim.n_slots = h->n_slots;
+	lim.n_blocks = 100;
+	lim.block_tokens = BT;
+	lim.max_seq_blocks = CTX / BT;
+	lim.max_step_tokens = h->step_tokens;
+	lim.max_step_seqs = h->step_seqs;
+	lim.steps_in_flight = h->steps;
+	lim.n_threads = h->threads;
+	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
+	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
+	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
+	memset(got, 0, sizeof(got));
+}
+
+static void shape_close(void)
+{
+	plx_sched_check(&sched);
+	assert_int_equal(plx_kv_room(&sched.kv), 100);
+	devkit_close(&kit);
+	plx_arena_close(&arena);
+}
+
+static void run_all(const struct shape *h)
+{
+	uint32_t free_step[8], n_free = 0;
+
+	for (uint32_t i = 0; i < h->steps; i++)
+		free_step[n_free++] = i;
+	while (!plx_sched_idle(&sched)) {
+		while (n_free > 0) {
+			uint32_t idx = free_step[n_free - 1];
+
+			if (!plx_sched_fill(&sched, plx_queue_step(kit.q, idx), 10000, 1))
+				break;
+			n_free--;
+			assert_int_equal(plx_queue_submit(kit.q, idx), 0);
+		}
+		uint32_t idx = devkit_wait(&kit);
+		struct plx_step *st = plx_queue_step(kit.q, idx);
+
+		assert_int_equal(st->status, 0);
+		plx_sched_done(&sched, st, 0, 1);
+		free_step[n_free++] = idx;
+	}
+}
+
+static void run_shape(const struct shape *h)
+{
+	struct plx_sched_admit out;
+
+	shape_open(h);
+	for (uint32_t r = 0; r < N_REQ; r++) {
+		struct plx_sched_job j = job_of(r);
+
+		assert_int_equal(plx_sched_add(&sched, r, &j, 1, &out), 0);
+		if (!h->together)
+			run_all(h);
+	}
+	run_all(h);
+	shape_close();
+	for (uint32_t r = 0; r < N_REQ; r++) {
+		assert_true(got[r].final);
+		assert_int_equal(got[r].how.kind, PLX_SCHED_DONE);
+	}
+}
+
+static void compare(void)
+{
+	for (uint32_t r = 0; r < N_REQ; r++)
+		for (uint32_t s = 0; s < (r == 6 ? N_SAMPLES : 1); s++) {
+			assert_int_equal(got[r].n[s], N_NEW);
+			assert_memory_equal(got[r].id[s], want[r].id[s], sizeof(want[r].id[s]));
+			assert_memory_equal(got[r].logprob[s], want[r].logprob[s],
+			                    sizeof(want[r].logprob[s]));
+		}
+}
+
+static void test_sched_device_same_bits_in_any_shape(void **state)
+{
+	/* slots, tokens, sequences, steps, threads, cache, together */
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false};
+	static const struct shape shapes[] = {
+	    {3, 5, 3, 2, 1, false, false},  {9, 128, 9, 2, 1, false, true},
+	    {9, 16, 9, 2, 1, true, true},   {9, 7, 4, 3, 1, true, true},
+	    {4, 33, 3, 2, 2, true, false},  {9, 64, 9, 2, 3, true, true},
+	    {3, 128, 3, 2, 1, true, false},
+	};
+
+	(void)state;
+	make_prompts();
+	run_shape(&alone);
+	memcpy(want, got, sizeof(want));
+	/* Samples differ from each other, so that the comparison says something. */
+	assert_memory_not_equal(want[6].id[0], want[6].id[1], sizeof(want[6].id[0]));
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		run_shape(&shapes[i]);
+		compare();
+		if (shapes[i].cache && !shapes[i].together)
+			assert_int_equal(got[5].how.cached_tokens, 64);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_sched_device_same_bits_in_any_shape),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
