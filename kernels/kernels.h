@@ -53,7 +53,8 @@ uint64_t plx_k_pack_bytes(uint32_t ggml_type, uint32_t n_out, uint32_t n_in);
  * @row_begin  multiple of 16.
  * @row_end    multiple of 16, or n_out; the rows that pad the last tile are zeroed.
  *
- * Thread: any; disjoint row ranges may run at the same time.  Cost: about 1 ns an element.
+ * Thread: any; disjoint row ranges may run at the same time.  Cost: 0.3 ns an element (floats: 1
+ * ns).
  */
 void plx_k_pack(void *dst, enum plx_qtype type, const void *src, uint32_t n_out, uint32_t n_in,
                 uint32_t row_begin, uint32_t row_end);

@@ -18,7 +18,7 @@
 
 #define BIN_BITS   11
 #define BINS       (1u << BIN_BITS)
-#define CANDIDATES 4096u
+#define CANDIDATES 8192u
 #define BLOCK      PLX_K_MAX_BLOCK
 #define BLOCKS     (PLX_K_VOCAB_MAX / BLOCK)
 #define ONE        0x1p40f /* the weight of probability 1 */
@@ -92,6 +92,24 @@ static void measure16(const struct measure *m, const struct view *v, uint32_t i,
 		out[j] = (uint64_t)(int64_t)(e[j] * ONE);
 }
 
+/* Which of entries i .. i+15 are in the prefix and have these key bits above `shift`. */
+static uint32_t members16(const struct view *v, uint32_t i, struct cut within, uint32_t shift,
+                          uint32_t bits)
+{
+	uint32_t n = v->n - i < 16 ? v->n - i : 16;
+	uint32_t members = 0;
+
+	for (uint32_t j = 0; j < n; j++) {
+		uint32_t key = key_of(v->x[i + j]);
+		bool in = (uint64_t)key >> shift == bits && is_kept(within, key, id_of(v, i + j));
+
+		members |= (uint32_t)in << j;
+	}
+	return members;
+}
+
+#define ANY_KEY 32 /* a shift that leaves no bits of a key */
+
 /* One level of find_cut: bins of the `bits` key bits above `shift`, where those above are prefix.
  */
 static void histogram(const struct measure *m, const struct view *v, struct cut within,
@@ -100,13 +118,16 @@ static void histogram(const struct measure *m, const struct view *v, struct cut 
 	uint64_t value[16];
 
 	memset(bin, 0, BINS * sizeof *bin);
-	for (uint32_t i = 0; i < v->n; i++) {
-		uint32_t key = key_of(v->x[i]);
+	for (uint32_t i = 0; i < v->n; i += 16) {
+		uint32_t members = members16(v, i, within, shift + bits, prefix);
 
-		if (i % 16 == 0)
+		if (members)
 			measure16(m, v, i, value);
-		if ((uint64_t)key >> (shift + bits) == prefix && is_kept(within, key, id_of(v, i)))
-			bin[(key >> shift) & ((1u << bits) - 1)] += value[i % 16];
+		for (; members; members &= members - 1) {
+			uint32_t j = (uint32_t)__builtin_ctz(members);
+
+			bin[(key_of(v->x[i + j]) >> shift) & ((1u << bits) - 1)] += value[j];
+		}
 	}
 }
 
@@ -117,15 +138,19 @@ static uint32_t cut_equals(const struct measure *m, const struct view *v, struct
 	uint64_t value[16];
 	uint32_t last = 0;
 
-	for (uint32_t i = 0; i < v->n; i++) {
-		if (i % 16 == 0)
+	for (uint32_t i = 0; i < v->n; i += 16) {
+		uint32_t members = members16(v, i, within, 0, key);
+
+		if (members)
 			measure16(m, v, i, value);
-		if (key_of(v->x[i]) != key || !is_kept(within, key, id_of(v, i)))
-			continue;
-		last = id_of(v, i);
-		if (value[i % 16] >= left)
-			break;
-		left -= value[i % 16];
+		for (; members; members &= members - 1) {
+			uint32_t j = (uint32_t)__builtin_ctz(members);
+
+			last = id_of(v, i + j);
+			if (value[j] >= left)
+				return last;
+			left -= value[j];
+		}
 	}
 	return last;
 }
@@ -157,11 +182,13 @@ static uint64_t total(const struct measure *m, const struct view *v, struct cut 
 	uint64_t value[16];
 	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < v->n; i++) {
-		if (i % 16 == 0)
+	for (uint32_t i = 0; i < v->n; i += 16) {
+		uint32_t members = members16(v, i, within, ANY_KEY, 0);
+
+		if (members)
 			measure16(m, v, i, value);
-		if (is_kept(within, key_of(v->x[i]), id_of(v, i)))
-			sum += value[i % 16];
+		for (; members; members &= members - 1)
+			sum += value[__builtin_ctz(members)];
 	}
 	return sum;
 }
@@ -240,17 +267,20 @@ static int64_t draw_one(const struct measure *plain, const struct measure *tempe
 	for (int pass = 0; pass < 2; pass++) {
 		uint64_t run = 0;
 
-		for (uint32_t i = 0; i < v->n; i++) {
-			if (i % 16 == 0) {
-				if (least > 0)
-					measure16(plain, v, i, weight);
+		for (uint32_t i = 0; i < v->n; i += 16) {
+			uint32_t members = members16(v, i, c, ANY_KEY, 0);
+
+			if (members && least > 0)
+				measure16(plain, v, i, weight);
+			if (members)
 				measure16(tempered, v, i, value);
+			for (; members; members &= members - 1) {
+				uint32_t j = (uint32_t)__builtin_ctz(members);
+
+				run += weight[j] < least ? 0 : value[j];
+				if (pass == 1 && run > r)
+					return id_of(v, i + j);
 			}
-			if (weight[i % 16] < least || !is_kept(c, key_of(v->x[i]), id_of(v, i)))
-				continue;
-			run += value[i % 16];
-			if (pass == 1 && run > r)
-				return id_of(v, i);
 		}
 		sum = run;
 		r = scaled(random, sum);

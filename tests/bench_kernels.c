@@ -363,6 +363,69 @@ static void bench_small(void)
 	free(q);
 }
 
+static void bench_sampling(void)
+{
+	enum { V = 49152, LOOPS = 200 };
+	static const struct plx_k_sampling settings[] = {
+	    {.temperature = 0.0f, .top_p = 1.0f, .repeat_penalty = 1.0f},
+	    {.temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .repeat_penalty = 1.0f},
+	    {.temperature = 0.8f, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1.0f},
+	    {.temperature = 0.8f, .top_p = 0.95f, .repeat_penalty = 1.0f},
+	    {.temperature = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.0f},
+	};
+	static const char *names[] = {"greedy", "top-k 40, top-p 0.95", "top-p 0.95, min-p 0.05",
+	                              "top-p 0.95", "temperature alone"};
+	struct plx_k_logprob top[PLX_K_TOP_MAX];
+	uint64_t seed = 9;
+	float *x = aligned(V * sizeof *x);
+	void *scratch = aligned(plx_k_sample_scratch_bytes());
+	float lp;
+
+	for (uint32_t i = 0; i < V; i++) /* a bell: sums of uniforms, standard deviation 2.8 */
+		for (int j = 0; j < 24; j++)
+			x[i] += plx_t_uniform(&seed);
+	x[777] = 16.0f;
+	for (uint32_t c = 0; c < sizeof settings / sizeof *settings; c++) {
+		char what[64];
+		uint64_t t0 = plx_clock_ns();
+
+		for (uint32_t i = 0; i < LOOPS; i++)
+			PLX_CHECK(plx_k_sample(k, &settings[c], x, V, i, 0, scratch) >= 0);
+		snprintf(what, sizeof what, "sample 49152, %s", names[c]);
+		report(what, plx_clock_ns() - t0, LOOPS);
+	}
+	uint64_t t0 = plx_clock_ns();
+
+	for (uint32_t i = 0; i < LOOPS; i++)
+		PLX_CHECK(plx_k_logprobs(k, x, V, i, &lp, top, 10, scratch) == 0);
+	report("logprobs 49152, top 10", plx_clock_ns() - t0, LOOPS);
+	free(x);
+	free(scratch);
+}
+
+static void bench_pack(void)
+{
+	static const enum plx_qtype types[] = {PLX_Q_Q4_1, PLX_Q_Q8_0, PLX_Q_Q4_K, PLX_Q_Q6_K,
+	                                       PLX_Q_BF16};
+	enum { ROWS = 512, WIDTH = 4096 };
+
+	for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
+		uint64_t row = 0;
+		uint64_t t0;
+
+		PLX_CHECK(plx_q_row_bytes(types[i], WIDTH, &row) == 0);
+		uint8_t *from = aligned(row * ROWS);
+		uint8_t *to = aligned(plx_k_pack_bytes(types[i], ROWS, WIDTH));
+
+		t0 = plx_clock_ns();
+		plx_k_pack(to, types[i], from, ROWS, WIDTH, 0, ROWS);
+		printf("pack %-5s %26.3f ns an element\n", plx_qtype_name(types[i]),
+		       (double)(plx_clock_ns() - t0) / (ROWS * WIDTH));
+		free(from);
+		free(to);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	int isa = plx_kernels_isa(argc > 1 ? argv[1] : "best");
@@ -383,5 +446,7 @@ int main(int argc, char **argv)
 	bench_attention(128, 4, 1, 1024);
 	bench_attention(128, 4, 16, 1024);
 	bench_small();
+	bench_sampling();
+	bench_pack();
 	return 0;
 }

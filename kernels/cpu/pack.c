@@ -24,67 +24,111 @@ uint64_t plx_k_pack_bytes(uint32_t ggml_type, uint32_t n_out, uint32_t n_in)
 	return bytes;
 }
 
+/* q[i] and q[i + 16] from the nibbles of 16 bytes. */
+static void from_nibbles(const uint8_t *qs, uint8_t q[32])
+{
+	for (uint32_t i = 0; i < 16; i++) {
+		q[i] = qs[i] & 15u;
+		q[i + 16] = (uint8_t)((unsigned)qs[i] >> 4);
+	}
+}
+
+/* One nibble of each of 32 bytes: those of an odd sub-block are the high ones. */
+static void from_half(const uint8_t *qs, uint32_t sub, uint8_t q[32])
+{
+	for (uint32_t i = 0; i < 32; i++)
+		q[i] = (uint8_t)((unsigned)qs[i] >> (sub & 1) * 4 & 15u);
+}
+
+/* Bit i of the 4 bytes at qh is bit 4 of q[i]. */
+static void add_fifth_bits(const uint8_t *qh, uint8_t q[32])
+{
+	uint32_t bits;
+
+	memcpy(&bits, qh, sizeof bits);
+	for (uint32_t i = 0; i < 32; i++)
+		q[i] |= (uint8_t)((bits >> i & 1u) << 4);
+}
+
 /* The 32 unsigned quants of one stored 32-block (of sub-block `sub` of a super-block). */
 static void quants_of(enum plx_qtype type, const uint8_t *p, uint32_t sub, uint8_t q[32])
 {
-	for (uint32_t c = 0; c < 32; c++) {
-		uint32_t nib = (c < 16 ? 0 : 4);
-
-		switch (type) {
-		case PLX_Q_Q4_0:
-			q[c] = ((unsigned)p[2 + (c & 15)] >> nib) & 15u;
-			break;
-		case PLX_Q_Q4_1:
-			q[c] = ((unsigned)p[4 + (c & 15)] >> nib) & 15u;
-			break;
-		case PLX_Q_Q5_0:
-			q[c] = (uint8_t)((((unsigned)p[6 + (c & 15)] >> nib) & 15u) |
-			                 (((unsigned)p[2 + c / 8] >> (c & 7)) & 1u) << 4);
-			break;
-		case PLX_Q_Q5_1:
-			q[c] = (uint8_t)((((unsigned)p[8 + (c & 15)] >> nib) & 15u) |
-			                 (((unsigned)p[4 + c / 8] >> (c & 7)) & 1u) << 4);
-			break;
-		case PLX_Q_Q8_0:
-			q[c] = p[2 + c] ^ 0x80u;
-			break;
-		case PLX_Q_Q4_K:
-			q[c] = ((unsigned)p[16 + sub / 2 * 32 + c] >> (sub & 1) * 4) & 15u;
-			break;
-		case PLX_Q_Q5_K:
-			q[c] = (uint8_t)((((unsigned)p[48 + sub / 2 * 32 + c] >> (sub & 1) * 4) &
-			                  15u) |
-			                 (((unsigned)p[16 + c] >> sub) & 1u) << 4);
-			break;
-		case PLX_Q_Q6_K:
-			q[c] = plx_q_q6_at(p, sub * 32 + c);
-			break;
-		case PLX_Q_F32:
-		case PLX_Q_F16:
-		case PLX_Q_BF16:
-			PLX_CHECK(false); /* a float format has no quants */
-		}
+	switch (type) {
+	case PLX_Q_Q4_0:
+		from_nibbles(p + 2, q);
+		break;
+	case PLX_Q_Q4_1:
+		from_nibbles(p + 4, q);
+		break;
+	case PLX_Q_Q5_0:
+		from_nibbles(p + 6, q);
+		add_fifth_bits(p + 2, q);
+		break;
+	case PLX_Q_Q5_1:
+		from_nibbles(p + 8, q);
+		add_fifth_bits(p + 4, q);
+		break;
+	case PLX_Q_Q8_0:
+		for (uint32_t i = 0; i < 32; i++)
+			q[i] = p[2 + i] ^ 0x80u;
+		break;
+	case PLX_Q_Q4_K:
+		from_half(p + 16 + sub / 2 * 32, sub, q);
+		break;
+	case PLX_Q_Q5_K:
+		from_half(p + 48 + sub / 2 * 32, sub, q);
+		for (uint32_t i = 0; i < 32; i++)
+			q[i] |= (uint8_t)(((unsigned)p[16 + i] >> sub & 1u) << 4);
+		break;
+	case PLX_Q_Q6_K:
+		from_half(p + (sub >> 2) * 64 + (sub & 1) * 32, (sub >> 1) & 1, q);
+		for (uint32_t i = 0; i < 32; i++)
+			q[i] |=
+			    (uint8_t)(((unsigned)p[128 + (sub >> 2) * 32 + i] >> (sub & 3) * 2 & 3u)
+			              << 4);
+		break;
+	case PLX_Q_F32:
+	case PLX_Q_F16:
+	case PLX_Q_BF16:
+		PLX_CHECK(false); /* a float format has no quants */
 	}
+}
+
+/* Row r's high bits into the h planes: of columns 4g + j, bits g (or 2g) of byte j. */
+static void put_high(struct plx_layout l, uint8_t *hp, uint32_t r, const uint8_t q[32])
+{
+	uint8_t h[2][4] = {{0}};
+
+	for (uint32_t c = 0; c < 32; c++) {
+		uint32_t high = (unsigned)q[c] >> 4;
+
+		if (l.h_bytes == 64)
+			h[0][c & 3] |= (uint8_t)(high << (c >> 2));
+		else
+			h[c >> 4][c & 3] |= (uint8_t)(high << 2 * ((c >> 2) & 3));
+	}
+	memcpy(hp + r * 4, h[0], 4);
+	if (l.h_bytes == 128)
+		memcpy(hp + 64 + r * 4, h[1], 4);
 }
 
 /* Row r's 32 quants into the q and h planes of a block. */
 static void put_quants(struct plx_layout l, uint8_t *qp, uint8_t *hp, uint32_t r,
                        const uint8_t q[32])
 {
-	for (uint32_t c = 0; c < 32; c++) {
-		uint32_t at = r * 4 + (c & 3);
+	uint8_t nibbles[16];
 
-		if (l.q_bytes == 512) {
-			qp[(c >> 2) * 64 + at] = q[c];
-			continue;
-		}
-		qp[(c & 12) * 16 + at] |= (uint8_t)((q[c] & 15u) << (c < 16 ? 0 : 4));
-		if (l.h_bytes == 64)
-			hp[at] |= (uint8_t)(((unsigned)q[c] >> 4) << (c >> 2));
-		else if (l.h_bytes == 128)
-			hp[(c >> 4) * 64 + at] |=
-			    (uint8_t)(((unsigned)q[c] >> 4) << 2 * ((c >> 2) & 3));
+	if (l.q_bytes == 512) {
+		for (uint32_t g = 0; g < 8; g++)
+			memcpy(qp + g * 64 + r * 4, q + g * 4, 4);
+		return;
 	}
+	for (uint32_t i = 0; i < 16; i++)
+		nibbles[i] = (uint8_t)((q[i] & 15u) | (unsigned)q[i + 16] << 4);
+	for (uint32_t g = 0; g < 4; g++)
+		memcpy(qp + g * 64 + r * 4, nibbles + g * 4, 4);
+	if (l.h_bytes)
+		put_high(l, hp, r, q);
 }
 
 /* Row r's scales of a block (of sub-block `sub` of a super-block) into the group's scales. */
