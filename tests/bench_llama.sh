@@ -33,6 +33,6 @@ for t in ${THREADS:-1 2}; do
 		read -r lm llo lhi <<<"$(stats "$tmp/theirs" $kind)"
 		[ -n "$m" ] && [ -n "$lm" ] || { echo "bench_llama: $kind, $t threads: no figures"; exit 1; }
 		awk -v k=$kind -v t="$t" -v m="$m" -v lo="$lo" -v hi="$hi" -v lm="$lm" -v llo="$llo" -v lhi="$lhi" 'BEGIN {
-			printf "bench_llama: %s, %d thread%s: pollux %.1f (%.1f to %.1f) tokens/s, llama.cpp %.1f (%.1f to %.1f), ratio %.2f\n", k, t, t > 1 ? "s" : "", m, lo, hi, lm, llo, lhi, m / lm}'
+			printf "bench_llama: %s, %d thread%s: pollux %.1f (%.1f to %.1f) tokens/s, llama.cpp %.1f (%.1f to %.1f), ratio %.2f\n", k, t, (t > 1 ? "s" : ""), m, lo, hi, lm, llo, lhi, m / lm}'
 	done
 done
