@@ -35,12 +35,21 @@ enum plx_ring_sync {
 	PLX_RING_MPMC, /* many of both */
 };
 
-/* plx_ring_flags - rte_ring's flags for a sync. */
+/*
+ * plx_ring_flags - rte_ring's flags for a sync. Many pushers use its relaxed tail sync, so that one
+ * that is preempted between its two halves does not make the others spin. ThreadSanitizer takes
+ * that mode's volatile loads for races, so its builds use the other mode.
+ */
 static inline unsigned int plx_ring_flags(enum plx_ring_sync sync)
 {
-	unsigned int one_popper = sync == PLX_RING_MPMC ? 0u : RING_F_SC_DEQ;
+#ifdef __SANITIZE_THREAD__
+	const unsigned int many_push = 0, many_pop = 0;
+#else
+	const unsigned int many_push = RING_F_MP_RTS_ENQ, many_pop = RING_F_MC_RTS_DEQ;
+#endif
 
-	return one_popper | (sync == PLX_RING_SPSC ? RING_F_SP_ENQ : 0u);
+	return (sync == PLX_RING_SPSC ? (unsigned int)RING_F_SP_ENQ : many_push) |
+	       (sync == PLX_RING_MPMC ? many_pop : (unsigned int)RING_F_SC_DEQ);
 }
 
 /* plx_ring_slots - the power of two that holds n entries and the one rte_ring keeps empty. */
@@ -57,19 +66,8 @@ static inline size_t plx_ring_bytes(uint32_t n, uint32_t elem_bytes)
 }
 
 /* plx_ring_make - an rte_ring in the arena; NULL where it does not fit or n is over 2^30. */
-static inline struct rte_ring *plx_ring_make(struct plx_arena *a, const char *name, uint32_t n,
-                                             uint32_t elem_bytes, enum plx_ring_sync sync)
-{
-	if (n > 1u << 30)
-		return NULL;
-	uint32_t slots = plx_ring_slots(n);
-	size_t bytes = (size_t)rte_ring_get_memsize_elem(elem_bytes, slots);
-	struct rte_ring *r = plx_arena_take(a, bytes, RTE_CACHE_LINE_SIZE);
-
-	if (r && rte_ring_init(r, name, slots, plx_ring_flags(sync)) != 0)
-		return NULL;
-	return r;
-}
+struct rte_ring *plx_ring_make(struct plx_arena *a, const char *name, uint32_t n,
+                               uint32_t elem_bytes, enum plx_ring_sync sync);
 
 /* plx_ring_used - rte_ring_count with loads that may race with the other side's stores. */
 static inline uint32_t plx_ring_used(const struct rte_ring *r)
