@@ -2,7 +2,6 @@
  * Loading a model onto the CPU device, in slices: what is needed against what there is, weights
  * repacked row by row, then the KV pool, then everything else.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
+#include "fw/base/mem.h"
 
 #define MIB         (UINT64_C(1) << 20)
 #define N_LAYER_MAT 7u
@@ -85,24 +85,9 @@ static uint64_t table_bytes(const struct plx_dev_limits *l)
 	       align64(l->max_step_tokens * sizeof(uint32_t));
 }
 
-/* MemAvailable of /proc/meminfo in bytes; UINT64_MAX where it can't be read. */
-static uint64_t mem_available(void)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	char line[128];
-	unsigned long long kib = 0;
-	bool found = false;
-
-	while (f != NULL && !found && fgets(line, sizeof(line), f) != NULL)
-		found = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
-	if (f != NULL)
-		fclose(f);
-	return found ? kib * 1024 : UINT64_MAX;
-}
-
 static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, struct plx_diag *d)
 {
-	uint64_t avail = mem_available();
+	uint64_t avail = plx_mem_available();
 	uint64_t fixed = l->weight_bytes + l->work_bytes;
 	uint64_t block = plx_fwd_block_bytes(c->m, &c->lim);
 

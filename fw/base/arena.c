@@ -6,12 +6,21 @@
 
 #include "fw/base/check.h"
 #include "fw/base/err.h"
+#include "fw/base/mem.h"
 
 #define HUGE_BYTES ((size_t)2 << 20)
 
 static size_t round_up(size_t v, size_t align)
 {
 	return (v + align - 1) & ~(align - 1);
+}
+
+static int no_memory(size_t size, struct plx_diag *d)
+{
+	return plx_diag_set(d, PLX_E_NOMEM,
+	                    "out of memory: %zu MiB are needed and %llu MiB are free; lower the "
+	                    "limits in the board file or add memory",
+	                    size >> 20, (unsigned long long)(plx_mem_available() >> 20));
 }
 
 int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
@@ -24,12 +33,10 @@ int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
 	void *p = mmap(NULL, size, prot, flags | MAP_HUGETLB | MAP_POPULATE, -1, 0);
 	a->huge = p != MAP_FAILED;
 	if (!a->huge) {
-		p = mmap(NULL, size, prot, flags, -1, 0);
+		/* Mapping succeeds whatever the size; touching would end in the OOM killer. */
+		p = size > plx_mem_available() ? MAP_FAILED : mmap(NULL, size, prot, flags, -1, 0);
 		if (p == MAP_FAILED)
-			return plx_diag_set(d, PLX_E_NOMEM,
-			                    "out of memory: %zu MiB could not be mapped; lower the "
-			                    "limits in the board file or add memory",
-			                    size >> 20);
+			return no_memory(size, d);
 		(void)madvise(p, size, MADV_HUGEPAGE);
 		memset(p, 0, size);
 	}
