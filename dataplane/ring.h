@@ -37,19 +37,14 @@ enum plx_ring_sync {
 
 /*
  * plx_ring_flags - rte_ring's flags for a sync. Many pushers use its relaxed tail sync, so that one
- * that is preempted between its two halves does not make the others spin. ThreadSanitizer takes
- * that mode's volatile loads for races, so its builds use the other mode.
+ * that is preempted between its two halves does not make the others spin.
  */
 static inline unsigned int plx_ring_flags(enum plx_ring_sync sync)
 {
-#ifdef __SANITIZE_THREAD__
-	const unsigned int many_push = 0, many_pop = 0;
-#else
-	const unsigned int many_push = RING_F_MP_RTS_ENQ, many_pop = RING_F_MC_RTS_DEQ;
-#endif
-
-	return (sync == PLX_RING_SPSC ? (unsigned int)RING_F_SP_ENQ : many_push) |
-	       (sync == PLX_RING_MPMC ? many_pop : (unsigned int)RING_F_SC_DEQ);
+	if (sync == PLX_RING_SPSC)
+		return RING_F_SP_ENQ | RING_F_SC_DEQ;
+	return RING_F_MP_RTS_ENQ |
+	       (sync == PLX_RING_MPSC ? (unsigned int)RING_F_SC_DEQ : RING_F_MC_RTS_DEQ);
 }
 
 /* plx_ring_slots - the power of two that holds n entries and the one rte_ring keeps empty. */
