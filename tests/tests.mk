@@ -14,3 +14,13 @@ $(O)/toy_appliance: $(call obj,tests/toy/main.c) $(O)/libtestlib.a $(O)/libclien
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(call obj,tests/toy/main.c) \
 	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lsodium -lIPSec_MB -lm
 tests: $(O)/toy_appliance
+
+# Many requests at once over the client library, each judged by its text.
+$(O)/swarm: $(call obj,tests/swarm/main.c) $(O)/libclient.a $(O)/libwire.a $(O)/libbase.a
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $< \
+	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lsodium -lIPSec_MB -lm
+tests: $(O)/swarm
+
+# The whole appliance inside a test, and the allocator's calls counted.
+$(O)/obj/tests/lib/inproc.o: EXTRA := $(CFLAGS_DPDK)
+EXTRA_bench_quiet := tests/alloc_hook.c
