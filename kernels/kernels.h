@@ -289,6 +289,12 @@ struct plx_kernels {
 	 * n > 0, any, at most 2^20.
 	 */
 	uint64_t (*logit_sum)(const float *x, uint32_t n, float *max);
+
+	/*
+	 * weight_sum - sum over i of floor(exp((x[i] - max) * inv_temperature) * 2^40), exact.
+	 * No x[i] is NaN or above max; max is finite; n > 0, any, at most 2^20.
+	 */
+	uint64_t (*weight_sum)(const float *x, uint32_t n, float max, float inv_temperature);
 };
 
 /*

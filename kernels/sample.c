@@ -21,6 +21,7 @@
 #define CANDIDATES 8192u
 #define BLOCK      PLX_K_MAX_BLOCK
 #define BLOCKS     (PLX_K_VOCAB_MAX / BLOCK)
+#define STRETCH    1024u   /* logits that are summed at once */
 #define ONE        0x1p40f /* the weight of probability 1 */
 
 struct scratch {
@@ -288,6 +289,33 @@ static int64_t draw_one(const struct measure *plain, const struct measure *tempe
 	return PLX_E_FAULT; /* not reached: r < sum, and the largest logit's weight is ONE */
 }
 
+/* draw_one when nothing is cut: stretches that end before r are skipped by their sums. */
+static int64_t draw_from_all(const struct measure *tempered, const struct view *all,
+                             uint64_t random)
+{
+	const struct plx_kernels *k = tempered->k;
+	const float max = tempered->max;
+	const float inv = tempered->inv_temperature;
+	uint64_t r = scaled(random, k->weight_sum(all->x, all->n, max, inv));
+	uint32_t at = 0;
+	uint64_t value[16];
+
+	for (uint32_t step = STRETCH; at + step <= all->n; at += step) {
+		uint64_t sum = k->weight_sum(all->x + at, step, max, inv);
+
+		if (sum > r)
+			break;
+		r -= sum;
+	}
+	for (; at < all->n; at += 16) {
+		measure16(tempered, all, at, value);
+		for (uint32_t j = 0; j < 16; r -= value[j++])
+			if (value[j] > r)
+				return at + j;
+	}
+	return PLX_E_FAULT; /* not reached: r is below the sum */
+}
+
 static bool settings_are_valid(const struct plx_k_sampling *s)
 {
 	return s->temperature < INFINITY && s->top_p > 0.0f && s->top_p <= 1.0f &&
@@ -342,6 +370,8 @@ static int64_t sample(const struct plx_kernels *k, const struct plx_k_sampling *
 		v = narrow_to_weight(&plain, all, target ? target : UINT64_MAX, s->min_p, tmp);
 	if (target > 0)
 		c = find_cut(&plain, &v, c, target, tmp->bin);
+	if (!v.id && c.key == 0 && s->min_p <= 0.0f)
+		return draw_from_all(&tempered, all, random);
 	return draw_one(&plain, &tempered, &v, c, s->min_p, random);
 }
 

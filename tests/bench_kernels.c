@@ -16,12 +16,13 @@
 #include "kernels/sample.h"
 #include "tests/lib/qdata.h"
 
-#define MAX_THREADS  2
-#define WEIGHT_BYTES (48u << 20) /* beyond the caches, as a model is */
-#define REPEATS      5
+#define MAX_THREADS 2
+#define REPEATS     5
 
 static const struct plx_kernels *k;
 static uint32_t n_threads = MAX_THREADS;
+static uint32_t repeats = REPEATS;
+static uint32_t weight_bytes = 48u << 20; /* beyond the caches, as a model is */
 
 /* ---- two threads, each with its half, timed from start to the last one's end ---------------- */
 
@@ -52,7 +53,7 @@ static double timed(void (*fn)(void *ctx, uint32_t idx), void *ctx)
 {
 	double best = 1e9;
 
-	for (int r = 0; r < REPEATS; r++) {
+	for (int r = 0; r < (int)repeats; r++) {
 		struct task task[MAX_THREADS];
 		pthread_t thread[MAX_THREADS];
 		pthread_barrier_t barrier;
@@ -140,10 +141,10 @@ __attribute__((target("avx512f,avx512vnni"))) static void dot_rate(void *ctx, ui
 
 static void bench_machine(void)
 {
-	struct stream s = {.bytes = WEIGHT_BYTES};
+	struct stream s = {.bytes = weight_bytes};
 
 	s.p = aligned(s.bytes);
-	printf("read-only stream of %u MiB: %.1f GB/s\n", WEIGHT_BYTES >> 20,
+	printf("read-only stream of %u MiB: %.1f GB/s\n", weight_bytes >> 20,
 	       (double)s.bytes / timed(read_stream, &s) * 1e-9);
 	if (plx_kernels_select(PLX_K_ISA_AVX512))
 		printf("dot instruction alone (dpbusd, 512 bits): %.0f Gop/s\n",
@@ -232,10 +233,10 @@ static void bench_products(void)
 		uint32_t narrow = plx_qtype_block_elems(types[i]) > 32 ? 512 : 576;
 
 		for (uint32_t b = 0; b < sizeof batches / sizeof *batches; b++)
-			bench_product(types[i], narrow, batches[b], WEIGHT_BYTES);
-		bench_product(types[i], 4096, 1, WEIGHT_BYTES);
-		bench_product(types[i], narrow, 512, 1u << 19);
-		bench_product(types[i], 4096, 512, 1u << 20);
+			bench_product(types[i], narrow, batches[b], weight_bytes);
+		bench_product(types[i], 4096, 1, weight_bytes);
+		bench_product(types[i], narrow, 512, weight_bytes / 96);
+		bench_product(types[i], 4096, 512, weight_bytes / 32);
 	}
 }
 
@@ -438,6 +439,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	printf("kernels %s (%s), %u threads\n", k->isa_name, k->numeric_kind, n_threads);
+	if (k->isa == PLX_K_ISA_SCALAR) { /* or it would take minutes */
+		repeats = 1;
+		weight_bytes = 2u << 20;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	plx_k_fpu_setup();
 	bench_machine();
 	bench_products();

@@ -276,6 +276,10 @@ static void test_block_max_and_logit_sum(void **state)
 			want += (uint64_t)(plx_k_expf(a[i] - 21.0f) * 0x1p40f);
 		assert_int_equal(tables[k]->logit_sum(a, 1001, &max), want);
 		assert_true(max == 21.0f);
+		want = 0;
+		for (uint32_t i = 0; i < 1001; i++)
+			want += (uint64_t)(plx_k_expf((a[i] - 21.0f) * 0.7f) * 0x1p40f);
+		assert_int_equal(tables[k]->weight_sum(a, 1001, 21.0f, 0.7f), want);
 		a[1000] = NAN;
 		assert_int_equal(tables[k]->logit_sum(a, 1001, &max), 0);
 		float top = tables[k]->block_max(late, a, 1001);

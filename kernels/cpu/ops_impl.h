@@ -188,4 +188,17 @@ static uint64_t op_logit_sum(const float *x, uint32_t n, float *max)
 	return ordered == 0xffffu ? vu_hsum(sum) : 0;
 }
 
+static uint64_t op_weight_sum(const float *x, uint32_t n, float max, float inv_temperature)
+{
+	vu sum = vu_zero();
+
+	for (uint32_t i = 0; i < n; i += 16) {
+		vf d = vf_sub(load_first(x + i, n - i, -INFINITY), vf_set1(max));
+		vf e = vf_exp(vf_mul(d, vf_set1(inv_temperature)));
+
+		sum = vu_add_floor(sum, vf_mul(e, vf_set1(0x1p40f)));
+	}
+	return vu_hsum(sum);
+}
+
 #endif

@@ -94,22 +94,27 @@ static void quants_of(enum plx_qtype type, const uint8_t *p, uint32_t sub, uint8
 	}
 }
 
-/* Row r's high bits into the h planes: of columns 4g + j, bits g (or 2g) of byte j. */
+/*
+ * Row r's high bits into the h planes: of columns 4g + j, bit g (or two bits from 2g) of byte j.
+ * Four columns at once, in the bytes of a word: shifts by g stay inside a byte.
+ */
 static void put_high(struct plx_layout l, uint8_t *hp, uint32_t r, const uint8_t q[32])
 {
-	uint8_t h[2][4] = {{0}};
+	uint32_t h[2] = {0, 0};
 
-	for (uint32_t c = 0; c < 32; c++) {
-		uint32_t high = (unsigned)q[c] >> 4;
+	for (uint32_t g = 0; g < 8; g++) {
+		uint32_t four;
 
+		memcpy(&four, q + 4 * g, sizeof four);
+		four = four >> 4 & 0x03030303u;
 		if (l.h_bytes == 64)
-			h[0][c & 3] |= (uint8_t)(high << (c >> 2));
+			h[0] |= four << g;
 		else
-			h[c >> 4][c & 3] |= (uint8_t)(high << 2 * ((c >> 2) & 3));
+			h[g >> 2] |= four << 2 * (g & 3);
 	}
-	memcpy(hp + r * 4, h[0], 4);
+	memcpy(hp + r * 4, &h[0], 4);
 	if (l.h_bytes == 128)
-		memcpy(hp + 64 + r * 4, h[1], 4);
+		memcpy(hp + 64 + r * 4, &h[1], 4);
 }
 
 /* Row r's 32 quants into the q and h planes of a block. */

@@ -16,7 +16,7 @@
 		.rope = op_rope, .silu_mul = op_silu_mul, .add = op_add, .kv_store = op_kv_store,  \
 		.attn_part = op_attn_part, .attn_merge = op_attn_merge,                            \
 		.attn_finish = op_attn_finish, .exp = op_exp, .argmax = op_argmax,                 \
-		.block_max = op_block_max, .logit_sum = op_logit_sum,                              \
+		.block_max = op_block_max, .logit_sum = op_logit_sum, .weight_sum = op_weight_sum, \
 	}
 
 #endif
