@@ -126,7 +126,7 @@ static void heads(const struct plx_model *m, double *x, uint32_t n_head, const f
 static void attend(const double *q, const double *k, const double *v, uint32_t pos, size_t stride,
                    uint32_t dim, double *p, double *out)
 {
-	double max = -INFINITY, sum = 0;
+	double max = (double)-INFINITY, sum = 0;
 
 	for (uint32_t j = 0; j <= pos; j++) {
 		double s = 0;
@@ -241,7 +241,7 @@ uint32_t plx_ref_best(const double *x, uint32_t n)
 double plx_ref_margin(const double *x, uint32_t n)
 {
 	uint32_t best = plx_ref_best(x, n);
-	double second = -INFINITY;
+	double second = (double)-INFINITY;
 
 	for (uint32_t i = 0; i < n; i++)
 		if (i != best && x[i] > second)
