@@ -16,7 +16,9 @@
 #define N_PREFILL 512u
 #define N_DECODE  128u
 
-static int32_t prompt[N_PREFILL];
+#define N_LONG 2000u
+
+static int32_t prompt[N_LONG];
 
 static void shares(struct devkit *k, const struct plx_cpu_stats *before, const char *what)
 {
@@ -78,6 +80,19 @@ static void report(struct devkit *k, const char *isa, bool prefill)
 	fflush(stdout);
 }
 
+/* How long a poll holds its lcore while a long prompt runs: what a packet may have to wait. */
+static void slices(struct devkit *k)
+{
+	memset(&k->polls, 0, sizeof(k->polls));
+	run(k, N_LONG, 1, NULL);
+	printf(
+	    "bench_device: poll of %u us while a prompt of %u tokens runs, %u thread%s: p50 %.0f "
+	    "us, p99 %.0f us, longest %.0f us\n",
+	    k->budget_us, N_LONG, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "",
+	    (double)plx_hist_quantile(&k->polls, 0.5) / 1000,
+	    (double)plx_hist_quantile(&k->polls, 0.99) / 1000, (double)k->polls.max_ns / 1000);
+}
+
 int main(int argc, char **argv)
 {
 	const char *path = argc > 1 ? argv[1] : plx_test_model();
@@ -89,7 +104,7 @@ int main(int argc, char **argv)
 		printf("bench_device: SKIPPED, no model; `make model` gets it\n");
 		return 0;
 	}
-	for (uint32_t i = 0; i < N_PREFILL; i++)
+	for (uint32_t i = 0; i < N_LONG; i++)
 		prompt[i] = (int32_t)(1000 + i * 37 % 20000);
 	for (uint32_t n = 1; n <= 2; n++) {
 		struct plx_dev_limits lim = devkit_limits();
@@ -103,6 +118,8 @@ int main(int argc, char **argv)
 			report(&k, isa, true);
 		if (strcmp(part, "prefill") != 0)
 			report(&k, isa, false);
+		if (part[0] == '\0')
+			slices(&k);
 		devkit_close(&k);
 	}
 	return 0;

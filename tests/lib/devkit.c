@@ -9,6 +9,7 @@
 
 #include "accel/cpu.h"
 #include "fw/base/check.h"
+#include "fw/base/clock.h"
 #include "fw/base/diag.h"
 #include "fw/base/err.h"
 
@@ -164,9 +165,12 @@ uint32_t devkit_wait(struct devkit *k)
 	uint32_t done;
 	int n;
 
-	do
+	do {
+		uint64_t t0 = plx_clock_ns();
+
 		n = plx_queue_poll(k->q, k->budget_us, &done, 1);
-	while (n == 0);
+		plx_hist_add(&k->polls, plx_clock_ns() - t0);
+	} while (n == 0);
 	PLX_CHECK(n == 1);
 	return done;
 }

@@ -13,6 +13,7 @@
 
 #include "accel/accel.h"
 #include "accel/model/model.h"
+#include "fw/base/hist.h"
 
 #define DEVKIT_MAX_THREADS 8
 
@@ -23,6 +24,7 @@ struct devkit {
 	struct plx_dev_limits lim;
 	uint32_t budget_us; /* of each poll; 200 */
 	uint64_t step_id;
+	struct plx_hist polls; /* how long each poll of devkit_wait took */
 	uint32_t n_worker;
 	_Atomic uint32_t next_worker;
 	pthread_t worker[DEVKIT_MAX_THREADS];
