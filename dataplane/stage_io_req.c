@@ -9,6 +9,15 @@
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 
+/* The slot of an id that was charged and is not forgotten, also when the window has moved past it:
+ * an answer is owed until it is acknowledged. */
+static struct plx_slot *known(const struct plx_session *s, uint64_t req_id)
+{
+	struct plx_slot *slot = &s->slot[req_id % s->window.span];
+
+	return slot->req_id == req_id && slot->state != PLX_SLOT_EMPTY ? slot : NULL;
+}
+
 /* ---- ends ---------------------------------------------------------------------------------- */
 
 /* The final message stands in a: flush what waits and send it. */
@@ -283,21 +292,21 @@ static struct plx_slot *begin(struct plx_stage_io *io, struct plx_session *s,
 void plx_io_req(struct plx_stage_io *io, struct plx_session *s, const struct plx_hdr *h,
                 const uint8_t *payload)
 {
+	struct plx_slot *slot = known(s, h->req_id);
 	uint32_t at;
-	enum plx_req_place place = plx_req_window_place(&s->window, h->req_id, &at);
 
-	if (place == PLX_REQ_BELOW) {
-		below(io, s, h);
-		return;
-	}
-	if (place == PLX_REQ_BEYOND) {
-		plx_count(io->page, PLX_M_REQ_BEYOND, 1);
-		return;
-	}
-	struct plx_slot *slot = &s->slot[at];
-
-	if (slot->req_id != h->req_id || slot->state == PLX_SLOT_EMPTY) {
-		slot = begin(io, s, h, payload, at);
+	if (slot == NULL) {
+		switch (plx_req_window_place(&s->window, h->req_id, &at)) {
+		case PLX_REQ_BELOW:
+			below(io, s, h);
+			return;
+		case PLX_REQ_BEYOND:
+			plx_count(io->page, PLX_M_REQ_BEYOND, 1);
+			return;
+		case PLX_REQ_NEW:
+			slot = begin(io, s, h, payload, at);
+			break;
+		}
 		if (slot == NULL)
 			return;
 	}
@@ -313,7 +322,6 @@ void plx_io_req(struct plx_stage_io *io, struct plx_session *s, const struct plx
 bool plx_io_expire(struct plx_stage_io *io)
 {
 	struct plx_reasm_gone gone;
-	uint32_t at;
 
 	if (!plx_reasm_expire_next(&io->reasm, io->now_ns, &gone))
 		return false;
@@ -321,9 +329,10 @@ bool plx_io_expire(struct plx_stage_io *io)
 	struct plx_session *s = (struct plx_session *)(void *)owner;
 
 	plx_count(io->page, PLX_M_REQ_REASM, 1);
-	if (plx_req_window_place(&s->window, gone.req_id, &at) == PLX_REQ_NEW &&
-	    s->slot[at].req_id == gone.req_id && s->slot[at].state == PLX_SLOT_PARTIAL)
-		reject(io, s, s->slot[at].ans, PLX_E_QUEUE_FULL, NULL);
+	struct plx_slot *slot = known(s, gone.req_id);
+
+	if (slot != NULL && slot->state == PLX_SLOT_PARTIAL)
+		reject(io, s, slot->ans, PLX_E_QUEUE_FULL, NULL);
 	return true;
 }
 
@@ -349,24 +358,22 @@ static struct plx_slot *tombstone(struct plx_stage_io *io, struct plx_session *s
 void plx_io_cancel(struct plx_stage_io *io, struct plx_session *s, const struct plx_hdr *h,
                    const uint8_t *payload)
 {
+	struct plx_slot *slot = known(s, h->req_id);
 	uint32_t at;
 
-	if (plx_req_window_place(&s->window, h->req_id, &at) == PLX_REQ_BEYOND) {
-		plx_count(io->page, PLX_M_REQ_BEYOND, 1);
-		return;
-	}
-	struct plx_slot *slot = &s->slot[at];
-	bool known = slot->req_id == h->req_id && slot->state != PLX_SLOT_EMPTY;
+	if (slot == NULL) {
+		enum plx_req_place place = plx_req_window_place(&s->window, h->req_id, &at);
 
-	if (!known && plx_req_window_place(&s->window, h->req_id, &at) == PLX_REQ_NEW) {
-		slot = tombstone(io, s, h, payload, at);
+		if (place == PLX_REQ_BEYOND)
+			plx_count(io->page, PLX_M_REQ_BEYOND, 1);
+		else if (place == PLX_REQ_BELOW)
+			ack_whole(io, s, h); /* long over: nothing to cancel */
+		else
+			slot = tombstone(io, s, h, payload, at);
 		if (slot == NULL)
 			return;
-		known = true;
 	}
 	ack_whole(io, s, h);
-	if (!known)
-		return;
 	if (slot->state == PLX_SLOT_RUNNING) {
 		plx_req_cancel(slot->req, PLX_CANCEL_CLIENT);
 	} else if (slot->state == PLX_SLOT_PARTIAL) {
@@ -380,12 +387,9 @@ void plx_io_cancel(struct plx_stage_io *io, struct plx_session *s, const struct 
 
 static struct plx_answer *answer_of(const struct plx_session *s, uint64_t req_id)
 {
-	uint32_t at;
+	const struct plx_slot *slot = known(s, req_id);
 
-	if (plx_req_window_place(&s->window, req_id, &at) != PLX_REQ_NEW ||
-	    s->slot[at].req_id != req_id)
-		return NULL;
-	return s->slot[at].ans;
+	return slot != NULL ? slot->ans : NULL;
 }
 
 static void acked(struct plx_stage_io *io, struct plx_session *s, const struct plx_msg_ack_entry *e,
