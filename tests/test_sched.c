@@ -576,6 +576,40 @@ static void test_sched_step_fault_ends_what_it_ran(void **state)
 	world_close(&w);
 }
 
+static void test_sched_quarantine_lasts_until_reset(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[16];
+
+	(void)state;
+	world_open(&w, 3, 20, 64, 1, 2, false);
+	no_eog();
+	prompt_fill(p, 16, 5);
+	for (uint32_t k = 0; k < 2; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 16, 1, 30, k);
+
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	/* One sequence a step: the first that comes back fails, the other one goes on. */
+	plx_fake_conf(w.fake)->fail_status = PLX_E_FAULT;
+	turn(&w);
+	assert_int_equal(w.n_rejected, 1);
+	struct plx_sched_job j = job_for(&w, 2, p, 16, 1, 30, 2);
+
+	assert_int_equal(add(&w, 2, &j, &out), 0);
+	for (uint32_t i = 0; i < 5; i++)
+		turn(&w);
+	/* Its three blocks are nobody's, and nothing new starts. */
+	assert_int_equal(w.s.kv.n_quarantined, 3);
+	assert_int_equal(plx_kv_room(&w.s.kv), 20 - 3 - 3);
+	assert_int_equal(w.s.load.n_waiting, 1);
+	assert_int_equal(plx_fake_resets(w.fake), 0);
+	run_out(&w);
+	assert_int_equal(plx_fake_resets(w.fake), 1);
+	assert_int_equal(w.n_done, 2);
+	world_close(&w);
+}
+
 static void test_sched_nan_ends_one_sample(void **state)
 {
 	struct plx_sched_admit out;
@@ -825,6 +859,7 @@ int main(void)
 	    cmocka_unit_test(test_sched_window_pauses_then_cancels),
 	    cmocka_unit_test(test_sched_deadlines),
 	    cmocka_unit_test(test_sched_step_fault_ends_what_it_ran),
+	    cmocka_unit_test(test_sched_quarantine_lasts_until_reset),
 	    cmocka_unit_test(test_sched_nan_ends_one_sample),
 	    cmocka_unit_test(test_sched_lost_device_ends_all_that_run),
 	    cmocka_unit_test(test_sched_stops_filling_without_room),

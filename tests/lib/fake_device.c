@@ -187,7 +187,8 @@ static void run_step(struct plx_fake *f, struct plx_step *st)
 	st->start_ns = plx_clock_ns();
 	for (uint32_t i = 0; i < st->n_delta; i++)
 		apply_delta(f, st, &plx_step_deltas(st)[i]);
-	for (uint32_t i = 0; i < st->n_seq; i++)
+	/* The last first: sequences of one step may not count on each other. */
+	for (uint32_t i = st->n_seq; i-- > 0;)
 		run_seq(f, st, i);
 	st->end_ns = plx_clock_ns();
 }
