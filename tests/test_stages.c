@@ -2,6 +2,7 @@
  * tok, batch and accel together over real rings, with a fake device below and a fake io above:
  * every request ends exactly once, with exactly the right text, whatever happens on the way.
  */
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -683,6 +684,35 @@ static void test_stages_submit_again_is_tried_again(void **state)
 	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
 }
 
+static size_t heap_bytes(void)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	return m.uordblks + m.hblkhd;
+}
+
+/* Promise 1: after start no stage takes memory (sanitizers bring a heap that is not counted). */
+static void test_stages_take_no_memory(void **state)
+{
+	struct ask a = {.flags = PLX_REQ_TEXT | PLX_REQ_LOGPROBS,
+	                .text = "hello world, hello worlds, hello",
+	                .max_new = 30,
+	                .stop = "heab",
+	                .n_samples = 3,
+	                .n_logprobs = 3};
+
+	(void)state;
+	size_t before = heap_bytes();
+
+	for (uint32_t i = 0; i < 40; i++) {
+		a.seed = i;
+		ask(&a);
+		run_out();
+	}
+	assert_int_equal(r.n_kind[PLX_FINAL_DONE], 40);
+	assert_int_equal(heap_bytes(), before);
+}
+
 /* ---- everything at once ---- */
 
 static uint64_t rng_state;
@@ -940,6 +970,7 @@ int main(void)
 	    scenario(test_stages_a_step_that_hangs_is_a_timeout),
 	    scenario(test_stages_refuse_while_the_device_is_gone),
 	    scenario(test_stages_submit_again_is_tried_again),
+	    scenario(test_stages_take_no_memory),
 	    scenario(test_stages_random_days),
 	    scenario(test_stages_on_threads_of_their_own),
 	    cmocka_unit_test(test_lcore_takes_its_stages_in_turn),
