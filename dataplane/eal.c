@@ -1,10 +1,14 @@
 /*
  * Starting DPDK's environment: which CPUs, which memory, which buses.
  */
+#include <fcntl.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -17,7 +21,10 @@
 #define MAX_ARGS      24
 #define ARG_BYTES     1024
 #define HUGE_PAGE_MIB 2u
-#define HUGE_FREE     "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+#define HUGE_DIR      "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+static bool started;
+static int prefix_fd = -1; /* the lock on DPDK's folder */
 
 struct args {
 	char text[MAX_ARGS][ARG_BYTES];
@@ -36,36 +43,43 @@ __attribute__((format(printf, 2, 3))) static void add(struct args *a, const char
 	a->n++;
 }
 
-static uint32_t free_huge_mib(void)
+/* A count of 2 MiB pages from /sys; 0 where there are none. */
+static uint32_t huge_pages(const char *which)
 {
+	char path[128];
 	unsigned int n = 0;
-	FILE *f = fopen(HUGE_FREE, "re");
+	FILE *f;
 
+	snprintf(path, sizeof(path), HUGE_DIR "%s", which);
+	f = fopen(path, "re");
 	if (f == NULL)
 		return 0;
 	if (fscanf(f, "%u", &n) != 1)
 		n = 0;
 	fclose(f);
-	return n * HUGE_PAGE_MIB;
+	return n;
 }
 
 static int add_memory(struct args *a, const struct plx_config *cfg, struct plx_diag *d)
 {
-	uint32_t have = free_huge_mib(), want = cfg->mem_mib;
+	uint32_t free = huge_pages("free_hugepages"), want = cfg->mem_mib;
+	uint32_t need = (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB;
+	uint32_t have = free * HUGE_PAGE_MIB;
+	uint32_t total = huge_pages("nr_hugepages") + (need > free ? need - free : 0);
 
-	if (have >= want) {
+	if (free >= need) {
 		add(a, "--in-memory");
 	} else if (cfg->huge_pages) {
 		return plx_diag_set(
 		    d, PLX_E_NOMEM,
 		    "%u MiB of 2 MiB pages are free, %u are needed: "
 		    "`echo %u > /proc/sys/vm/nr_hugepages`, or set huge_pages: false",
-		    have, want, (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB);
+		    have, want, total);
 	} else {
 		plx_log(PLX_LOG_WARN,
 		        "%u MiB of 2 MiB pages are free, %u wanted: running on ordinary pages, "
 		        "slower; `echo %u > /proc/sys/vm/nr_hugepages` changes that",
-		        have, want, (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB);
+		        have, want, total);
 		add(a, "--no-huge");
 		add(a, "--no-shconf");
 	}
@@ -127,6 +141,28 @@ static void add_devices(struct args *a, const struct plx_config *cfg)
 		add(a, "--no-pci");
 }
 
+/*
+ * One polluxd a file prefix: DPDK's folder of that name is locked, which ends with the process,
+ * however that ends.
+ */
+static int take_prefix(const struct plx_config *cfg, struct plx_diag *d)
+{
+	const char *dir = rte_eal_get_runtime_dir();
+
+	if (cfg->file_prefix[0] == '\0') /* tests; a board always has one */
+		return PLX_E_OK;
+	prefix_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (prefix_fd >= 0 && flock(prefix_fd, LOCK_EX | LOCK_NB) == 0)
+		return PLX_E_OK;
+	if (prefix_fd >= 0)
+		close(prefix_fd);
+	prefix_fd = -1;
+	return plx_diag_set(d, PLX_E_EXISTS,
+	                    "another polluxd holds %s, DPDK's folder of file prefix \"%s\"; stop "
+	                    "that one, or give another name by --file-prefix",
+	                    dir, cfg->file_prefix);
+}
+
 int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
 {
 	static struct args a; /* EAL keeps pointers into it */
@@ -148,8 +184,10 @@ int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
 	if (rte_eal_init(a.n, a.v) >= 0) {
 		/* From here on our own messages say what failed, and what to do. */
 		rte_log_set_level_pattern("lib.*", RTE_LOG_CRIT);
-		return PLX_E_OK;
+		started = true;
+		return take_prefix(cfg, d);
 	}
+	(void)rmdir(rte_eal_get_runtime_dir());
 	return plx_diag_set(d, PLX_E_IO,
 	                    "DPDK can't start: %s; try as root, and with %u MiB of memory free",
 	                    rte_strerror(rte_errno), cfg->mem_mib);
@@ -157,5 +195,16 @@ int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
 
 void plx_eal_stop(void)
 {
+	char dir[ARG_BYTES];
+
+	if (!started)
+		return;
+	snprintf(dir, sizeof(dir), "%s", rte_eal_get_runtime_dir());
 	(void)rte_eal_cleanup();
+	if (prefix_fd >= 0) {
+		(void)rmdir(dir);
+		close(prefix_fd);
+	}
+	prefix_fd = -1;
+	started = false;
 }

@@ -42,6 +42,16 @@ const char *plx_port_kind_name(enum plx_port_kind k)
 	}
 }
 
+/* Asked first, since the drivers' own answers are "Invalid argument" and the like. */
+static bool may_open_packets(void)
+{
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || errno != EPERM;
+}
+
 /*
  * One polluxd an interface: an abstract socket's name is unique in its network namespace and goes
  * with the process, however that ends.
@@ -57,6 +67,13 @@ static int take_iface(struct plx_port *p, struct plx_diag *d)
 		                    "port %s: interface %s does not exist here; `ip link` lists "
 		                    "those that do (each network namespace has its own)",
 		                    p->name, p->iface);
+	if (!may_open_packets())
+		return plx_diag_set(
+		    d, PLX_E_IO,
+		    "port %s: opening interface %s takes CAP_NET_RAW, and for AF_XDP "
+		    "CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN; run as root or from "
+		    "the systemd unit, which gives them",
+		    p->name, p->iface);
 	p->lock_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (p->lock_fd < 0)
 		return plx_diag_set(d, PLX_E_IO, "port %s: %s", p->name, strerror(errno));
@@ -77,7 +94,7 @@ static int make_pool(struct plx_port *p, const struct plx_config *cfg, struct pl
 	if (p->pool != NULL)
 		return PLX_E_OK;
 	return plx_diag_set(d, PLX_E_NOMEM,
-	                    "port %s: no room for %u packet buffers (%s); lower limits.mbufs or "
+	                    "port %s: no room for %u packet buffers (%s); lower limits.n_mbufs or "
 	                    "raise memory_mib in the board file",
 	                    p->name, cfg->lim.n_mbufs, rte_strerror(rte_errno));
 }

@@ -48,12 +48,13 @@ struct plx_port {
  * Memory comes from 2 MiB pages when enough are free; else, unless cfg->huge_pages, from ordinary
  * ones, and a log line says so.
  *
- * Thread: main.  Errors: NOMEM (too few huge pages), LIMIT (a CPU number EAL can't name), IO.
+ * Thread: main.  Errors: NOMEM (too few huge pages), LIMIT (a CPU number EAL can't name),
+ *         EXISTS (another polluxd has the file prefix), IO.
  */
 #define PLX_EAL_MAIN_LCORE 127u
 int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d);
 
-/* plx_eal_stop - give everything back. */
+/* plx_eal_stop - give everything back, DPDK's folder in /var/run too; without a start: nothing. */
 void plx_eal_stop(void);
 
 /*

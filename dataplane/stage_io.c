@@ -111,7 +111,7 @@ static uint32_t half_open_entries(const struct plx_config *cfg)
 	return n < HALF_OPEN_MOST ? n : HALF_OPEN_MOST;
 }
 
-static size_t stage_bytes(const struct plx_config *cfg)
+size_t plx_stage_io_bytes(const struct plx_config *cfg)
 {
 	const struct plx_cfg_limits *m = &cfg->lim;
 
@@ -169,7 +169,7 @@ int plx_stage_io_open(struct plx_stage_io **out, struct plx_io_shared *sh,
                       struct plx_page *page, struct plx_diag *d)
 {
 	struct plx_arena arena = {0};
-	int e = plx_arena_open(&arena, stage_bytes(sh->conf.cfg), d), reader;
+	int e = plx_arena_open(&arena, plx_stage_io_bytes(sh->conf.cfg), d), reader;
 
 	*out = NULL;
 	if (e != PLX_E_OK)

@@ -101,6 +101,9 @@ static inline uint64_t plx_io_credit_packets(const struct plx_wire_limits *lim)
 
 struct plx_stage_io;
 
+/* plx_stage_io_bytes - what plx_stage_io_open maps for one stage. */
+size_t plx_stage_io_bytes(const struct plx_config *cfg);
+
 /*
  * plx_stage_io_open - a stage on queue `queue` of `port`, number io_idx (0..n_io-1).
  *

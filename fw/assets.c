@@ -13,8 +13,9 @@ int plx_assets_open(struct plx_assets *a, const struct plx_config *cfg, struct p
 
 	if (err == 0)
 		err = plx_tok_open(&a->tok, a->model->gguf, d);
-	if (err == 0)
-		err = plx_chat_open(a->model->gguf, cfg->chat_template, &a->chat, d);
+	if (err != 0)
+		return err;
+	err = plx_chat_open(a->model->gguf, cfg->chat_template, &a->chat, d);
 	if (err == PLX_E_NOT_FOUND && cfg->chat_template[0] == '\0') {
 		d->text[0] = '\0';
 		err = PLX_E_OK;

@@ -11,6 +11,7 @@
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "fw/base/log.h"
+#include "fw/control.h"
 
 static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
 {
@@ -39,9 +40,11 @@ static int load_model(struct plx_appliance *a, struct plx_diag *d)
 	uint64_t said_ns = begin_ns;
 	int err = plx_dev_load_begin(a->dev, a->assets->model, &lim, d);
 
-	if (err != 0)
+	if (err != 0 || a->check)
 		return err;
 	while ((err = plx_dev_load_poll(a->dev, 10000, &p, d)) == PLX_E_AGAIN) {
+		if (plx_control_stop_asked())
+			return plx_diag_set(d, PLX_E_CANCELLED, "told to stop while loading");
 		if (plx_clock_ns() - said_ns < PLX_NS_PER_S)
 			continue;
 		said_ns = plx_clock_ns();
@@ -52,6 +55,17 @@ static int load_model(struct plx_appliance *a, struct plx_diag *d)
 		plx_log(PLX_LOG_INFO, "loaded in %" PRIu64 " ms",
 		        (plx_clock_ns() - begin_ns) / PLX_NS_PER_MS);
 	return err;
+}
+
+static void log_device(const struct plx_appliance *a, const char *name)
+{
+	uint64_t kv = (uint64_t)a->info.block_bytes * a->cfg->lim.n_kv_blocks;
+
+	plx_log(PLX_LOG_INFO,
+	        "device %s: %s, arithmetic %s; %" PRIu64 " MiB, of which %" PRIu64
+	        " MiB KV (%" PRIu32 " blocks of %" PRIu32 " KiB)",
+	        name, a->info.name, a->info.numeric_kind, a->info.mem_used_bytes >> 20, kv >> 20,
+	        a->cfg->lim.n_kv_blocks, a->info.block_bytes >> 10);
 }
 
 int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
@@ -66,13 +80,17 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
 
 	if (err == 0)
 		err = load_model(a, d);
-	if (err == 0)
+	if (err == 0 && !a->check)
 		err = plx_queue_open(a->dev, &a->queue, d);
 	if (err == 0)
 		err = plx_dev_info_get(a->dev, &a->info);
-	if (err == 0)
-		plx_log(PLX_LOG_INFO, "device %s: %s, %" PRIu64 " MiB", c->name,
-		        a->info.numeric_kind, a->info.mem_used_bytes >> 20);
+	if (err == 0 && !a->check)
+		log_device(a, c->name);
+	if (err == 0 && a->check)
+		plx_log(PLX_LOG_INFO, "device %s: %s, arithmetic %s", c->name, a->info.name,
+		        a->info.numeric_kind);
+	if (err != 0)
+		plx_diag_at(d, a->cfg->board_path, err == PLX_E_NOMEM ? a->cfg->kv_line : c->line);
 	return err;
 }
 
@@ -81,8 +99,10 @@ int plx_ports_open(struct plx_appliance *a, struct plx_diag *d)
 	for (uint32_t i = 0; i < a->cfg->n_ports; i++) {
 		int err = plx_port_open(&a->port[i], a->cfg, i, d);
 
-		if (err != 0)
+		if (err != 0) {
+			plx_diag_at(d, a->cfg->board_path, a->cfg->port[i].line);
 			return err;
+		}
 		a->n_ports++;
 	}
 	return PLX_E_OK;
@@ -153,17 +173,23 @@ static int open_shared(struct plx_appliance *a, struct plx_diag *d)
 	return plx_io_shared_open(&a->shared, &a->arena, &conf, d);
 }
 
-static int open_arena(struct plx_appliance *a, struct plx_diag *d)
+int plx_memory_open(struct plx_appliance *a, struct plx_diag *d)
 {
 	uint32_t n_io = count_kind(a->cfg, PLX_STAGE_IO);
 	size_t bytes = plx_links_bytes(a->cfg, n_io) + plx_io_shared_bytes(a->cfg, n_io) +
 	               plx_stage_tok_bytes(a->cfg) +
 	               plx_stage_batch_bytes(a->cfg, a->assets->model->n_ctx) +
 	               (size_t)a->cfg->n_stages * (sizeof(struct plx_page) + 64) + 4096;
-	int err = plx_arena_open(&a->arena, bytes, d);
+	size_t io_bytes = n_io * plx_stage_io_bytes(a->cfg);
+	/* The io stages map theirs when they open; a check counts everything at once. */
+	int err = plx_arena_open(&a->arena, a->check ? bytes + io_bytes : bytes, d);
 
-	if (err != 0)
+	if (err != 0) {
+		plx_diag_at(d, a->cfg->board_path, 0);
 		return err;
+	}
+	plx_log(PLX_LOG_INFO, "stages: %zu MiB for requests, sessions and rings, on %s pages",
+	        (bytes + io_bytes) >> 20, a->arena.huge ? "2 MiB" : "ordinary");
 	a->page = plx_arena_take(&a->arena, a->cfg->n_stages * sizeof(struct plx_page), 64);
 	return a->page != NULL ? PLX_E_OK : plx_diag_set(d, PLX_E_NOMEM, "no room for stage pages");
 }
@@ -244,11 +270,8 @@ static int open_stage(struct plx_appliance *a, uint32_t i, uint32_t k, struct pl
 int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 {
 	uint32_t seen[PLX_STAGE_WORKER + 1] = {0};
-	int err = open_arena(a, d);
+	int err = plx_links_open(&a->links, &a->arena, a->cfg, count_kind(a->cfg, PLX_STAGE_IO), d);
 
-	if (err == 0)
-		err = plx_links_open(&a->links, &a->arena, a->cfg, count_kind(a->cfg, PLX_STAGE_IO),
-		                     d);
 	if (err == 0)
 		err = open_shared(a, d);
 	for (uint32_t i = 0; err == 0 && i < a->cfg->n_stages; i++) {
@@ -261,6 +284,26 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 	if (err == 0)
 		plx_arena_seal(&a->arena);
 	return err;
+}
+
+/* What a request can be, when model, KV memory and limits are put together. */
+static void log_context(const struct plx_appliance *a)
+{
+	const struct plx_cfg_limits *l = &a->cfg->lim;
+	uint64_t pool = (uint64_t)l->n_kv_blocks * l->block_tokens;
+	uint32_t n_ctx = a->assets->model->n_ctx;
+	uint64_t most = pool < n_ctx ? pool : n_ctx;
+
+	plx_log(PLX_LOG_INFO,
+	        "context: the model has %" PRIu32 " tokens, KV memory %" PRIu64
+	        " for all sequences together",
+	        n_ctx, pool);
+	if (l->prompt_tokens > most)
+		plx_log(PLX_LOG_WARN,
+		        "prompts of more than %" PRIu64 " tokens are refused, though "
+		        "limits.prompt_tokens is %" PRIu32 "; %s",
+		        most, l->prompt_tokens,
+		        pool < n_ctx ? "raise limits.n_kv_blocks" : "the model holds no more");
 }
 
 static void log_placement(const struct plx_appliance *a)
@@ -289,6 +332,7 @@ void plx_appliance_log(const struct plx_appliance *a)
 	        " tokens a step, slice %" PRIu32 " us",
 	        l->n_sessions, l->n_requests, l->n_slots, l->n_kv_blocks, l->block_tokens,
 	        l->step_tokens, a->cfg->tmr.slice_us);
+	log_context(a);
 	for (uint32_t i = 0; i < a->n_ports; i++)
 		plx_log(PLX_LOG_INFO, "port %s: %s, UDP port %u, datagrams of %u bytes at most",
 		        a->port[i].name, plx_port_kind_name(a->port[i].kind),

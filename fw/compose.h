@@ -26,6 +26,7 @@
 
 struct plx_appliance {
 	const struct plx_config *cfg;
+	bool check; /* polluxd --check: find out whether it would run, and load nothing */
 	struct plx_assets *assets;
 	struct plx_keys *keys;
 
@@ -55,9 +56,16 @@ struct plx_appliance {
 };
 
 /*
+ * plx_memory_open - the memory of pools, rings and stages, before the device takes its own, so
+ * that what does not fit is found before minutes of loading.
+ * Errors: NOMEM, with what is needed and what is free in d.
+ */
+int plx_memory_open(struct plx_appliance *a, struct plx_diag *d);
+
+/*
  * plx_device_open - open the device that the accel stage names and load the model, with progress
- * lines in the log.
- * Errors: as plx_dev_open and plx_dev_load_begin.
+ * lines in the log. With a->check only: would the model and the limits fit?
+ * Errors: as plx_dev_open and plx_dev_load_begin; CANCELLED when told to stop meanwhile.
  */
 int plx_device_open(struct plx_appliance *a, struct plx_diag *d);
 
@@ -65,7 +73,8 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d);
 int plx_ports_open(struct plx_appliance *a, struct plx_diag *d);
 
 /*
- * plx_stages_open - pools, rings, stages and their places on lcores. Device and ports are open.
+ * plx_stages_open - pools, rings, stages and their places on lcores. Memory, device and ports
+ * are open.
  * Errors: NOMEM, LIMIT, INVAL; d says which limit and what to do.
  */
 int plx_stages_open(struct plx_appliance *a, struct plx_diag *d);

@@ -6,10 +6,8 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cyaml/cyaml.h>
 
@@ -185,6 +183,15 @@ static int parse_addresses(const struct raw_port *r, struct plx_cfg_port *p, str
 	return PLX_E_OK;
 }
 
+/* The line of an entry of a list. */
+static uint32_t entry_line(const struct plx_cfg_src *s, const char *list, uint32_t idx)
+{
+	char path[PLX_YAML_PATH_BYTES];
+
+	snprintf(path, sizeof(path), "%s[%u]", list, idx);
+	return plx_yaml_lines_find(s->lines, path);
+}
+
 static int convert_port(const struct raw_port *r, struct plx_cfg_port *p, struct plx_cfg_src *s,
                         uint32_t idx)
 {
@@ -195,6 +202,7 @@ static int convert_port(const struct raw_port *r, struct plx_cfg_port *p, struct
 	memcpy(p->vdev, r->vdev, sizeof(p->vdev));
 	p->n_queues = r->queues == 0 ? 1 : r->queues;
 	p->udp_port = r->udp_port == 0 ? 7709 : r->udp_port;
+	p->line = entry_line(s, "ports", idx);
 	return parse_addresses(r, p, s, idx);
 }
 
@@ -246,23 +254,41 @@ static int convert_stage(const struct raw_stage *r, struct plx_config *c, struct
 }
 
 /* A path in the file is taken from the file's own folder. */
-static void resolve_path(char out[PLX_CFG_PATH_BYTES], const char *board_path, const char *path)
+static int resolve_path(char out[PLX_CFG_PATH_BYTES], const char *board_path, const char *path,
+                        struct plx_cfg_src *s, const char *key)
 {
 	const char *slash = strrchr(board_path, '/');
 	int dir_len = slash == NULL ? 0 : (int)(slash - board_path) + 1;
 
 	if (path[0] == '\0' || path[0] == '/')
 		dir_len = 0;
-	snprintf(out, PLX_CFG_PATH_BYTES, "%.*s%s", dir_len, board_path, path);
+	if (snprintf(out, PLX_CFG_PATH_BYTES, "%.*s%s", dir_len, board_path, path) <
+	    PLX_CFG_PATH_BYTES)
+		return PLX_E_OK;
+	return plx_cfg_fail(s, PLX_E_LIMIT, key,
+	                    "with the board file's folder before it the path is longer than %u "
+	                    "bytes; give a shorter or an absolute one",
+	                    0, PLX_CFG_PATH_BYTES - 1);
 }
 
-static void convert_scalars(struct plx_config *c, const struct raw_board *r, const char *name,
-                            const struct plx_cfg_src *s)
+/* The line of a key, or of another that decides when it is not there. */
+static uint32_t line_of(const struct plx_cfg_src *s, const char *key, const char *other)
 {
+	uint32_t line = plx_yaml_lines_find(s->lines, key);
+
+	return line != 0 ? line : plx_yaml_lines_find(s->lines, other);
+}
+
+static int convert_scalars(struct plx_config *c, const struct raw_board *r, const char *name,
+                           struct plx_cfg_src *s)
+{
+	int err;
+
 	memcpy(c->board, r->board, sizeof(c->board));
 	snprintf(c->board_path, sizeof(c->board_path), "%s", name);
-	resolve_path(c->model_path, name, r->model);
-	resolve_path(c->keys_path, name, r->keys);
+	err = resolve_path(c->model_path, name, r->model, s, "model");
+	if (err == 0)
+		err = resolve_path(c->keys_path, name, r->keys, s, "keys");
 	memcpy(c->chat_template, r->chat_template, sizeof(c->chat_template));
 	snprintf(c->file_prefix, sizeof(c->file_prefix), "%s",
 	         r->file_prefix[0] != '\0' ? r->file_prefix : "polluxd");
@@ -270,6 +296,8 @@ static void convert_scalars(struct plx_config *c, const struct raw_board *r, con
 	c->idle_backoff = r->idle_backoff;
 	c->huge_pages = r->huge_pages;
 	c->mem_mib = r->memory_mib != 0 ? r->memory_mib : 128;
+	c->mem_line = line_of(s, "huge_pages", "memory_mib");
+	c->kv_line = line_of(s, "limits.n_kv_blocks", "limits");
 	c->lim = r->limits;
 	c->tmr = r->timers;
 #define LIMIT(field, def, lo, hi, help)                                                            \
@@ -281,12 +309,16 @@ static void convert_scalars(struct plx_config *c, const struct raw_board *r, con
 #include "fw/limits.def"
 #undef LIMIT
 #undef TIMER
+	return err;
 }
 
 static int convert(struct plx_config *c, const struct raw_board *r, struct plx_cfg_src *s)
 {
 	memset(c, 0, sizeof(*c));
-	convert_scalars(c, r, s->name, s);
+	int bad = convert_scalars(c, r, s->name, s);
+
+	if (bad != 0)
+		return bad;
 	c->n_ports = r->n_ports;
 	c->n_stages = r->n_stages;
 	c->n_devs = r->n_devs;
@@ -298,6 +330,7 @@ static int convert(struct plx_config *c, const struct raw_board *r, struct plx_c
 	}
 	for (uint32_t i = 0; i < r->n_devs; i++) {
 		c->dev[i] = r->devices[i];
+		c->dev[i].line = entry_line(s, "devices", i);
 		if (c->dev[i].isa[0] == '\0')
 			memcpy(c->dev[i].isa, "auto", 5);
 	}
@@ -377,22 +410,6 @@ int plx_config_load(struct plx_config *out, const char *path, const struct plx_m
 	free(text);
 	fclose(f);
 	return err;
-}
-
-void plx_machine_probe(struct plx_machine *m)
-{
-	cpu_set_t set;
-	long n = sysconf(_SC_NPROCESSORS_CONF);
-
-	memset(m, 0, sizeof(*m));
-	m->n_cpus = n > 0 ? (uint32_t)n : 1;
-	if (m->n_cpus > 1024)
-		m->n_cpus = 1024;
-	if (sched_getaffinity(0, sizeof(set), &set) != 0)
-		CPU_ZERO(&set);
-	for (uint32_t i = 0; i < m->n_cpus; i++)
-		if (CPU_ISSET(i, &set))
-			m->cpu_allowed[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
 void plx_config_help(FILE *f)

@@ -14,15 +14,7 @@
 
 #include "fw/base/config.h"
 #include "fw/base/diag.h"
-
-/* What the machine has, as far as a board file can be wrong about it. */
-struct plx_machine {
-	uint32_t n_cpus;          /* highest CPU number + 1 */
-	uint64_t cpu_allowed[16]; /* bit map of CPUs this process may run on */
-};
-
-/* plx_machine_probe - look at the machine this process runs on. */
-void plx_machine_probe(struct plx_machine *m);
+#include "fw/machine.h"
 
 /*
  * plx_config_load - read a board file.

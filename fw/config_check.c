@@ -6,6 +6,11 @@
 
 #include "fw/base/err.h"
 
+#define MAX_QUEUES     8u    /* dataplane/port.h */
+#define MAX_LCORE      126u  /* EAL has ids up to 127, and main takes that */
+#define MBUF_BYTES     2432u /* a packet buffer with the pool's own head */
+#define BYTES_IN_A_MIB (UINT64_C(1) << 20)
+
 /* "stages[3].lcore" from "stages[%u].lcore": the one conversion we use, without a variable format.
  */
 static void make_path(char *out, size_t n, const char *fmt, uint32_t idx)
@@ -116,6 +121,14 @@ static int check_limits(const struct plx_config *c, struct plx_cfg_src *s)
 		    s, PLX_E_INVAL, "limits.n_samples",
 		    "%u answers of one request need as many slots, and there are %u", 0,
 		    l->n_samples, l->n_slots);
+	if ((uint64_t)c->n_ports * l->n_mbufs * MBUF_BYTES > c->mem_mib * BYTES_IN_A_MIB)
+		return plx_cfg_fail(
+		    s, PLX_E_LIMIT, "limits.n_mbufs",
+		    "%u packet buffers for each of %u ports need %u MiB, and "
+		    "memory_mib is %u; raise that or lower this",
+		    0, l->n_mbufs, c->n_ports,
+		    (unsigned)((uint64_t)c->n_ports * l->n_mbufs * MBUF_BYTES / BYTES_IN_A_MIB + 1),
+		    c->mem_mib);
 	return PLX_E_OK;
 }
 
@@ -136,19 +149,26 @@ static int check_port(const struct plx_config *c, uint32_t i, struct plx_cfg_src
 		return plx_cfg_fail(
 		    s, PLX_E_INVAL, "ports[%u].vdev",
 		    "a vdev port needs DPDK's argument, such as net_memif0,role=server", i);
-	if (p->n_queues > 16)
+	if (p->n_queues > MAX_QUEUES)
 		return plx_cfg_fail(s, PLX_E_LIMIT, "ports[%u].queues",
-		                    "%u queues are more than 16", i, p->n_queues);
+		                    "%u queues are more than %u; give fewer", i, p->n_queues,
+		                    MAX_QUEUES);
 	if (p->n_queues > 1 && (p->kind == PLX_PORT_AF_XDP || p->kind == PLX_PORT_AUTO))
 		return plx_cfg_fail(
 		    s, PLX_E_INVAL, "ports[%u].queues",
 		    "AF_XDP takes one queue a port here; say kind: af_packet for %u", i,
 		    p->n_queues);
-	for (uint32_t k = 0; k < i; k++)
+	for (uint32_t k = 0; k < i; k++) {
 		if (strcmp(c->port[k].name, p->name) == 0)
 			return plx_cfg_fail(s, PLX_E_EXISTS, "ports[%u].name",
 			                    "there is another port \"%s\"; names must differ", i,
 			                    p->name);
+		if (kernel && strcmp(c->port[k].iface, p->iface) == 0)
+			return plx_cfg_fail(s, PLX_E_EXISTS, "ports[%u].iface",
+			                    "port \"%s\" has interface %s already; one port an "
+			                    "interface",
+			                    i, c->port[k].name, p->iface);
+	}
 	return PLX_E_OK;
 }
 
@@ -157,9 +177,10 @@ static int check_lcore(const struct plx_config *c, uint32_t i, struct plx_cfg_sr
 {
 	uint32_t lcore = c->stage[i].lcore;
 
-	if (lcore > 127)
+	if (lcore > MAX_LCORE)
 		return plx_cfg_fail(s, PLX_E_LIMIT, "stages[%u].lcore",
-		                    "%u is more than DPDK's highest lcore, 127", i, lcore);
+		                    "%u is more than the highest lcore DPDK has for stages, %u", i,
+		                    lcore, MAX_LCORE);
 	if (m == NULL)
 		return PLX_E_OK;
 	if (lcore >= m->n_cpus)
@@ -225,6 +246,22 @@ static int check_queues_read(const struct plx_config *c, struct plx_cfg_src *s)
 	return PLX_E_OK;
 }
 
+/* Workers lend their lcores to the device that the accel stage feeds. */
+static int check_workers(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	uint32_t dev = 0;
+
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		if (c->stage[i].kind == PLX_STAGE_ACCEL)
+			dev = c->stage[i].device_idx;
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		if (c->stage[i].kind == PLX_STAGE_WORKER && c->stage[i].device_idx != dev)
+			return plx_cfg_fail(s, PLX_E_INVAL, "stages[%u].device",
+			                    "a worker must name the accel stage's device, \"%s\"",
+			                    i, c->dev[dev].name);
+	return PLX_E_OK;
+}
+
 static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
                         const struct plx_machine *m)
 {
@@ -254,7 +291,9 @@ static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
 	}
 	int err = check_io_stages(c, s);
 
-	return err != 0 ? err : check_queues_read(c, s);
+	if (err == 0)
+		err = check_queues_read(c, s);
+	return err != 0 ? err : check_workers(c, s);
 }
 
 int plx_config_check(const struct plx_config *c, struct plx_cfg_src *s, const struct plx_machine *m)

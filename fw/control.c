@@ -36,6 +36,14 @@ void plx_control_block_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+bool plx_control_stop_asked(void)
+{
+	sigset_t set;
+
+	return sigpending(&set) == 0 &&
+	       (sigismember(&set, SIGTERM) == 1 || sigismember(&set, SIGINT) == 1);
+}
+
 void plx_control_notify(const char *state)
 {
 	(void)sd_notify(0, state); /* without systemd there is nobody to tell */

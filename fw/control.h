@@ -35,6 +35,9 @@ void plx_control_block_signals(void);
  */
 bool plx_control_run(struct plx_control *c);
 
+/* plx_control_stop_asked - a TERM or INT waits to be taken, so starting is not worth going on. */
+bool plx_control_stop_asked(void);
+
 /* plx_control_notify - one line of systemd's notify protocol; nothing happens without systemd. */
 void plx_control_notify(const char *state);
 

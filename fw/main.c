@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <rte_launch.h>
 #include <rte_lcore.h>
@@ -20,9 +20,12 @@
 #include "fw/compose.h"
 #include "fw/config.h"
 #include "fw/control.h"
+#include "fw/machine.h"
 #include "fw/options.h"
 
-#define VERSION "0.1"
+#define VERSION      "0.1"
+#define TOLD_TO_STOP (-1)  /* neither an exit code nor a failure; ends as PLX_EXIT_OK */
+#define STOP_MS      3000u /* for the lcores to end their turns */
 
 /* Everything main holds; too large for a stack. */
 static struct plx_config config;
@@ -32,17 +35,22 @@ static struct plx_appliance appliance;
 
 static int fail(const struct plx_diag *d, int err, enum plx_exit code)
 {
+	if (err == PLX_E_CANCELLED) { /* told to stop while starting: that is no failure */
+		plx_log(PLX_LOG_INFO, "%s", d->text);
+		return TOLD_TO_STOP;
+	}
 	plx_log(PLX_LOG_ERROR, "%s", d->text[0] != '\0' ? d->text : plx_err_help(err));
 	return err == PLX_E_NOMEM ? PLX_EXIT_MEMORY : (int)code;
 }
 
-/* Board, keys and model: what --check looks at. */
+/* Board, keys and model. */
 static int read_files(const struct plx_options *o, struct plx_diag *d)
 {
 	struct plx_machine machine;
 	int err;
 
 	plx_machine_probe(&machine);
+	plx_machine_log(&machine);
 	err = plx_config_load(&config, o->board, &machine, d);
 	if (err != 0)
 		return fail(d, err, PLX_EXIT_BOARD);
@@ -60,29 +68,60 @@ static int read_files(const struct plx_options *o, struct plx_diag *d)
 	return PLX_EXIT_OK;
 }
 
-/* An lcore's thread: short sleeps of an idle lcore end when they should, not 50 us later. */
-static int lcore_main(void *lc)
+/* Memory and device: the same for --check, which stops short of loading. */
+static int open_device(struct plx_diag *d)
 {
-	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
-	return plx_lcore_run(lc);
+	int err = plx_memory_open(&appliance, d);
+
+	if (err != 0)
+		return fail(d, err, PLX_EXIT_MEMORY);
+	err = plx_device_open(&appliance, d);
+	return err != 0 ? fail(d, err, PLX_EXIT_DEVICE) : PLX_EXIT_OK;
+}
+
+static int open_ports(struct plx_diag *d)
+{
+	int err = plx_eal_start(&config, d);
+
+	if (err == PLX_E_NOMEM)
+		plx_diag_at(d, config.board_path, config.mem_line);
+	if (err == 0)
+		err = plx_ports_open(&appliance, d);
+	return err != 0 ? fail(d, err, PLX_EXIT_PORT) : PLX_EXIT_OK;
 }
 
 static int start(struct plx_diag *d)
 {
-	int err = plx_eal_start(&config, d);
+	int code = open_ports(d);
 
-	if (err != 0)
-		return fail(d, err, PLX_EXIT_PORT);
-	err = plx_ports_open(&appliance, d);
-	if (err != 0)
-		return fail(d, err, PLX_EXIT_PORT);
-	err = plx_device_open(&appliance, d);
-	if (err != 0)
-		return fail(d, err, PLX_EXIT_DEVICE);
-	err = plx_stages_open(&appliance, d);
-	if (err != 0)
-		return fail(d, err, PLX_EXIT_MEMORY);
-	return PLX_EXIT_OK;
+	if (code == PLX_EXIT_OK)
+		code = open_device(d);
+	if (code != PLX_EXIT_OK)
+		return code;
+	int err = plx_stages_open(&appliance, d);
+
+	return err != 0 ? fail(d, err, PLX_EXIT_MEMORY) : PLX_EXIT_OK;
+}
+
+/*
+ * A thread that hangs keeps everything it may touch: then this process ends as it is, and the
+ * kernel takes back what is its own. The next start removes an XDP program left behind.
+ */
+static void wait_lcores(void)
+{
+	uint64_t end_ns = plx_clock_ns() + STOP_MS * PLX_NS_PER_MS;
+
+	for (uint32_t i = 0; i < appliance.n_lcores; i++) {
+		while (rte_eal_get_lcore_state(appliance.lcore[i].cpu) != WAIT) {
+			if (plx_clock_ns() > end_ns) {
+				plx_log(PLX_LOG_ERROR, "lcore %u does not stop; leaving without it",
+				        appliance.lcore[i].cpu);
+				_exit(PLX_EXIT_INTERNAL);
+			}
+			usleep(1000);
+		}
+	}
+	rte_eal_mp_wait_lcore();
 }
 
 static int launch(struct plx_control *c, struct plx_diag *d)
@@ -90,7 +129,7 @@ static int launch(struct plx_control *c, struct plx_diag *d)
 	for (uint32_t i = 0; i < appliance.n_lcores; i++) {
 		struct plx_lcore *lc = &appliance.lcore[i];
 
-		if (rte_eal_remote_launch(lcore_main, lc, lc->cpu) != 0) {
+		if (rte_eal_remote_launch(plx_lcore_run, lc, lc->cpu) != 0) {
 			plx_diag_set(d, PLX_E_INVAL, "lcore %u can't be started", lc->cpu);
 			return fail(d, PLX_E_INVAL, PLX_EXIT_INTERNAL);
 		}
@@ -112,7 +151,7 @@ static int serve(struct plx_diag *d)
 	if (code == PLX_EXIT_OK && !plx_control_run(&control))
 		code = PLX_EXIT_DRAIN;
 	atomic_store_explicit(&appliance.stop, true, memory_order_release);
-	rte_eal_mp_wait_lcore();
+	wait_lcores();
 	plx_log(PLX_LOG_INFO, "stopped");
 	return code;
 }
@@ -122,21 +161,19 @@ static int run(const struct plx_options *o)
 	struct plx_diag d = {0};
 	int code = read_files(o, &d);
 
-	if (code == PLX_EXIT_OK && o->check) {
-		plx_log(PLX_LOG_INFO, "board, keys and model are good");
-	} else if (code == PLX_EXIT_OK) {
-		appliance.cfg = &config;
-		appliance.assets = &assets;
-		appliance.keys = &keys;
-		code = start(&d);
-		if (code == PLX_EXIT_OK)
-			code = serve(&d);
-		plx_appliance_close(&appliance);
-		plx_eal_stop();
-	}
+	appliance = (struct plx_appliance){
+	    .cfg = &config, .assets = &assets, .keys = &keys, .check = o->check};
+	if (code == PLX_EXIT_OK)
+		code = o->check ? open_device(&d) : start(&d);
+	if (code == PLX_EXIT_OK && o->check)
+		plx_log(PLX_LOG_INFO, "board, keys and model are good, and fit this machine");
+	else if (code == PLX_EXIT_OK)
+		code = serve(&d);
+	plx_appliance_close(&appliance);
+	plx_eal_stop();
 	plx_assets_close(&assets);
 	plx_keys_close(&keys);
-	return code;
+	return code == TOLD_TO_STOP ? PLX_EXIT_OK : code;
 }
 
 /* Core files would hold prompts and keys. */

@@ -202,11 +202,15 @@ static int open_and_die(void)
 	struct plx_port p;
 	struct plx_diag d = {0};
 
+	snprintf(c.file_prefix, sizeof(c.file_prefix), "plx-die-%d", (int)getpid());
 	if (plx_eal_start(&c, &d) != PLX_E_OK || plx_port_open(&p, &c, 0, &d) != PLX_E_OK) {
 		printf("%s\n", d.text);
 		_exit(1);
 	}
-	_exit(kernel_echo(&p, 1, AF_INET) == 0 ? 0 : 2);
+	int rc = kernel_echo(&p, 1, AF_INET) == 0 ? 0 : 2;
+
+	(void)rmdir(rte_eal_get_runtime_dir());
+	_exit(rc);
 }
 
 static void test_port_af_xdp_follows_a_killed_owner(void **state)
@@ -347,7 +351,7 @@ static void test_port_too_many_buffers_is_explained(void **state)
 	strcpy(c.port[0].vdev, "net_null0");
 	c.lim.n_mbufs = 1u << 20;
 	assert_int_equal(plx_port_open(&p, &c, 0, &d), PLX_E_NOMEM);
-	assert_non_null(strstr(d.text, "lower limits.mbufs"));
+	assert_non_null(strstr(d.text, "lower limits.n_mbufs"));
 }
 
 int main(int argc, char **argv)

@@ -35,6 +35,7 @@ struct plx_cfg_port {
 	uint8_t
 	    ipv6[16]; /* network order; all zero: only the link-local address made from the MAC */
 	uint16_t udp_port; /* 7709 */
+	uint32_t line;     /* of the board file, for messages; 0: not from a file */
 };
 
 enum plx_stage_kind {
@@ -60,6 +61,7 @@ struct plx_cfg_dev {
 	char kind[16]; /* "cpu" */
 	char isa[16];  /* "auto", "scalar", "avx2", "avx512" */
 	uint32_t index;
+	uint32_t line; /* of the board file; 0: not from a file */
 };
 
 /* Every bound of the appliance. Counts unless a unit is in the name. */
@@ -111,6 +113,8 @@ struct plx_config {
 	bool idle_backoff; /* yield and short sleeps when nothing comes; off on a rack board */
 	bool huge_pages;   /* refuse to start without 2 MiB pages when true */
 	uint32_t mem_mib;  /* DPDK memory */
+	uint32_t mem_line; /* board file's line of what decides on DPDK's memory; 0: none */
+	uint32_t kv_line;  /* and on KV memory */
 	uint32_t n_ports;
 	uint32_t n_stages;
 	uint32_t n_devs;

@@ -25,4 +25,7 @@ struct plx_diag {
 __attribute__((format(printf, 3, 4))) int plx_diag_set(struct plx_diag *d, int err, const char *fmt,
                                                        ...);
 
+/* plx_diag_at - put "file:line: " before a message that is there; line 0: "file: ". */
+void plx_diag_at(struct plx_diag *d, const char *file, unsigned line);
+
 #endif
