@@ -7,9 +7,8 @@
 
 void plx_slot_sampler_set(struct plx_slot_sampler *s, const struct plx_sampler *conf)
 {
+	memset(s, 0, sizeof(*s));
 	s->conf = *conf;
-	s->first_pos = 0;
-	s->placed = false;
 	s->last_id = -1;
 }
 

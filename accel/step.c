@@ -165,6 +165,7 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		slot->live = true;
 		slot->has_last = false;
 		slot->n_blocks = 0;
+		slot->next_pos = 0;
 		return PLX_E_OK;
 	case PLX_DELTA_SLOT_CLEAR:
 		if (!slot->live)
@@ -239,6 +240,10 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 
 	if (last_pos / c->lim.block_tokens >= slot->n_blocks)
 		return PLX_E_INVAL;
+	if (slot->next_pos != 0 && t[0].pos[0] > slot->next_pos)
+		return PLX_E_INVAL;
+	if (last_pos >= slot->next_pos)
+		slot->next_pos = (uint32_t)last_pos + 1;
 	for (uint32_t i = 0; i < q->n_tok; i++) {
 		if (t[i].pos[0] != t[0].pos[0] + i)
 			return PLX_E_INVAL;

@@ -68,7 +68,7 @@ static void good(void)
 	q[1] = (struct plx_step_seq){.slot = 2, .first_tok = 3, .n_tok = 3, .n_draft = 2};
 	rec->n_seq = 2;
 	for (uint32_t i = 0; i < 6; i++) {
-		uint32_t pos = i < 3 ? i : 26 + i;
+		uint32_t pos = i < 3 ? i : 20 + i;
 
 		plx_step_toks(rec)[i] = (struct plx_step_tok){
 		    .id = (int32_t)(i * 19), .pos = {pos, 0, 0}, .parent = -1};
@@ -100,6 +100,7 @@ static void test_step_good_is_accepted(void **state)
 	assert_int_equal(plx_step_accept(&check, rec), 0);
 	assert_true(check.slot[1].live && check.slot[2].live && !check.slot[3].live);
 	assert_int_equal(check.slot[2].n_blocks, 2);
+	assert_int_equal(check.slot[2].next_pos, 26);
 	assert_true(check.slot[2].has_last && !check.slot[1].has_last);
 	/* The next one: LAST is known in slot 2 now, and slot 1 goes away. */
 	good();
@@ -109,7 +110,10 @@ static void test_step_good_is_accepted(void **state)
 	rec->n_tok = 1;
 	*seq(0) = (struct plx_step_seq){.slot = 2, .n_tok = 1};
 	*tok(0) = (struct plx_step_tok){
-	    .id = PLX_TOK_LAST, .pos = {31, 31, 31}, .parent = -1, .flags = PLX_TOKF_LOGITS};
+	    .id = PLX_TOK_LAST, .pos = {26, 26, 26}, .parent = -1, .flags = PLX_TOKF_LOGITS};
+	tok(0)->pos[0] = 28; /* nothing ran at 26 and 27 */
+	assert_int_equal(plx_step_accept(&check, rec), PLX_E_INVAL);
+	tok(0)->pos[0] = 26;
 	assert_int_equal(plx_step_accept(&check, rec), 0);
 	assert_false(check.slot[1].live);
 	/* Deltas alone. */
