@@ -132,10 +132,16 @@ static uint64_t probe_due(const struct plx_client *c)
 
 /* ---- messages ---- */
 
-/* A message that keeps timing out in large datagrams: this path no longer carries them. True when
- * it was cut anew. */
+/*
+ * A message that keeps timing out: true when it begins anew. In large datagrams the path may carry
+ * them no longer, and it is cut smaller. After that an acknowledgement still under way may have
+ * spoken of the larger cut, so that the appliance lacks the fragment 0 that we hold for
+ * acknowledged: it goes again.
+ */
 static bool check_black_hole(struct plx_client *c, struct plx_outmsg *o, uint64_t now_ns)
 {
+	if (o->timer.n_timeouts >= 2 * HOLE_TIMEOUTS && o->base)
+		return !plx_outbox_restart(o, o->dgram_bytes);
 	if (!o->timer.n_timeouts || o->dgram_bytes <= PLX_DGRAM_MIN_BYTES)
 		return false;
 	plx_pmtu_timeouts(&c->pmtu, o->dgram_bytes, o->timer.n_timeouts, now_ns);
