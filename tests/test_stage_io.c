@@ -418,6 +418,66 @@ static void test_io_refuses_what_is_too_large_at_its_first_fragment(void **state
 	assert_int_equal(rej.code, plx_err_wire(PLX_E_TOO_LARGE));
 }
 
+static void test_io_gives_up_on_half_a_request(void **state)
+{
+	static uint8_t msg[8192];
+	static char text[4000];
+	struct plx_msg_reject rej;
+	struct plx_msg_ping ping = {.token = 1};
+	const char *detail;
+
+	(void)state;
+	memset(text, 'z', sizeof(text));
+	uint32_t n = plx_rig_req(msg, sizeof(msg), text, sizeof(text));
+
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	send_fragments(1, msg, n, (const uint16_t[]){0, 1}, 2);
+	for (int i = 0; i < 11; i++) {
+		plx_rig_say(&cli, PLX_T_PING, 0, &ping, sizeof(ping));
+		plx_rig_turn(&rig, 100 * PLX_NS_PER_MS);
+	}
+	assert_true(plx_rig_expect(&cli, PLX_T_REJECT, &hdr, buf));
+	assert_int_equal(hdr.req_id, 1);
+	assert_int_equal(plx_msg_reject_decode(&rej, &detail, buf, hdr.payload_bytes), 0);
+	assert_int_equal(rej.code, plx_err_wire(PLX_E_QUEUE_FULL));
+	send_fragments(1, msg, n, (const uint16_t[]){2, 3}, 2); /* too late: it has ended */
+	assert_null(plx_rig_take(&rig, 0));
+}
+
+/* An answer that is owed stays owed while the window moves past its id. */
+static void test_io_hears_acknowledgements_below_the_window(void **state)
+{
+	struct plx_req *r;
+
+	(void)state;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	(void)ask("first");
+	r = plx_rig_take(&rig, 0);
+	plx_rig_tokens(&rig, r, 0, 1, "a", true);
+	end_done(r, 1);
+	plx_rig_turn(&rig, 1000);
+	for (uint64_t id = 2; id < 30; id++) {
+		if (id % 16 == 1)
+			cli.next_req++; /* its slot is taken */
+		uint64_t this_id = ask("more");
+
+		r = plx_rig_take(&rig, 0);
+		assert_non_null(r);
+		end_done(r, 0);
+		plx_rig_turn(&rig, 1000);
+		plx_rig_ack(&cli, PLX_T_DONE, this_id);
+		plx_rig_turn(&rig, 1000);
+	}
+	uint64_t before = count(PLX_M_TX_RETRANSMITS);
+
+	tok_ack(1, 1, PLX_TOK_ACK_LAST);
+	plx_rig_ack(&cli, PLX_T_DONE, 1);
+	plx_rig_turn(&rig, 1000);
+	for (int i = 0; i < 20; i++)
+		plx_rig_turn(&rig, 100 * PLX_NS_PER_MS);
+	assert_int_equal(count(PLX_M_TX_RETRANSMITS), before);
+}
+
 static void test_io_cancel_may_overtake(void **state)
 {
 	struct plx_msg_cancel c = {.packets = 1};
@@ -754,6 +814,8 @@ int main(void)
 	    T(test_io_puts_fragments_together),
 	    T(test_io_rejects_what_does_not_arrive_whole),
 	    T(test_io_refuses_what_is_too_large_at_its_first_fragment),
+	    T(test_io_gives_up_on_half_a_request),
+	    T(test_io_hears_acknowledgements_below_the_window),
 	    T(test_io_cancel_may_overtake),
 	    T(test_io_cancel_reaches_a_running_request),
 	    T(test_io_drops_tampered_replayed_truncated),

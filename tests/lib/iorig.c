@@ -352,12 +352,13 @@ struct plx_req *plx_rig_take(struct plx_rig *r, uint32_t io)
 
 static struct plx_ev *free_event(struct plx_rig *r, const struct plx_req *req)
 {
-	static uint32_t turn;
 	struct plx_ev *ev;
 
 	/* tok owns the events that are free; those that came back are taken first. */
-	if (!plx_ring_ev_pop(&r->links.ev_free[req->io_idx], &ev))
-		ev = &r->links.ev[turn++ % r->links.n_evs];
+	if (!plx_ring_ev_pop(&r->links.ev_free[req->io_idx], &ev)) {
+		PLX_CHECK(r->n_fresh < r->links.n_evs);
+		ev = &r->links.ev[r->n_fresh++];
+	}
 	memset(ev, 0, sizeof(*ev));
 	return ev;
 }

@@ -28,6 +28,7 @@ struct plx_rig {
 	struct plx_page io_page[PLX_RIG_MAX_IO], hs_page;
 	struct rte_ring *to_io[PLX_RIG_MAX_IO], *from_io[PLX_RIG_MAX_IO];
 	uint32_t n_io;
+	uint32_t n_fresh; /* events that tok has used at least once */
 	uint64_t now_ns;
 	const char *key_file;
 };
