@@ -116,6 +116,12 @@ static int check_limits(const struct plx_config *c, struct plx_cfg_src *s)
 		                    "%u bytes can't hold one request of %u; raise it or lower "
 		                    "limits.request_bytes",
 		                    0, l->reasm_bytes, l->request_bytes);
+	if (l->unacked_tokens < l->stop_bytes + 8)
+		return plx_cfg_fail(
+		    s, PLX_E_INVAL, "limits.unacked_tokens",
+		    "%u tokens can't cover what waits for a stop string of %u bytes; "
+		    "give %u or more",
+		    0, l->unacked_tokens, l->stop_bytes, l->stop_bytes + 8);
 	if (l->n_samples > l->n_slots)
 		return plx_cfg_fail(
 		    s, PLX_E_INVAL, "limits.n_samples",

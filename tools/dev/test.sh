@@ -6,7 +6,7 @@ B=$1; export PLX_TEST_MODEL=$2
 export PLX_TALLY; PLX_TALLY=$(mktemp); trap 'rm -f "$PLX_TALLY"' EXIT
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
 # Suites whose point is threads run under the thread sanitizer too.
-tsan="test_cpu_device test_stage_batch test_stage"
+tsan="test_cpu_device test_stages"
 rc=0
 step() { echo "== $1"; shift; "$@" || { rc=1; echo "== failed: $*"; }; }
 built() { local d=$1; shift; for t in "$@"; do [ -x "$d/$t" ] && echo "$d/$t"; done; }
