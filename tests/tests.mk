@@ -24,3 +24,10 @@ tests: $(O)/swarm
 # The whole appliance inside a test, and the allocator's calls counted.
 $(O)/obj/tests/lib/inproc.o: EXTRA := $(CFLAGS_DPDK)
 EXTRA_bench_quiet := tests/alloc_hook.c
+
+EXTRA_fuzz_keyfile := tools/key/keyfile.c
+
+# systemd's notify socket, a thread that hangs, a ping: for tests/e2e_daemon.sh.
+$(O)/overseer: $(call obj,tests/overseer/main.c)
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
+tests: $(O)/overseer

@@ -25,6 +25,7 @@ struct plx_impair {
 	struct lane lane[PLX_IMPAIR_DIRS];
 	uint64_t order;
 	uint32_t n_held;
+	uint32_t top; /* all places from here on are free */
 	struct held held[PLX_IMPAIR_QUEUE];
 };
 
@@ -78,6 +79,8 @@ static void hold(struct plx_impair *im, const struct plx_impair_packet *p, uint6
 		h->order = im->order++;
 		h->p = *p;
 		im->n_held++;
+		if (i >= im->top)
+			im->top = i + 1;
 		return;
 	}
 	im->lane[p->dir].counts.full++;
@@ -170,7 +173,7 @@ static struct held *earliest(struct plx_impair *im)
 {
 	struct held *best = NULL;
 
-	for (uint32_t i = 0; i < PLX_IMPAIR_QUEUE; i++) {
+	for (uint32_t i = 0; i < im->top; i++) {
 		struct held *h = &im->held[i];
 
 		if (h->due_ns && (!best || h->due_ns < best->due_ns ||
@@ -186,11 +189,13 @@ bool plx_impair_get(struct plx_impair *im, uint64_t now_ns, struct plx_impair_pa
 		return false;
 	struct held *h = earliest(im);
 
-	if (h->due_ns > now_ns)
+	if (!h || h->due_ns > now_ns)
 		return false;
 	*out = h->p;
 	h->due_ns = 0;
 	im->n_held--;
+	while (im->top && !im->held[im->top - 1].due_ns)
+		im->top--;
 	im->lane[out->dir].counts.out++;
 	return true;
 }
@@ -199,7 +204,7 @@ uint64_t plx_impair_next_ns(const struct plx_impair *im)
 {
 	uint64_t next = UINT64_MAX;
 
-	for (uint32_t i = 0; im->n_held && i < PLX_IMPAIR_QUEUE; i++)
+	for (uint32_t i = 0; i < im->top; i++)
 		if (im->held[i].due_ns && im->held[i].due_ns < next)
 			next = im->held[i].due_ns;
 	return next;

@@ -646,6 +646,17 @@ void plx_peer_say_close(struct plx_peer *p, enum plx_close_code code, uint64_t n
 	p->open = false;
 }
 
+void plx_peer_say(struct plx_peer *p, const struct plx_hdr *h, const uint8_t *payload,
+                  uint64_t now_ns)
+{
+	struct plx_hdr copy = *h;
+
+	if (!p->open)
+		return;
+	memcpy(p->pkt + PLX_HDR_BYTES, payload, h->payload_bytes);
+	send_sealed(p, &copy, now_ns);
+}
+
 void plx_peer_set(struct plx_peer *p, const struct plx_peer_cfg *cfg)
 {
 	p->cfg.token_ns = cfg->token_ns;

@@ -64,6 +64,11 @@ void plx_peer_restart(struct plx_peer *p);
 void plx_peer_drain(struct plx_peer *p, uint64_t now_ns);
 /* plx_peer_say_close - CLOSE with a code; the session is forgotten. */
 void plx_peer_say_close(struct plx_peer *p, enum plx_close_code code, uint64_t now_ns);
+/* plx_peer_say - seal and send any payload under any header, right or wrong; no-op without a
+ * session.
+ */
+void plx_peer_say(struct plx_peer *p, const struct plx_hdr *h, const uint8_t *payload,
+                  uint64_t now_ns);
 /* plx_peer_set - answer from now on as cfg says (token_ns, tokens_a_packet, end_alone, reject). */
 void plx_peer_set(struct plx_peer *p, const struct plx_peer_cfg *cfg);
 
