@@ -12,6 +12,7 @@
 #include "fw/base/err.h"
 #include "fw/base/log.h"
 #include "fw/control.h"
+#include "fw/settle.h"
 
 static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
 {
@@ -267,6 +268,15 @@ static int open_stage(struct plx_appliance *a, uint32_t i, uint32_t k, struct pl
 	}
 }
 
+/* From here on no lcore waits for a page; without that it may, and the log says so. */
+static void settle(const struct plx_appliance *a)
+{
+	struct plx_diag why = {0};
+
+	if (plx_settle(a->cfg->model_path, &why) != 0)
+		plx_log(PLX_LOG_WARN, "%s", why.text);
+}
+
 int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 {
 	uint32_t seen[PLX_STAGE_WORKER + 1] = {0};
@@ -281,8 +291,10 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 			             a->cfg->board_path, PLX_LCORE_MAX_STAGES,
 			             a->cfg->stage[i].lcore);
 	}
-	if (err == 0)
+	if (err == 0) {
 		plx_arena_seal(&a->arena);
+		settle(a);
+	}
 	return err;
 }
 

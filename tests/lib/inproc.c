@@ -86,6 +86,8 @@ static int compose(struct plx_inproc *p, struct plx_diag *d)
 	int err = p->memory ? open_memory_port(p, d) : plx_ports_open(&p->app, d);
 
 	if (err == 0)
+		err = plx_memory_open(&p->app, d);
+	if (err == 0)
 		err = plx_device_open(&p->app, d);
 	return err != 0 ? err : plx_stages_open(&p->app, d);
 }
@@ -142,7 +144,9 @@ int plx_inproc_watch(struct plx_inproc *p, int what)
 {
 	int err = 0;
 
-	for (uint32_t i = 0; i < p->app.n_lcores; i++) {
+	/* The first lcore has the io stage: it is the last to begin and the first to end. */
+	for (uint32_t k = 0; k < p->app.n_lcores; k++) {
+		uint32_t i = what == PLX_WATCH_ON ? p->app.n_lcores - 1 - k : k;
 		int e = plx_watch_set(&p->watch[i], what);
 
 		err = err != 0 ? err : e;
