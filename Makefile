@@ -8,7 +8,8 @@ B    ?= build
 MODE ?= release
 O    := $(B)/$(MODE)
 
-PKGS_BASE := libsodium jansson libpcre2-8 libutf8proc libxxhash libcyaml cmocka
+PKGS_BASE := libsodium jansson libutf8proc libxxhash libcyaml
+PKGS_TEST := libpcre2-8 cmocka
 PKGS_DPDK := libdpdk
 
 # Vendor headers come in as system headers, so that our warnings stay ours.
@@ -43,7 +44,7 @@ else
   $(error MODE=$(MODE) is not known; give release, asan, tsan or fuzz)
 endif
 
-SYSINC_BASE := $(call sysinc,$(PKGS_BASE))
+SYSINC_BASE := $(call sysinc,$(PKGS_BASE) $(PKGS_TEST))
 CFLAGS_ALL   = $(BASEFLAGS) $(WARN) $(MODEFLAGS) $(SYSINC_BASE)
 CFLAGS_DPDK := $(call sysinc,$(PKGS_DPDK)) -include rte_config.h
 
@@ -65,7 +66,8 @@ NODPDK   := $(filter-out %/libfw.a %/libdataplane.a,$(LIBFILES))
 
 obj = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
-LDLIBS_BASE := -lsodium -lIPSec_MB -ljansson -lpcre2-8 -lutf8proc -lxxhash -lcyaml -lyaml -lm -lpthread -ldl
+LDLIBS_BASE := -lsodium -lIPSec_MB -ljansson -lutf8proc -lxxhash -lcyaml -lyaml -lm -lpthread -ldl
+LDLIBS_TEST := -lpcre2-8 -lcmocka
 LDLIBS_DPDK := $(shell pkg-config --libs libdpdk 2>/dev/null) -lbpf -lxdp -lsystemd
 
 # A test, benchmark or fuzz target that includes DPDK or the stages links with them.
@@ -129,7 +131,7 @@ $(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1))) \
            $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LIBFILES),$(NODPDK))
 	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) $(if $(filter fuzz_%,$(1)),-fsanitize=fuzzer) -o $$@ \
 	  $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group \
-	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) -lcmocka
+	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) $(LDLIBS_TEST)
 endef
 $(foreach t,$(TESTS) $(BENCHES) $(FUZZERS),$(eval $(call prog_rule,$(patsubst tests/%.c,%,$(t)))))
 
