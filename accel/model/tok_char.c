@@ -83,7 +83,8 @@ static enum plx_char_class wide_class(int32_t cp)
 	}
 }
 
-enum plx_char_class plx_char_class_of(int32_t cp)
+/* Class of a code point; OTHER for PLX_CHAR_BAD. */
+static enum plx_char_class class_of(int32_t cp)
 {
 	if (cp < 0)
 		return PLX_CHAR_OTHER;
@@ -101,7 +102,7 @@ struct plx_char plx_char_at(const uint8_t *p, uint32_t n)
 	struct plx_char c;
 
 	c.len = (uint8_t)plx_char_decode(p, n, &c.cp);
-	c.class = (uint8_t)plx_char_class_of(c.cp);
+	c.class = (uint8_t)class_of(c.cp);
 	return c;
 }
 

@@ -48,9 +48,6 @@ uint32_t plx_char_encode(int32_t cp, uint8_t *out);
  */
 uint32_t plx_char_partial(const uint8_t *p, uint32_t n, uint32_t *have);
 
-/* plx_char_class_of - class of a code point; OTHER for PLX_CHAR_BAD. */
-enum plx_char_class plx_char_class_of(int32_t cp);
-
 /* plx_char_at - decode and classify. */
 struct plx_char plx_char_at(const uint8_t *p, uint32_t n);
 

@@ -28,13 +28,3 @@ uint64_t plx_hist_quantile(const struct plx_hist *h, double q)
 	}
 	return h->max_ns;
 }
-
-void plx_hist_merge(struct plx_hist *dst, const struct plx_hist *src)
-{
-	for (uint32_t b = 0; b < PLX_HIST_BINS; b++)
-		dst->bin[b] += src->bin[b];
-	dst->count += src->count;
-	dst->sum_ns += src->sum_ns;
-	if (src->max_ns > dst->max_ns)
-		dst->max_ns = src->max_ns;
-}

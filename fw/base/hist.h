@@ -59,7 +59,4 @@ static inline void plx_hist_add(struct plx_hist *h, uint64_t ns)
  */
 uint64_t plx_hist_quantile(const struct plx_hist *h, double q);
 
-/* plx_hist_merge - add every count of src to dst. */
-void plx_hist_merge(struct plx_hist *dst, const struct plx_hist *src);
-
 #endif
