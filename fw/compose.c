@@ -355,6 +355,40 @@ void plx_appliance_log(const struct plx_appliance *a)
 		plx_log(PLX_LOG_INFO, "keys: %" PRIu32 " clients", plx_keys_get(a->keys)->n);
 }
 
+static uint64_t sum(const struct plx_appliance *a, enum plx_metric m)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < a->cfg->n_stages; i++)
+		n += plx_counter_read(&a->page[i], m);
+	return n;
+}
+
+void plx_appliance_log_served(const struct plx_appliance *a)
+{
+	for (uint32_t i = 0; i < a->cfg->n_stages; i++) {
+		const struct plx_page *p = &a->page[i];
+
+		for (uint32_t m = 0; m < PLX_M_COUNT; m++)
+			if (plx_counter_read(p, m) != 0)
+				plx_log(PLX_LOG_DEBUG, "%s %s: %" PRIu64 " %s", p->name,
+				        plx_metric_name(m), plx_counter_read(p, m),
+				        plx_metric_unit(m));
+		if (p->kind == PLX_STAGE_IO)
+			plx_log(PLX_LOG_INFO,
+			        "%s: %" PRIu64 " packets in, %" PRIu64 " out, %" PRIu64 " sessions",
+			        p->name, plx_counter_read(p, PLX_M_IO_RX),
+			        plx_counter_read(p, PLX_M_IO_TX),
+			        plx_counter_read(p, PLX_M_SESSION_OPENED));
+	}
+	plx_log(
+	    PLX_LOG_INFO,
+	    "served: %" PRIu64 " requests done, %" PRIu64 " rejected, %" PRIu64
+	    " cancelled; %" PRIu64 " prompt tokens, %" PRIu64 " from cache, %" PRIu64 " generated",
+	    sum(a, PLX_M_REQ_DONE), sum(a, PLX_M_REQ_REJECTED), sum(a, PLX_M_REQ_CANCELLED),
+	    sum(a, PLX_M_BATCH_PREFILL), sum(a, PLX_M_BATCH_CACHED), sum(a, PLX_M_BATCH_DECODE));
+}
+
 void plx_appliance_close(struct plx_appliance *a)
 {
 	for (uint32_t i = 0; i < a->n_io; i++) {

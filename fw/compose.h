@@ -82,6 +82,9 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d);
 /* plx_appliance_log - the limits and the placement, for the start-up log. */
 void plx_appliance_log(const struct plx_appliance *a);
 
+/* plx_appliance_log_served - what was done since the start, for the last lines of the log. */
+void plx_appliance_log_served(const struct plx_appliance *a);
+
 /*
  * plx_appliance_close - say goodbye to clients and take everything apart, in the reverse order. The
  * lcores have stopped. A partly made appliance is accepted.

@@ -152,6 +152,7 @@ static int serve(struct plx_diag *d)
 		code = PLX_EXIT_DRAIN;
 	atomic_store_explicit(&appliance.stop, true, memory_order_release);
 	wait_lcores();
+	plx_appliance_log_served(&appliance);
 	plx_log(PLX_LOG_INFO, "stopped");
 	return code;
 }

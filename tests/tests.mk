@@ -31,3 +31,5 @@ EXTRA_fuzz_keyfile := tools/key/keyfile.c
 $(O)/overseer: $(call obj,tests/overseer/main.c)
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
 tests: $(O)/overseer
+
+EXTRA_test_ask := tools/ask/options.c
