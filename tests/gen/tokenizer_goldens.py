@@ -4,7 +4,7 @@ Byte-level BPE: `tokenizers`, trained here on a few sentences with the real pre-
 SentencePiece BPE: `sentencepiece`, likewise. Real vocabulary: a `tokenizers` BPE built from the
 vocabulary and merges of the SmolLM2 file, read with `gguf`.
 
-Run:  python3 tests/gen/tokenizer_goldens.py OUT_DIR [MODEL.gguf]     (versions: requirements.txt)
+Run:  python3 tests/gen/tokenizer_goldens.py OUT_DIR [MODEL.gguf]     (versions: requirements-tokenizer.txt)
 
 A golden is lines: "model NAME", "pre NAME", "bos ID" and so on, "t TYPE SCORE HEX" a token as spelled
 in a GGUF file, "m HEX" a merge, "c FLAGS HEX ID..." a text, its encode flags and its ids.
