@@ -19,7 +19,7 @@ e2e_net
 "$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" >/dev/null
 "$bin/plx-key" new --id 2 --tenant other --file "$tmp/keys" --client "$tmp/client2.key" >/dev/null
 board af_packet
-check starts start || { report; exit 1; }
+check starts start --log-level debug || { report; exit 1; }
 
 # ---- answers ----
 answers() { local want=$1; shift; same "$(ask --quiet "$@")" "$want"; }
@@ -98,6 +98,15 @@ interrupt() {
 }
 check ctrl_c_cancels interrupt
 
+# ---- CANCEL beside and before its REQ: all end once, and the appliance is idle again ----
+overtake() {
+	relay_up --loss 0.3 --reorder 0.3 --seed 4 || return 1
+	in_cli "$bin/swarm" 127.0.0.1 7700 "$tmp/client.key" 4 10 2000 cancel "$chat"; local rc=$?
+	relay_down
+	[ $rc = 0 ] && idle
+}
+check cancel_overtakes overtake
+
 # ---- a key is removed while its session runs ----
 revoke() {
 	nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host $host --key "$tmp/client2.key" \
@@ -129,4 +138,6 @@ drain() {
 		same "$(sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/' "$tmp/last" | tr , '\n' | wc -l)" "$n"
 }
 check sigterm_drains drain
+private() { ! grep -iE '2\+2|three|colors|capital|work and no play|math' "$tmp/log"; }
+check no_text_in_the_log private
 report

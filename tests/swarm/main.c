@@ -35,6 +35,7 @@ struct swarm {
 	struct plx_client *client[MAX_CLIENTS];
 	struct job *job; /* [n_clients][n_requests] */
 	uint32_t n_left, n_lost;
+	bool cancel;
 };
 
 static int start(struct swarm *s, uint32_t k, const struct plx_client_config *cfg)
@@ -73,7 +74,8 @@ static void final(struct swarm *s, struct job *j, const struct plx_client_event 
 	                                   [PLX_CLIENT_EV_FAILED] = "FAILED"};
 
 	j->n_finals++;
-	j->done = ev->type == PLX_CLIENT_EV_DONE;
+	j->done =
+	    ev->type == PLX_CLIENT_EV_DONE || (s->cancel && ev->type == PLX_CLIENT_EV_CANCELLED);
 	if (!j->done)
 		fprintf(stderr, "swarm: request %llu ended %s: %s\n", (unsigned long long)ev->req,
 		        name[ev->type],
@@ -81,6 +83,16 @@ static void final(struct swarm *s, struct job *j, const struct plx_client_event 
 		        : ev->type == PLX_CLIENT_EV_REJECT ? plx_err_name(ev->reject.err)
 		                                           : "");
 	s->n_left--;
+}
+
+/* Cancel what was sent at least once: a session is open, and process was called since. */
+static void cancel_sent(struct swarm *s, uint32_t k)
+{
+	struct plx_client_info info;
+
+	plx_client_info(s->client[k], &info);
+	for (uint32_t i = 0; s->cancel && info.open && i < s->n_requests; i++)
+		plx_client_cancel(s->client[k], s->job[k * s->n_requests + i].req);
 }
 
 static void take(struct swarm *s, uint32_t k)
@@ -118,6 +130,7 @@ static void run(struct swarm *s, uint64_t limit_ns)
 		for (uint32_t k = 0; k < s->n_clients; k++) {
 			plx_client_process(s->client[k], now);
 			take(s, k);
+			cancel_sent(s, k);
 			if (plx_client_next_ns(s->client[k]) < next)
 				next = plx_client_next_ns(s->client[k]);
 			pfd[k] =
@@ -175,10 +188,10 @@ static int judge(const struct swarm *s, bool print)
 
 		escape(j->text, j->n_text, text);
 		n_once += j->n_finals == 1;
-		n_right += j->done && (print || !strcmp(text, s->expect[j->prompt]));
+		n_right += j->done && (print || s->cancel || !strcmp(text, s->expect[j->prompt]));
 		if (print)
 			puts(text);
-		else if (j->done && strcmp(text, s->expect[j->prompt]) != 0)
+		else if (j->done && !s->cancel && strcmp(text, s->expect[j->prompt]) != 0)
 			fprintf(stderr, "swarm: text differs:\n  %s\n  %s\n", text,
 			        s->expect[j->prompt]);
 	}
@@ -212,13 +225,15 @@ int main(int argc, char **argv)
 	s.n_prompts = (uint32_t)(argc - 8);
 	bool print = !strcmp(argv[7], "-");
 
+	s.cancel = !strcmp(argv[7], "cancel");
+
 	if (plx_client_key_read(&cfg, argv[3], &d)) {
 		fprintf(stderr, "swarm: %s\n", d.text);
 		return 2;
 	}
 	if (s.n_clients < 1 || s.n_clients > MAX_CLIENTS || s.n_requests < 1 ||
 	    s.n_requests > MAX_REQUESTS || s.n_prompts > MAX_PROMPTS ||
-	    (!print && read_expected(&s, argv[7])))
+	    (!print && !s.cancel && read_expected(&s, argv[7])))
 		return 2;
 	s.n_left = s.n_clients * s.n_requests;
 	s.job = calloc(s.n_left, sizeof(*s.job));
