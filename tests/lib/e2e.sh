@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by tests/e2e_*.sh: namespaces, the daemon, checks. Source it from the repository's root.
 #
 # Everything is named plx-<pid>-... and removed by e2e_cleanup, also after a failure.
@@ -23,15 +24,16 @@ skip() { echo "skip: $*"; exit 77; }
 [ -f "$model" ] || skip "no model at $model"
 for f in polluxd plx-ask plx-key relay swarm; do [ -x "$bin/$f" ] || { echo "no $bin/$f"; exit 1; }; done
 
-# check NAME COMMAND...: one test; its output is shown only if it fails.
+# check NAME COMMAND...: one test; its output is shown only if it fails. Returns whether it passed.
 check() {
 	local name=$1 t0=$EPOCHREALTIME; shift
 	n_run=$((n_run + 1))
 	if "$@" >"$tmp/check" 2>&1; then
-		[ -n "${PLX_E2E_VERBOSE:-}" ] && echo "[       OK ] $name $(e2e_ms "$t0") ms" && tail -3 "$tmp/check"
-	else
-		n_failed=$((n_failed + 1)); echo "[  FAILED  ] $name ($(e2e_ms "$t0") ms)"; sed 's/^/    /' "$tmp/check" | tail -30
+		if [ -n "${PLX_E2E_VERBOSE:-}" ]; then echo "[       OK ] $name $(e2e_ms "$t0") ms"; tail -3 "$tmp/check"; fi
+		return 0
 	fi
+	n_failed=$((n_failed + 1)); echo "[  FAILED  ] $name ($(e2e_ms "$t0") ms)"; sed 's/^/    /' "$tmp/check" | tail -30
+	return 1
 }
 e2e_ms() { local t1=$EPOCHREALTIME; echo $(( (${t1/./} - ${1/./}) / 1000 )); }
 # report: the closing line that run-tests.sh reads.
@@ -85,8 +87,7 @@ same() { [ "$1" = "$2" ] || { printf 'got:    %s\nwanted: %s\n' "$1" "$2"; retur
 relay_up() {
 	nsenter --net="/run/netns/$cli" "$bin/relay" --listen 127.0.0.1:7700 --to "$host:7709" "$@" >"$tmp/relay" & relay=$!
 	helpers="$helpers $relay"
-	local i
-	for i in $(seq 50); do grep -q ready "$tmp/relay" && return 0; sleep 0.1; done
+	for _ in $(seq 50); do grep -q ready "$tmp/relay" && return 0; sleep 0.1; done
 	return 1
 }
 relay_down() { kill -TERM "$relay" 2>/dev/null; wait "$relay" 2>/dev/null; helpers=${helpers/ $relay/}; cat "$tmp/relay"; }
