@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sodium.h>
 
 #include "tests/lib/client_rig.h"
 
@@ -559,6 +560,48 @@ static void test_client_revoked_key_closes_for_good(void **state)
 	plx_crig_close(r);
 }
 
+static void test_client_close_is_said(void **state)
+{
+	struct plx_crig *r = open_rig();
+
+	(void)state;
+	assert_true(plx_crig_run(r, SECOND, is_open, NULL));
+	plx_client_say_close(r->client, r->now_ns);
+	plx_crig_run(r, SECOND / 100, NULL, NULL);
+	assert_true(plx_peer_counts_of(r->peer)->closed);
+	plx_crig_close(r);
+}
+
+/* Our own versions run nowhere: an authentic VERSION_NEG ends it, a forged one does not. */
+static void test_client_version_negotiation(void **state)
+{
+	struct plx_crig *r = open_rig();
+	struct plx_version_neg m = {.versions = {2}};
+	struct plx_hdr h = {.magic = PLX_WIRE_MAGIC,
+	                    .version = 2,
+	                    .type = PLX_T_VERSION_NEG,
+	                    .session_id = r->client->local_id,
+	                    .frag_count = 1,
+	                    .payload_bytes = sizeof(m)};
+	uint8_t pkt[PLX_HDR_BYTES + sizeof(m)];
+
+	(void)state;
+	memcpy(m.ephemeral, r->client->hs.hello.ephemeral, sizeof(m.ephemeral));
+	plx_hdr_encode(pkt, &h);
+	memcpy(pkt + PLX_HDR_BYTES, &m, sizeof(m));
+	r->cut = true;
+	plx_client_input(r->client, pkt, sizeof(pkt), r->now_ns);
+	plx_crig_run(r, SECOND / 100, NULL, NULL);
+	assert_int_equal(r->n_closed, 0);
+	crypto_generichash(pkt + sizeof(pkt) - 16, 16, pkt, sizeof(pkt) - 16,
+	                   r->client->psk.mac_reply, 32);
+	plx_client_input(r->client, pkt, sizeof(pkt), r->now_ns);
+	plx_crig_run(r, SECOND / 100, NULL, NULL);
+	assert_int_equal(r->n_closed, 1);
+	assert_non_null(strstr(r->why, "no protocol version"));
+	plx_crig_close(r);
+}
+
 /* A RESET without the token of this session does nothing. */
 static void test_client_forged_reset_has_no_effect(void **state)
 {
@@ -647,6 +690,8 @@ int main(void)
 	    cmocka_unit_test(test_client_restart_begins_anew_where_allowed),
 	    cmocka_unit_test(test_client_silence_ends_the_session),
 	    cmocka_unit_test(test_client_revoked_key_closes_for_good),
+	    cmocka_unit_test(test_client_close_is_said),
+	    cmocka_unit_test(test_client_version_negotiation),
 	    cmocka_unit_test(test_client_forged_reset_has_no_effect),
 	    cmocka_unit_test(test_client_answers_an_address_challenge),
 	    cmocka_unit_test(test_client_finds_the_datagram_size),
