@@ -73,6 +73,14 @@ check address_change moves
 check deadline_cuts exits 8 ask --deadline 400 --max-new 4000 --ignore-eos --raw "$count"
 long() { yes "all work and no play" | head -4000 | exits 6 ask --raw --quiet; }
 check prompt_over_the_limit long
+# 100 KB in 90 fragments, 10 % of them lost, doubled and late: whole at the other end all the same.
+fragments() {
+	relay_up --loss 0.1 --dup 0.1 --reorder 0.1 --seed 5 || return 1
+	yes "all work and no play" | head -5000 | at=127.0.0.1 exits 6 ask --port 7700 --raw --quiet; local rc=$?
+	relay_down
+	return $rc
+}
+check fragments_over_a_bad_network fragments
 says() { local want=$1; shift; "$@" 2>&1 | tee /dev/stderr | grep -q "$want"; }
 check refusal_is_explained says 'rejected (TOO_LARGE)' bash -c "$(declare -f ask in_cli); bin=$bin cli=$cli host=$host tmp=$tmp; yes 'all work and no play' | head -4000 | ask --raw --quiet"
 check no_such_model exits 6 ask --model 99 "$chat"
