@@ -153,7 +153,8 @@ BOARD  ?= devbox
 PROMPT ?= What is the capital of France, and what is it known for?
 MODEL  ?=
 ASK    ?=
-export PROMPT
+# As typed: a "$" in a prompt is the user's, not make's.
+run: export PLX_PROMPT = $(value PROMPT)
 board_file = $(if $(wildcard $(BOARD)),$(BOARD),board/$(BOARD)/board.yml)
 model_file = $(if $(MODEL),$(MODEL),$$(tools/dev/model.sh))
 
@@ -161,7 +162,7 @@ deps:
 	@tools/dev/deps.sh
 run: deps ## send PROMPT="..." to polluxd and watch the answer; MODEL=file.gguf BOARD=devbox ASK="--seed 1"
 	@$(MAKE) --no-print-directory -j2 all
-	@tools/dev/run.sh $(O) "$(model_file)" "$(board_file)" "$$PROMPT" $(ASK)
+	@tools/dev/run.sh $(O) "$(model_file)" "$(board_file)" "$$PLX_PROMPT" $(ASK)
 test: deps ## lint, then unit, protocol, sanitizer and end-to-end tests
 	@tools/dev/test.sh "$(B)" "$(model_file)"
 bench: deps ## every figure, each with its unit and this machine
@@ -173,7 +174,7 @@ fuzz: deps ## run each fuzz target for FUZZ_SECONDS (60)
 lint: ## prove the house rules: includes go down only, vendor fences, format
 	@tests/lint.sh
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile tools/client/client.mk | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 clean: ## remove everything that was built
 	rm -rf $(B)
 .PHONY: deps run test bench fuzz lint help clean
