@@ -117,11 +117,13 @@ static void take_up(struct plx_watch *w, int ask)
 	if (!w->filtered) {
 		w->filtered = true;
 		watched = w;
-		w->err = filter();
+		w->err = plx_watch_allocs != NULL ? filter() : -ENOSYS;
 		if (w->err == 0)
 			w->err = prove(w);
 	}
-	if (ask == PLX_WATCH_OFF) {
+	if (w->err != 0) {
+		/* Nothing is counted. */
+	} else if (ask == PLX_WATCH_OFF) {
 		/* First no more counting, so that the end counts nothing of its own. */
 		atomic_store_explicit(&w->at, PLX_WATCH_NONE, memory_order_relaxed);
 		span(w, 1);

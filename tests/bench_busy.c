@@ -1,0 +1,274 @@
+/*
+ * How long a PING takes while the appliance is busy or asleep, over a veth pair.
+ *
+ * Busy: one lcore does everything (board/onecore) and runs prefills of 2,048 tokens; PINGs come at
+ * odd times meanwhile. Asleep: board/devbox with idle back-off; PINGs after 50 ms of silence; and
+ * what an idle appliance takes of the CPUs. The client runs on the last CPU; busy, it spins.
+ */
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fw/base/clock.h"
+#include "fw/compose.h"
+#include "tests/lib/inproc.h"
+#include "tests/lib/model_path.h"
+
+#define N_PROMPT 2048u
+#define ROUNDS   3u
+#define N_IDLE   100u
+#define IDLE_US  50000u
+#define MAX_PING 16384u
+
+static struct plx_inproc box;
+static uint32_t trip_us[MAX_PING];
+static uint32_t n_trips, n_lost;
+
+static void pin_last_cpu(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)sysconf(_SC_NPROCESSORS_ONLN) - 1, &set);
+	(void)sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void print_trips(const char *what)
+{
+	printf("busy: PING %s: p50 %u us, p90 %u us, p99 %u us, most %u us (%u trips, %u lost)\n",
+	       what, plx_inproc_quantile(trip_us, n_trips, 0.5),
+	       plx_inproc_quantile(trip_us, n_trips, 0.9),
+	       plx_inproc_quantile(trip_us, n_trips, 0.99),
+	       plx_inproc_quantile(trip_us, n_trips, 1), n_trips, n_lost);
+	n_trips = n_lost = 0;
+}
+
+/* ---- busy ---------------------------------------------------------------------------------- */
+
+/* Words no other round has in front, so that nothing is found in the prefix cache. */
+static int submit_long(struct plx_client *c, uint32_t round, uint64_t *req)
+{
+	static char text[8 * N_PROMPT];
+	struct plx_client_request r;
+	struct plx_diag d = {0};
+	size_t n = (size_t)snprintf(text, sizeof(text), "%u", round);
+
+	/* A digit is one token, and so is each " the". */
+	for (uint32_t i = 1; i < N_PROMPT; i++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n, " the");
+	plx_client_request_init(&r);
+	r.text = text;
+	r.text_bytes = n;
+	r.max_new = 1;
+	r.ignore_eos = true;
+	int err = plx_client_submit(c, &r, req, &d);
+
+	if (err != 0)
+		printf("busy: submit: %s\n", d.text);
+	return err;
+}
+
+static void note_trip(uint64_t ns)
+{
+	if (n_trips < MAX_PING)
+		trip_us[n_trips++] = (uint32_t)(ns / PLX_NS_PER_US);
+}
+
+/* One prefill with PINGs until its first token comes; tokens of the prompt in *n_prompt. */
+static double prefill(struct plx_client *c, uint32_t round, uint32_t *n_prompt)
+{
+	uint64_t req, token = 0, sent_ns = 0, next_ns = 0, begin = plx_clock_ns(), first = 0;
+	struct plx_client_event ev;
+	uint32_t odd = 12345;
+
+	if (submit_long(c, round, &req) != 0)
+		return 0;
+	for (;;) {
+		uint64_t now = plx_clock_ns();
+
+		if (sent_ns == 0 && now >= next_ns && first == 0 && plx_client_ping(c, &token) == 0)
+			sent_ns = now;
+		if (sent_ns != 0 && now - sent_ns > PLX_NS_PER_S) {
+			n_lost++;
+			sent_ns = 0;
+		}
+		plx_inproc_process(&box, c);
+		while (plx_client_event(c, &ev)) {
+			now = plx_clock_ns();
+			if (ev.type == PLX_CLIENT_EV_PONG && ev.pong.token == token) {
+				note_trip(now - sent_ns);
+				odd = odd * 1664525 + 1013904223;
+				next_ns = now + odd % (1 << 19); /* up to 524 us */
+				sent_ns = 0;
+			}
+			if (ev.type == PLX_CLIENT_EV_TOKENS && first == 0)
+				first = now;
+			if (ev.type == PLX_CLIENT_EV_DONE)
+				*n_prompt = ev.done.prompt_tokens;
+			if (plx_client_event_final(&ev))
+				return (double)(first - begin) / 1e9;
+		}
+	}
+}
+
+static void print_turns(void)
+{
+	for (uint32_t i = 0; i < box.cfg.n_stages; i++) {
+		const struct plx_page *p = &box.app.page[i];
+
+		printf("busy: turns of %s: p50 %.0f us, p99 %.0f us, longest %.0f us\n", p->name,
+		       (double)plx_hist_quantile(&p->hist[PLX_H_TURN], 0.5) / 1e3,
+		       (double)plx_hist_quantile(&p->hist[PLX_H_TURN], 0.99) / 1e3,
+		       (double)plx_hist_quantile(&p->hist[PLX_H_TURN], 1) / 1e3);
+	}
+}
+
+static int busy(const char *model)
+{
+	struct plx_inproc_conf conf = {.board = "board/onecore/board.yml",
+	                               .model = model,
+	                               .kind = PLX_PORT_AUTO,
+	                               .backoff = true};
+	uint32_t n_prompt = 0;
+	double s = 0;
+
+	if (plx_inproc_open(&box, &conf) != 0)
+		return 1;
+	pin_last_cpu();
+	struct plx_client *c = plx_inproc_client(&box);
+
+	if (c == NULL)
+		return 1;
+	for (uint32_t i = 0; i < 1000; i++) {
+		uint64_t ns = plx_inproc_ping(&box, c);
+
+		if (ns > 0)
+			note_trip(ns);
+		else
+			n_lost++;
+	}
+	printf("busy: port %s on a veth pair, slice %u us, one lcore for all stages\n",
+	       plx_port_kind_name(box.app.port[0].kind), box.cfg.tmr.slice_us);
+	print_trips("before, nothing else to do");
+	for (uint32_t i = 0; i < ROUNDS; i++)
+		s += prefill(c, 1 + i, &n_prompt);
+	print_trips("while prefills run on the same lcore");
+	printf("busy: prefill of %u tokens: %.2f s to the first token, %.0f tokens/s, with the "
+	       "PINGs\n",
+	       n_prompt, s / ROUNDS, n_prompt * ROUNDS / s);
+	print_turns();
+	plx_client_close(c);
+	plx_inproc_close(&box);
+	return 0;
+}
+
+/* ---- asleep -------------------------------------------------------------------------------- */
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * PLX_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* CPU time of a second in which nothing happens, in parts of one CPU. */
+static double idle_cpu(void)
+{
+	uint64_t t0 = plx_clock_ns(), c0 = cpu_ns();
+
+	(void)usleep(1000000);
+	return (double)(cpu_ns() - c0) / (double)(plx_clock_ns() - t0);
+}
+
+/* A client that sleeps too, until the socket has something. */
+static uint64_t ping_and_wait(struct plx_client *c)
+{
+	struct plx_client_event ev;
+	uint64_t token, begin = plx_clock_ns();
+
+	if (plx_client_ping(c, &token) != 0)
+		return 0;
+	while (plx_clock_ns() - begin < PLX_NS_PER_S) {
+		(void)plx_client_wait(c, 100);
+		while (plx_client_event(c, &ev))
+			if (ev.type == PLX_CLIENT_EV_PONG && ev.pong.token == token)
+				return plx_clock_ns() - begin;
+	}
+	return 0;
+}
+
+static void ping_times(struct plx_client *c, uint32_t n, uint32_t pause_us)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (pause_us > 0)
+			(void)usleep(pause_us);
+		uint64_t ns = ping_and_wait(c);
+
+		if (ns > 0)
+			note_trip(ns);
+		else
+			n_lost++;
+	}
+}
+
+static int asleep(const char *model)
+{
+	struct plx_inproc_conf conf = {.board = "board/devbox/board.yml",
+	                               .model = model,
+	                               .kind = PLX_PORT_AUTO,
+	                               .backoff = true};
+
+	if (plx_inproc_open(&box, &conf) != 0)
+		return 1;
+	pin_last_cpu();
+	struct plx_client *c = plx_inproc_client(&box);
+
+	if (c == NULL)
+		return 1;
+	ping_times(c, 2000, 0);
+	print_trips("one after another, client waits in poll");
+	ping_times(c, N_IDLE, IDLE_US);
+	print_trips("after 50 ms of silence, client waits in poll");
+	(void)usleep(100000);
+	printf("busy: idle appliance with back-off: %.3f of a CPU on %u lcores\n", idle_cpu(),
+	       box.app.n_lcores);
+	plx_client_close(c);
+	plx_inproc_close(&box);
+	return 0;
+}
+
+/* EAL starts once in a process, so each part gets its own. */
+static void apart(int (*part)(const char *), const char *model)
+{
+	fflush(stdout);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		int rc = part(model);
+
+		fflush(stdout);
+		_exit(rc);
+	}
+	(void)waitpid(pid, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+	const char *model = plx_test_model(), *only = argc > 1 ? argv[1] : "";
+
+	if (model == NULL) {
+		printf("busy: no model here ($PLX_TEST_MODEL); not run\n");
+		return 0;
+	}
+	if (strcmp(only, "asleep") != 0)
+		apart(busy, model);
+	if (strcmp(only, "busy") != 0 && sysconf(_SC_NPROCESSORS_ONLN) > 1)
+		apart(asleep, model);
+	return 0;
+}
