@@ -86,8 +86,8 @@ unprivileged() {
 }
 if nobody test -r "$model"; then check port_7_no_privileges unprivileged; fi
 
-bad 's/n_kv_blocks: 128/n_kv_blocks: 16000000/'
-needs="bad.yml:$(line 16000000): device cpu0: weights"
+bad 's/n_kv_blocks: 128/n_kv_blocks: 1000000/'
+needs="bad.yml:$(line 1000000): device cpu0: weights"
 check memory_8_kv with 8 "$needs"
 check memory_8_kv_checked with 8 "$needs" --check
 what_fits() { with 8 "$needs" --check >/dev/null; grep -qE 'KV [0-9]+ MiB .* do not fit in the [0-9]+ MiB that are free; at most [0-9]+ KV blocks would fit' "$tmp/said"; }

@@ -52,13 +52,59 @@ no_model() {
 	[ $rc != 0 ] && grep -q none.gguf "$tmp/said" && ! left $p
 }
 check missing_model_is_named no_model
+says() { # says CODE TEXT COMMAND...
+	local want=$1 text=$2 rc; shift 2
+	"$@" >"$tmp/said" 2>&1; rc=$?
+	cat "$tmp/said"
+	[ $rc = "$want" ] && grep -qF -- "$text" "$tmp/said"
+}
+check missing_board_is_named says 1 'there is no board file "board/none/board.yml"; give BOARD=' tools/dev/run.sh "$bin" "$model" board/none/board.yml "$chat"
+check not_built_is_said says 1 "/none/polluxd is not built" tools/dev/run.sh "$tmp/none" "$model" board/devbox/board.yml "$chat"
+side_by_side() {
+	(run "$chat" --max-new 30 --quiet) >"$tmp/said1" 2>&1 & local p=$!
+	(run "$chat" --max-new 30 --quiet) >"$tmp/said2" 2>&1 & local q=$!
+	wait $p; local rp=$?
+	wait $q; local rq=$?
+	tail -n 2 "$tmp/said1" "$tmp/said2"
+	[ $rp = 0 ] && [ $rq = 0 ] && grep -qxF "$chat_answer" "$tmp/said1" && grep -qxF "$chat_answer" "$tmp/said2" && ! left $p && ! left $q
+}
+check two_side_by_side side_by_side
+
+# ---- what stands between the command line and the script: make's quoting, another user ----
+odd='Say "it'"'"'s" $5 `date` $(HOME) \ #1; & '
+mkdir "$tmp/stub"
+cat >"$tmp/stub/run.sh" <<-'EOF'
+	#!/bin/bash
+	printf '%s|' "$@"
+EOF
+# The recipe itself, with the script's place taken by one that shows its arguments.
+quoting() {
+	local got
+	got=$(make --no-print-directory -s -f <(sed 's#tools/dev/run.sh#bash "'"$tmp"'/stub/run.sh"#; s/^run: deps/run:/; /MAKE.*all$/d' Makefile) \
+		B="$tmp/none" MODEL="$model" PROMPT="$odd" ASK="--seed 1" run) || return 1
+	same "$got" "$tmp/none/release|$model|board/devbox/board.yml|$odd|--seed|1|"
+}
+check make_passes_the_prompt_as_typed quoting
+nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups env PATH="$1" "${@:2}"; }
+printf '#!/bin/bash\nprintf "sudo|"; printf "%%s|" "$@"\n' >"$tmp/stub/sudo"
+chmod 755 "$tmp" "$tmp/stub" "$tmp/stub/sudo"
+no_sudo=$tmp/path
+mkdir "$no_sudo"
+for c in bash id realpath basename dirname; do ln -s "$(command -v $c)" "$no_sudo/$c"; done
+args() { echo tools/dev/run.sh "$bin" "$model" board/devbox/board.yml; }
+if nobody "$PATH" test -x "$bin/polluxd" -a -r "$model" -a -x tools/dev/run.sh; then
+	# shellcheck disable=SC2046
+	check without_root_and_sudo says 1 "run: network namespaces need root; run as root or install sudo" nobody "$no_sudo" $(args) "$chat"
+	# shellcheck disable=SC2046
+	check without_root_by_sudo says 0 "sudo|tools/dev/run.sh|$bin|$model|$PWD/board/devbox/board.yml|$odd|--seed|1|" nobody "$tmp/stub:$PATH" $(args) "$odd" --seed 1
+fi
 
 # ---- without keys: only where the board file says so, and loudly ----
 e2e_net
 board af_packet
 sed -i 's/^board:.*/&\ninsecure: true/' "$tmp/board.yml"
 insecure() {
-	in_srv "$bin/polluxd" --board "$tmp/board.yml" --model "$model" --file-prefix "$id" 2>"$tmp/log" & daemon=$!
+	nsenter --net="/run/netns/$srv" "$bin/polluxd" --board "$tmp/board.yml" --model "$model" --file-prefix "$id" 2>"$tmp/log" & daemon=$!
 	local i
 	for i in $(seq 600); do grep -q 'ready$' "$tmp/log" && break; kill -0 $daemon || break; sleep 0.1; done
 	grep -q 'INSECURE: no keys' "$tmp/log" && same "$(in_cli "$bin/plx-ask" --host $host --insecure --quiet --max-new 30 "$chat")" "$chat_answer"

