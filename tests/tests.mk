@@ -24,6 +24,7 @@ tests: $(O)/swarm
 # The whole appliance inside a test, and the allocator's calls counted.
 $(O)/obj/tests/lib/inproc.o: EXTRA := $(CFLAGS_DPDK)
 EXTRA_bench_quiet := tests/alloc_hook.c
+EXTRA_test_quiet := tests/alloc_hook.c
 
 EXTRA_fuzz_keyfile := tools/key/keyfile.c
 
