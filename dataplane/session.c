@@ -142,7 +142,6 @@ void plx_session_begin(struct plx_session *s, struct plx_crypt *x, const struct 
 
 	s->state = PLX_SESSION_HALF;
 	s->limits = *lim;
-	s->opened_ns = now_ns;
 	plx_conn_init(&s->conn, x, PLX_SIDE_APPLIANCE, s->id, peer_id, keys, lim, now_ns);
 	plx_path_init(&s->path, &addr);
 	plx_credit_rx_init(&s->credit, packets, lim->max_in_flight);

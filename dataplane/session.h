@@ -21,7 +21,7 @@
 #define PLX_SESSION_IO_SHIFT  28
 #define PLX_SESSION_GEN_SHIFT 16
 #define PLX_SESSION_GENS      4096u
-#define PLX_SESSION_OUTBOX    2u /* messages of more than a packet: the model table */
+#define PLX_SESSION_OUTBOX    2u /* messages beside answers: the model table, DRAIN */
 #define PLX_NEVER             UINT64_MAX
 
 enum plx_session_state {
@@ -55,7 +55,6 @@ struct plx_session {
 	uint32_t id; /* 0: never used */
 	uint8_t state;
 	bool dirty;      /* on the stage's list of sessions to look after this turn */
-	bool drain_told; /* DRAIN was sent */
 	bool credit_due; /* a CREDIT is worth sending */
 	uint32_t wheel_next, wheel_prev; /* index + 1 */
 	uint32_t wheel_slot;             /* + 1; 0: not in the wheel */
@@ -85,7 +84,6 @@ struct plx_session {
 	uint32_t tenant_kv_blocks;
 	uint8_t max_priority;
 	uint8_t ephemeral[32]; /* of its HELLO */
-	uint64_t opened_ns;
 };
 
 struct plx_sessions {

@@ -384,21 +384,23 @@ static void follow_keys(struct plx_stage_io *io)
 		plx_keys_seen(io->sh->conf.keys, io->keys_reader, t->gen);
 }
 
-/* The appliance stops: every client is told once, some a turn. */
+/* The appliance stops: every client is told until it has heard, some a turn. */
 static void follow_drain(struct plx_stage_io *io)
 {
-	struct plx_msg_drain m = {.grace_ms = io->cfg->tmr.drain_ms};
-
 	if (!io->draining) {
 		if (atomic_load_explicit(&io->links->drain, memory_order_relaxed) == 0)
 			return;
 		io->draining = true;
+		io->drain_msg = (struct plx_msg_drain){.grace_ms = io->cfg->tmr.drain_ms};
 	}
 	for (uint32_t i = 0; i < PLX_IO_WALK && io->drain_walk < io->sessions.n; i++) {
 		struct plx_session *s = &io->sessions.s[io->drain_walk++];
 
-		if (s->state == PLX_SESSION_OPEN)
-			(void)plx_io_say(io, s, PLX_T_DRAIN, 0, 0, &m, sizeof(m));
+		if (s->state != PLX_SESSION_OPEN)
+			continue;
+		(void)plx_outbox_add(&s->outbox, PLX_T_DRAIN, 0, 0, (const uint8_t *)&io->drain_msg,
+		                     sizeof(io->drain_msg), PLX_DGRAM_MIN_BYTES);
+		plx_io_touch(io, s);
 	}
 }
 

@@ -397,7 +397,7 @@ static void acked(struct plx_stage_io *io, struct plx_session *s, const struct p
 {
 	struct plx_answer *a;
 
-	if (e->type == PLX_T_MODELS) {
+	if (e->type == PLX_T_MODELS || e->type == PLX_T_DRAIN) {
 		struct plx_outmsg *o =
 		    plx_outbox_ack(&s->outbox, e, largest, &s->conn.rtt, io->now_ns);
 

@@ -51,6 +51,7 @@ struct plx_stage_io {
 	uint32_t walk;                /* next session to check against a new table; n: none */
 	bool draining;
 	uint32_t drain_walk;
+	struct plx_msg_drain drain_msg; /* what every outbox points to */
 
 	struct plx_arena arena;
 };

@@ -709,6 +709,19 @@ static void test_io_refuses_when_the_pool_is_empty(void **state)
 		plx_rig_client_end(&c[i]);
 }
 
+/* How many DRAINs the client gets in so many turns of 10 ms. */
+static uint32_t drains(int n_turns)
+{
+	uint32_t n = 0;
+
+	for (int i = 0; i < n_turns; i++) {
+		plx_rig_turn(&rig, 10 * PLX_NS_PER_MS);
+		while (plx_rig_hear(&cli, &hdr, buf))
+			n += hdr.type == PLX_T_DRAIN;
+	}
+	return n;
+}
+
 static void test_io_draining_refuses_and_tells(void **state)
 {
 	struct plx_msg_reject rej;
@@ -716,8 +729,12 @@ static void test_io_draining_refuses_and_tells(void **state)
 
 	(void)state;
 	assert_int_equal(plx_rig_connect(&cli), 0);
+	plx_rig_ack(&cli, PLX_T_MODELS, 0);
 	atomic_store(&rig.links.drain, 1);
 	assert_true(plx_rig_expect(&cli, PLX_T_DRAIN, &hdr, buf));
+	assert_true(drains(20) > 0); /* until it is acknowledged */
+	plx_rig_ack(&cli, PLX_T_DRAIN, 0);
+	assert_int_equal(drains(100), 0);
 	(void)ask("no");
 	assert_true(plx_rig_expect(&cli, PLX_T_REJECT, &hdr, buf));
 	assert_int_equal(plx_msg_reject_decode(&rej, &detail, buf, hdr.payload_bytes), 0);
