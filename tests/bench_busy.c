@@ -79,6 +79,20 @@ static void note_trip(uint64_t ns)
 		trip_us[n_trips++] = (uint32_t)(ns / PLX_NS_PER_US);
 }
 
+static void ping_times(struct plx_client *c, uint32_t n, uint32_t pause_us)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (pause_us > 0)
+			(void)usleep(pause_us);
+		uint64_t ns = plx_inproc_ping(&box, c);
+
+		if (ns > 0)
+			note_trip(ns);
+		else
+			n_lost++;
+	}
+}
+
 /* One prefill with PINGs until its first token comes; tokens of the prompt in *n_prompt. */
 static double prefill(struct plx_client *c, uint32_t round, uint32_t *n_prompt)
 {
@@ -144,14 +158,7 @@ static int busy(const char *model)
 
 	if (c == NULL)
 		return 1;
-	for (uint32_t i = 0; i < 1000; i++) {
-		uint64_t ns = plx_inproc_ping(&box, c);
-
-		if (ns > 0)
-			note_trip(ns);
-		else
-			n_lost++;
-	}
+	ping_times(c, 1000, 0);
 	printf("busy: port %s on a veth pair, slice %u us, one lcore for all stages\n",
 	       plx_port_kind_name(box.app.port[0].kind), box.cfg.tmr.slice_us);
 	print_trips("before, nothing else to do");
@@ -186,43 +193,13 @@ static double idle_cpu(void)
 	return (double)(cpu_ns() - c0) / (double)(plx_clock_ns() - t0);
 }
 
-/* A client that sleeps too, until the socket has something. */
-static uint64_t ping_and_wait(struct plx_client *c)
-{
-	struct plx_client_event ev;
-	uint64_t token, begin = plx_clock_ns();
-
-	if (plx_client_ping(c, &token) != 0)
-		return 0;
-	while (plx_clock_ns() - begin < PLX_NS_PER_S) {
-		(void)plx_client_wait(c, 100);
-		while (plx_client_event(c, &ev))
-			if (ev.type == PLX_CLIENT_EV_PONG && ev.pong.token == token)
-				return plx_clock_ns() - begin;
-	}
-	return 0;
-}
-
-static void ping_times(struct plx_client *c, uint32_t n, uint32_t pause_us)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		if (pause_us > 0)
-			(void)usleep(pause_us);
-		uint64_t ns = ping_and_wait(c);
-
-		if (ns > 0)
-			note_trip(ns);
-		else
-			n_lost++;
-	}
-}
-
 static int asleep(const char *model)
 {
 	struct plx_inproc_conf conf = {.board = "board/devbox/board.yml",
 	                               .model = model,
 	                               .kind = PLX_PORT_AUTO,
-	                               .backoff = true};
+	                               .backoff = true,
+	                               .wait = true};
 
 	if (plx_inproc_open(&box, &conf) != 0)
 		return 1;

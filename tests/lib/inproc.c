@@ -112,6 +112,8 @@ int plx_inproc_open(struct plx_inproc *p, const struct plx_inproc_conf *conf)
 
 	memset(p, 0, sizeof(*p));
 	p->memory = conf->memory;
+	p->wait = conf->wait;
+	(void)setvbuf(stdout, NULL, _IOLBF, 0);
 	plx_log_init("inproc", PLX_LOG_ERROR);
 	if (!conf->memory && plx_test_veth_up() != 0) {
 		printf("inproc: needs root, to make a network namespace\n");
@@ -206,6 +208,8 @@ void plx_inproc_process(struct plx_inproc *p, struct plx_client *c)
 	if (p->memory) {
 		ring_receive(p, c);
 		(void)plx_client_tick(c, plx_clock_ns());
+	} else if (p->wait) {
+		(void)plx_client_wait(c, 1);
 	} else {
 		(void)plx_client_process(c, plx_clock_ns());
 	}
@@ -235,6 +239,7 @@ struct plx_client *plx_inproc_client(struct plx_inproc *p)
 	plx_client_config_init(&cc);
 	cc.host = "10.77.0.2";
 	cc.insecure = true;
+	cc.connect_timeout_ms = CONNECT_NS / PLX_NS_PER_MS;
 	int err = p->memory ? plx_client_make(&c, &cc, &env, &d) : plx_client_open(&c, &cc, &d);
 
 	if (err != 0) {

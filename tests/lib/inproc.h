@@ -17,6 +17,7 @@ struct plx_inproc_conf {
 	enum plx_port_kind kind; /* AUTO, AF_XDP, AF_PACKET */
 	bool backoff;
 	bool watch; /* a watch on each lcore */
+	bool wait;  /* on a veth: the client sleeps until something comes, and does not spin */
 };
 
 struct plx_inproc {
@@ -26,7 +27,7 @@ struct plx_inproc {
 	struct plx_appliance app;
 	struct plx_watch watch[PLX_MAX_LCORES]; /* as app.lcore */
 	struct plx_page watch_page;
-	bool memory;
+	bool memory, wait;
 	struct rte_ring *to, *from; /* memory: frames to and from the appliance */
 	struct rte_mempool *pool;   /* memory: the client's buffers */
 	struct plx_net_if net;      /* memory: the client's interface */
@@ -45,7 +46,7 @@ int plx_inproc_watch(struct plx_inproc *p, int what);
 /* plx_inproc_client - a client with an open session; NULL after 20 s without one (printed). */
 struct plx_client *plx_inproc_client(struct plx_inproc *p);
 
-/* plx_inproc_process - receive, tick, send; never waits. */
+/* plx_inproc_process - receive, tick, send; waits a millisecond at most, and only with wait. */
 void plx_inproc_process(struct plx_inproc *p, struct plx_client *c);
 
 /* A request and what came of it. */
