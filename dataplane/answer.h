@@ -46,6 +46,7 @@ struct plx_stream {
 	bool ended;         /* the LAST record is stored */
 	bool end_acked;
 	uint64_t since_ns; /* when unsent came to wait */
+	uint64_t retx_pkt; /* packet number of the last repeat; 0: none */
 	struct plx_retx timer;
 };
 
@@ -70,11 +71,12 @@ struct plx_answer {
 	bool note_due; /* batch is still to be told how far the client has read */
 	bool overrun;  /* the store was full: tokens were dropped, the request is being cancelled */
 	struct plx_retx accept_timer, final_timer;
-	uint64_t whole_ns;       /* when the request was whole */
-	uint64_t first_token_ns; /* first TOKENS given to the port */
-	uint64_t ended_ns;       /* final stored */
-	uint64_t progress_ns;    /* last acknowledgement of tokens */
-	uint64_t wait_ns;        /* events' time from tok to the port, summed */
+	uint64_t accept_pkt, final_pkt; /* packet numbers of their last repeats; 0: none */
+	uint64_t whole_ns;              /* when the request was whole */
+	uint64_t first_token_ns;        /* first TOKENS given to the port */
+	uint64_t ended_ns;              /* final stored */
+	uint64_t progress_ns;           /* last acknowledgement of tokens */
+	uint64_t wait_ns;               /* events' time from tok to the port, summed */
 	struct plx_msg_accept accept_msg;
 	uint8_t final_msg[PLX_FINAL_BYTES];
 	struct plx_stream stream[]; /* [lim.n_samples] */

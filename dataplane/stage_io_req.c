@@ -392,15 +392,25 @@ static struct plx_answer *answer_of(const struct plx_session *s, uint64_t req_id
 	return slot != NULL ? slot->ans : NULL;
 }
 
+/* What was repeated in packet retx_pkt is acknowledged by a client that had not seen that one. */
+static void repeated_in_vain(struct plx_stage_io *io, uint64_t *retx_pkt, uint64_t largest)
+{
+	if (*retx_pkt > largest)
+		plx_count(io->page, PLX_M_TX_SPURIOUS, 1);
+	*retx_pkt = 0;
+}
+
 static void acked(struct plx_stage_io *io, struct plx_session *s, const struct plx_msg_ack_entry *e,
                   uint64_t largest)
 {
 	struct plx_answer *a;
 
 	if (e->type == PLX_T_MODELS || e->type == PLX_T_DRAIN) {
+		uint64_t in_vain = s->outbox.n_spurious;
 		struct plx_outmsg *o =
 		    plx_outbox_ack(&s->outbox, e, largest, &s->conn.rtt, io->now_ns);
 
+		plx_count(io->page, PLX_M_TX_SPURIOUS, s->outbox.n_spurious - in_vain);
 		if (o != NULL)
 			plx_outbox_remove(&s->outbox, o);
 		return;
@@ -410,9 +420,11 @@ static void acked(struct plx_stage_io *io, struct plx_session *s, const struct p
 		return;
 	if (e->type == PLX_T_ACCEPT && a->accept == PLX_LEG_OPEN) {
 		a->accept = PLX_LEG_ACKED;
+		repeated_in_vain(io, &a->accept_pkt, largest);
 		plx_retx_stop(&a->accept_timer);
 	} else if (e->type == a->final_type && a->final == PLX_LEG_OPEN) {
 		a->final = PLX_LEG_ACKED;
+		repeated_in_vain(io, &a->final_pkt, largest);
 		plx_retx_stop(&a->final_timer);
 		plx_retx_stop(&a->accept_timer);
 		plx_io_settle(io, s, a);
@@ -434,7 +446,7 @@ int plx_io_ack(struct plx_stage_io *io, struct plx_session *s, const uint8_t *pa
 }
 
 static void tokens_acked(struct plx_stage_io *io, struct plx_session *s,
-                         const struct plx_msg_tok_ack_entry *e)
+                         const struct plx_msg_tok_ack_entry *e, uint64_t largest)
 {
 	struct plx_answer *a = answer_of(s, e->req_id);
 
@@ -446,6 +458,7 @@ static void tokens_acked(struct plx_stage_io *io, struct plx_session *s,
 		const struct plx_req *r = s->slot[a->slot].req;
 
 		a->progress_ns = io->now_ns;
+		repeated_in_vain(io, &st->retx_pkt, largest);
 		if (plx_stream_sent_unacked(st)) {
 			plx_retx_progress(&st->timer, &s->conn.rtt, io->now_ns);
 			if (st->timer.deadline_ns < s->retx_ns)
@@ -477,7 +490,7 @@ int plx_io_tok_ack(struct plx_stage_io *io, struct plx_session *s, const uint8_t
 		return PLX_E_FORMAT;
 	plx_conn_acked(&s->conn, &head, io->now_ns);
 	for (uint32_t i = 0; i < head.n_entries; i++)
-		tokens_acked(io, s, &e[i]);
+		tokens_acked(io, s, &e[i], head.largest_pkt_num);
 	return PLX_E_OK;
 }
 

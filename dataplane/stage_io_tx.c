@@ -145,11 +145,21 @@ static uint8_t flags_of(const struct plx_retx *t)
 	return t->n_timeouts > 0 ? PLX_F_ACK_REQ | PLX_F_RETX : PLX_F_ACK_REQ;
 }
 
+/* The number of the packet that was sealed last. */
+static uint64_t last_pkt(const struct plx_session *s)
+{
+	return s->conn.tx_pkt_num - 1;
+}
+
 void plx_io_accept(struct plx_stage_io *io, struct plx_session *s, struct plx_answer *a)
 {
 	a->accept = PLX_LEG_OPEN;
-	(void)plx_io_say(io, s, PLX_T_ACCEPT, flags_of(&a->accept_timer), a->req_id, &a->accept_msg,
-	                 sizeof(a->accept_msg));
+	uint8_t flags = flags_of(&a->accept_timer);
+
+	if (plx_io_say(io, s, PLX_T_ACCEPT, flags, a->req_id, &a->accept_msg,
+	               sizeof(a->accept_msg)) &&
+	    flags & PLX_F_RETX)
+		a->accept_pkt = last_pkt(s);
 	arm(io, s, &a->accept_timer);
 	plx_io_touch(io, s);
 }
@@ -157,8 +167,11 @@ void plx_io_accept(struct plx_stage_io *io, struct plx_session *s, struct plx_an
 void plx_io_final(struct plx_stage_io *io, struct plx_session *s, struct plx_answer *a)
 {
 	a->final = PLX_LEG_OPEN;
-	(void)plx_io_say(io, s, a->final_type, flags_of(&a->final_timer), a->req_id, a->final_msg,
-	                 a->final_bytes);
+	uint8_t flags = flags_of(&a->final_timer);
+
+	if (plx_io_say(io, s, a->final_type, flags, a->req_id, a->final_msg, a->final_bytes) &&
+	    flags & PLX_F_RETX)
+		a->final_pkt = last_pkt(s);
 	arm(io, s, &a->final_timer);
 	plx_io_touch(io, s);
 }
@@ -186,8 +199,10 @@ static bool send_message(struct plx_stage_io *io, struct plx_session *s, struct 
 
 	if (!seal(io, s, &s->peer, &h, &t))
 		return false;
-	if (m.retx)
+	if (m.retx) {
 		plx_count(io->page, PLX_M_TX_RETRANSMITS, 1);
+		st->retx_pkt = last_pkt(s);
+	}
 	plx_stream_sent(&io->cells, st, &m);
 	return true;
 }
@@ -333,6 +348,8 @@ void plx_io_outbox(struct plx_stage_io *io, struct plx_session *s)
 		if (!say(io, s, &s->peer, &f.h, f.bytes))
 			return;
 		plx_outbox_sent(&s->outbox, &f, f.h.pkt_num, &s->conn.rtt, io->now_ns);
+		if (plx_hdr_flags(&f.h) & PLX_F_RETX)
+			plx_count(io->page, PLX_M_TX_RETRANSMITS, 1);
 	}
 }
 

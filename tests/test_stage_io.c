@@ -215,6 +215,43 @@ static void test_io_repeats_until_acknowledged(void **state)
 	assert_int_equal(count(PLX_M_TX_RETRANSMITS), before);
 }
 
+/* The client had everything, but its acknowledgements come late: they speak of packets from before
+ * the repeats. */
+static void test_io_counts_what_it_repeated_in_vain(void **state)
+{
+	(void)state;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	plx_rig_ack(&cli, PLX_T_MODELS, 0);
+	uint64_t id = ask("x");
+	struct plx_req *r = plx_rig_take(&rig, 0);
+
+	plx_rig_tokens(&rig, r, 0, 1, "a", true);
+	end_done(r, 1);
+	assert_true(plx_rig_expect(&cli, PLX_T_DONE, &hdr, buf));
+	assert_int_equal(count(PLX_M_TX_RETRANSMITS), 0);
+	for (int i = 0; i < 30; i++)
+		plx_rig_turn(&rig, PLX_NS_PER_MS);
+	assert_true(count(PLX_M_TX_RETRANSMITS) >= 2);
+	plx_rig_ack(&cli, PLX_T_DONE, id);
+	tok_ack(id, 1, PLX_TOK_ACK_LAST);
+	assert_int_equal(count(PLX_M_TX_SPURIOUS), 2);
+
+	/* Another, of which the first copies are lost: nothing was in vain. */
+	while (plx_rig_hear(&cli, &hdr, buf))
+		;
+	id = ask("y");
+	r = plx_rig_take(&rig, 0);
+	plx_rig_tokens(&rig, r, 0, 1, "a", true);
+	end_done(r, 1);
+	for (int i = 0; i < 30; i++)
+		plx_rig_turn(&rig, PLX_NS_PER_MS);
+	while (plx_rig_hear(&cli, &hdr, buf))
+		;
+	plx_rig_ack(&cli, PLX_T_DONE, id);
+	tok_ack(id, 1, PLX_TOK_ACK_LAST);
+	assert_int_equal(count(PLX_M_TX_SPURIOUS), 2);
+}
+
 static void test_io_end_without_id_is_kept_until_told(void **state)
 {
 	(void)state;
@@ -823,6 +860,7 @@ int main(void)
 	    T(test_io_is_silent_to_a_wrong_mac),
 	    T(test_io_carries_a_request_and_its_answer),
 	    T(test_io_repeats_until_acknowledged),
+	    T(test_io_counts_what_it_repeated_in_vain),
 	    T(test_io_end_without_id_is_kept_until_told),
 	    T(test_io_runs_a_request_once),
 	    T(test_io_refuses_below_the_window),
