@@ -298,24 +298,23 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 	return err;
 }
 
-/* What a request can be, when model, KV memory and limits are put together. */
-static void log_context(const struct plx_appliance *a)
+void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx)
 {
-	const struct plx_cfg_limits *l = &a->cfg->lim;
+	struct plx_cfg_limits *l = &cfg->lim;
 	uint64_t pool = (uint64_t)l->n_kv_blocks * l->block_tokens;
-	uint32_t n_ctx = a->assets->model->n_ctx;
-	uint64_t most = pool < n_ctx ? pool : n_ctx;
+	uint64_t most = (pool < n_ctx ? pool : n_ctx) - 1; /* and one token of an answer */
 
 	plx_log(PLX_LOG_INFO,
 	        "context: the model has %" PRIu32 " tokens, KV memory %" PRIu64
 	        " for all sequences together",
 	        n_ctx, pool);
-	if (l->prompt_tokens > most)
-		plx_log(PLX_LOG_WARN,
-		        "prompts of more than %" PRIu64 " tokens are refused, though "
-		        "limits.prompt_tokens is %" PRIu32 "; %s",
-		        most, l->prompt_tokens,
-		        pool < n_ctx ? "raise limits.n_kv_blocks" : "the model holds no more");
+	if (l->prompt_tokens <= most)
+		return;
+	plx_log(PLX_LOG_INFO, "limits.prompt_tokens lowered from %" PRIu32 " to %" PRIu64 ": %s",
+	        l->prompt_tokens, most,
+	        pool < n_ctx ? "KV memory holds no more; limits.n_kv_blocks would raise it"
+	                     : "the model holds no more");
+	l->prompt_tokens = (uint32_t)most;
 }
 
 static void log_placement(const struct plx_appliance *a)
@@ -344,7 +343,6 @@ void plx_appliance_log(const struct plx_appliance *a)
 	        " tokens a step, slice %" PRIu32 " us",
 	        l->n_sessions, l->n_requests, l->n_slots, l->n_kv_blocks, l->block_tokens,
 	        l->step_tokens, a->cfg->tmr.slice_us);
-	log_context(a);
 	for (uint32_t i = 0; i < a->n_ports; i++)
 		plx_log(PLX_LOG_INFO, "port %s: %s, UDP port %u, datagrams of %u bytes at most",
 		        a->port[i].name, plx_port_kind_name(a->port[i].kind),

@@ -56,6 +56,12 @@ struct plx_appliance {
 };
 
 /*
+ * plx_context_fit - lower limits.prompt_tokens to what the model's context and KV memory can hold,
+ * so that admission, the scheduler and HELLO_ACK read one value; logs what it found and lowered.
+ */
+void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx);
+
+/*
  * plx_memory_open - the memory of pools, rings and stages, before the device takes its own, so
  * that what does not fit is found before minutes of loading.
  * Errors: NOMEM, with what is needed and what is free in d.

@@ -65,6 +65,7 @@ static int read_files(const struct plx_options *o, struct plx_diag *d)
 	if (err != 0)
 		return fail(d, err, PLX_EXIT_MODEL);
 	plx_assets_log(&assets);
+	plx_context_fit(&config, assets.model->n_ctx);
 	return PLX_EXIT_OK;
 }
 
