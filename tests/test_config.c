@@ -103,6 +103,62 @@ static void test_config_names_line_and_remedy(void **state)
 	       "b.yml:2: insecure: true together with keys: says two things; remove one");
 }
 
+/* What would be found only when half of the daemon stands is found in the file. */
+static void test_config_checks_what_would_fail_later(void **state)
+{
+	(void)state;
+	expect("lcore: 1, port", "lcore: 127, port", PLX_E_LIMIT,
+	       "b.yml:9: stages[1].lcore: 127 is more than the highest lcore DPDK has for stages, "
+	       "126");
+	expect("queues: 2", "queues: 9", PLX_E_LIMIT,
+	       "b.yml:4: ports[0].queues: 9 queues are more than 8; give fewer");
+	expect("n_slots: 8", "n_slots: 8\n  n_mbufs: 100000", PLX_E_LIMIT,
+	       "b.yml:16: limits.n_mbufs: 100000 packet buffers for each of 1 ports need 232 MiB, "
+	       "and memory_mib is 128; raise that or lower this");
+	expect("  - {kind: tok, lcore: 0}\n",
+	       "  - {kind: tok, lcore: 0}\n  - {kind: worker, lcore: 0, device: e}\n", PLX_E_INVAL,
+	       "b.yml:12: stages[4].device: an accel or worker stage needs one of the names under "
+	       "devices:, not \"e\"");
+	expect("  - {name: c, kind: cpu}\nstages:\n",
+	       "  - {name: c, kind: cpu}\n  - {name: e, kind: cpu}\nstages:\n"
+	       "  - {kind: worker, lcore: 0, device: e}\n",
+	       PLX_E_INVAL,
+	       "b.yml:9: stages[0].device: a worker must name the accel stage's device, \"c\"");
+	expect(
+	    "devices:\n", "  - {name: q, kind: af_packet, iface: e0}\ndevices:\n", PLX_E_EXISTS,
+	    "b.yml:5: ports[1].iface: port \"p\" has interface e0 already; one port an interface");
+}
+
+static void test_config_knows_lines_for_later(void **state)
+{
+	struct plx_config c;
+	struct plx_diag d;
+
+	(void)state;
+	assert_int_equal(parse(&c, good, &d), 0);
+	assert_int_equal(c.port[0].line, 4);
+	assert_int_equal(c.dev[0].line, 6);
+	assert_int_equal(c.kv_line, 14); /* the group: the key is not there */
+	assert_int_equal(c.mem_line, 0);
+}
+
+/* A path that the board file's folder makes too long is refused, not cut. */
+static void test_config_refuses_long_path(void **state)
+{
+	char name[400], text[2600];
+	struct plx_config c;
+	struct plx_diag d = {0};
+
+	(void)state;
+	memset(name, 'd', sizeof(name));
+	memcpy(name + 250, "/b.yml", 7);
+	snprintf(text, sizeof(text), "model: m.gguf\n%s", good);
+	assert_int_equal(
+	    plx_config_parse(&c, name, (const uint8_t *)text, strlen(text), &two_cpus, &d),
+	    PLX_E_LIMIT);
+	assert_non_null(strstr(d.text, "b.yml:1: model: with the board file's folder before it"));
+}
+
 static void test_config_reports_yaml_errors(void **state)
 {
 	(void)state;
@@ -132,6 +188,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_config_reads_good_file),
 	    cmocka_unit_test(test_config_names_line_and_remedy),
+	    cmocka_unit_test(test_config_checks_what_would_fail_later),
+	    cmocka_unit_test(test_config_knows_lines_for_later),
+	    cmocka_unit_test(test_config_refuses_long_path),
 	    cmocka_unit_test(test_config_reports_yaml_errors),
 	    cmocka_unit_test(test_config_reads_devbox),
 	};
