@@ -362,6 +362,19 @@ static uint64_t sum(const struct plx_appliance *a, enum plx_metric m)
 	return n;
 }
 
+static void log_times(const struct plx_page *p)
+{
+	for (uint32_t h = 0; h < PLX_H_COUNT; h++)
+		if (p->hist[h].count != 0)
+			plx_log(PLX_LOG_DEBUG,
+			        "%s %s: %" PRIu64 " times, p50 %" PRIu64 " us, p99 %" PRIu64
+			        " us, max %" PRIu64 " us",
+			        p->name, plx_hist_name(h), p->hist[h].count,
+			        plx_hist_quantile(&p->hist[h], 0.5) / PLX_NS_PER_US,
+			        plx_hist_quantile(&p->hist[h], 0.99) / PLX_NS_PER_US,
+			        p->hist[h].max_ns / PLX_NS_PER_US);
+}
+
 void plx_appliance_log_served(const struct plx_appliance *a)
 {
 	for (uint32_t i = 0; i < a->cfg->n_stages; i++) {
@@ -372,6 +385,7 @@ void plx_appliance_log_served(const struct plx_appliance *a)
 				plx_log(PLX_LOG_DEBUG, "%s %s: %" PRIu64 " %s", p->name,
 				        plx_metric_name(m), plx_counter_read(p, m),
 				        plx_metric_unit(m));
+		log_times(p);
 		if (p->kind == PLX_STAGE_IO)
 			plx_log(PLX_LOG_INFO,
 			        "%s: %" PRIu64 " packets in, %" PRIu64 " out, %" PRIu64 " sessions",
