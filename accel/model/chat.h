@@ -89,6 +89,8 @@ struct plx_chat_source {
 	const char *bos;  /* text of the bos token, "" where there is none */
 	const char *eos;
 };
+
+/* plx_chat_build - plx_chat_open from texts instead of a file; the same errors. */
 int plx_chat_build(const struct plx_chat_source *src, struct plx_chat **out, struct plx_diag *d);
 
 /* plx_chat_free - release; NULL is accepted. */

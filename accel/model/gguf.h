@@ -109,6 +109,7 @@ void plx_gguf_close(struct plx_gguf *g);
 /* plx_gguf_name - the path given to open, or "(memory)". */
 const char *plx_gguf_name(const struct plx_gguf *g);
 
+/* What the header says: format version (2 or 3), size of the file, alignment of tensor data. */
 uint32_t plx_gguf_version(const struct plx_gguf *g);
 uint64_t plx_gguf_file_bytes(const struct plx_gguf *g);
 uint32_t plx_gguf_alignment(const struct plx_gguf *g);
@@ -118,6 +119,7 @@ const uint8_t *plx_gguf_head(const struct plx_gguf *g, uint64_t *bytes);
 
 /* ---- metadata ------------------------------------------------------------------------------ */
 
+/* plx_gguf_n_kv - number of metadata entries. */
 uint32_t plx_gguf_n_kv(const struct plx_gguf *g);
 
 /* plx_gguf_kv_at - entry idx in file order, idx < n_kv. */
@@ -186,6 +188,7 @@ const char *plx_gguf_printable(struct plx_gguf_str s, char *buf, size_t buf_byte
 
 /* ---- tensors ------------------------------------------------------------------------------- */
 
+/* plx_gguf_n_tensor, plx_gguf_tensor_at - the tensors in file order, idx < n_tensor. */
 uint32_t plx_gguf_n_tensor(const struct plx_gguf *g);
 const struct plx_gguf_tensor *plx_gguf_tensor_at(const struct plx_gguf *g, uint32_t idx);
 

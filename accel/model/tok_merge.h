@@ -40,6 +40,8 @@ struct plx_merge {
 
 /* plx_merge_alloc - memory for words of max_len bytes. NOMEM leaves m releasable. */
 int plx_merge_alloc(struct plx_merge *m, const struct plx_tok *t, uint32_t max_len);
+
+/* plx_merge_release - free that memory. */
 void plx_merge_release(struct plx_merge *m);
 
 /* plx_merge_begin - take a word, 1 <= len <= max_len; it must stay until the result was read. */

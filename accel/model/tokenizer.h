@@ -159,6 +159,8 @@ const uint8_t *plx_tok_piece(const struct plx_tok *t, int32_t id, uint32_t *len)
  */
 int plx_tok_scratch_new(struct plx_tok_scratch **s, const struct plx_tok *t, uint32_t max_text,
                         struct plx_diag *d);
+
+/* plx_tok_scratch_free - NULL is accepted. */
 void plx_tok_scratch_free(struct plx_tok_scratch *s);
 
 /* What to encode, and where the ids go. */
@@ -233,6 +235,7 @@ struct plx_tok_stream {
 	uint8_t held[PLX_TOK_CHAR_BYTES];
 };
 
+/* plx_tok_stream_init - begin an answer's text; @flags: enum plx_tok_stream_flags. */
 void plx_tok_stream_init(struct plx_tok_stream *st, const struct plx_tok *t, uint32_t flags);
 
 /* plx_tok_stream_max - out space that one push or flush can need with this vocabulary. */

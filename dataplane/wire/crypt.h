@@ -47,6 +47,8 @@ struct plx_crypt {
  * Errors: NOMEM, INVAL (libsodium refused), each with a message in d.
  */
 int plx_crypt_open(struct plx_crypt *x, bool aes, struct plx_diag *d);
+
+/* plx_crypt_close - free it; one that was never opened is accepted if zeroed. */
 void plx_crypt_close(struct plx_crypt *x);
 
 /* plx_crypt_pick - the best cipher in both masks (AES before ChaCha), or UNSUPPORTED. */

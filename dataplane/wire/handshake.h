@@ -82,6 +82,8 @@ struct plx_psk {
 	uint8_t mac_hello[32]; /* kdf "pollux mac hello" */
 	uint8_t mac_reply[32]; /* kdf "pollux mac reply": RETRY and VERSION_NEG */
 };
+
+/* plx_psk_init - a key with what is derived from it once. */
 void plx_psk_init(struct plx_psk *k, uint64_t key_id, const uint8_t psk[PLX_PSK_BYTES]);
 
 /* The key of `insecure: true`: key id 0, PSK of zeros. Authenticates nobody. */

@@ -20,6 +20,8 @@ struct plx_rtt {
 	uint64_t max_ack_delay_ns;
 	uint64_t n_samples;
 };
+
+/* plx_rtt_init - no sample yet: the timeout is ten times the floor. */
 void plx_rtt_init(struct plx_rtt *r, uint64_t floor_ns, uint64_t max_ack_delay_ns);
 /* plx_rtt_sample - one measured round trip, with the delay the peer says it added. */
 void plx_rtt_sample(struct plx_rtt *r, uint64_t rtt_ns, uint64_t ack_delay_ns);
@@ -52,6 +54,8 @@ struct plx_sent_ring {
 	uint64_t sent_ns[PLX_SENT_RING];
 	uint32_t at;
 };
+
+/* plx_sent_add - remember when a packet with ACK_REQ left; the oldest is forgotten. */
 void plx_sent_add(struct plx_sent_ring *s, uint64_t pkt_num, uint64_t now_ns);
 /* plx_sent_take - send time of pkt_num, once; 0 if it is not there. */
 uint64_t plx_sent_take(struct plx_sent_ring *s, uint64_t pkt_num);
@@ -84,6 +88,8 @@ struct plx_outbox {
 	uint32_t turn; /* where the next search begins: fairness */
 	uint64_t n_sent, n_retx, n_spurious;
 };
+
+/* plx_outbox_init - empty, over n entries of the caller's. */
 void plx_outbox_init(struct plx_outbox *b, struct plx_outmsg *out, uint32_t n);
 
 /*
@@ -134,6 +140,7 @@ struct plx_outmsg *plx_outbox_ack(struct plx_outbox *b, const struct plx_msg_ack
  */
 int plx_outbox_restart(struct plx_outmsg *o, uint16_t dgram_bytes);
 
+/* plx_outbox_find - the entry of a message, or NULL. */
 struct plx_outmsg *plx_outbox_find(struct plx_outbox *b, uint8_t type, uint64_t req_id);
 void plx_outbox_remove(struct plx_outbox *b, struct plx_outmsg *o);
 /* plx_outbox_deadline - when plx_outbox_next is worth calling again; 0: now; UINT64_MAX: never. */

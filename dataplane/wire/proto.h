@@ -191,6 +191,7 @@ static_assert(sizeof(struct plx_wire_addr) == 20, "hashed as bytes");
 /* plx_wire_addr_v4 - address from four IPv4 bytes and a port in host order. */
 struct plx_wire_addr plx_wire_addr_v4(const uint8_t ip[4], uint16_t port);
 
+/* plx_wire_addr_equal - same address and port. */
 bool plx_wire_addr_equal(const struct plx_wire_addr *a, const struct plx_wire_addr *b);
 
 /*
