@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -42,6 +43,20 @@ const char *plx_port_kind_name(enum plx_port_kind k)
 	}
 }
 
+/* Nothing comes through an interface that is down: a port like others, only silent. */
+static void warn_if_down(const struct plx_port *p)
+{
+	struct ifreq r = {0};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(r.ifr_name, sizeof(r.ifr_name), "%.15s", p->iface);
+	if (fd >= 0 && ioctl(fd, SIOCGIFFLAGS, &r) == 0 && (r.ifr_flags & IFF_UP) == 0)
+		plx_log(PLX_LOG_WARN, "port %s: interface %s is down; `ip link set %s up`", p->name,
+		        p->iface, p->iface);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Asked first, since the drivers' own answers are "Invalid argument" and the like. */
 static bool may_open_packets(void)
 {
@@ -70,8 +85,8 @@ static int take_iface(struct plx_port *p, struct plx_diag *d)
 	if (!may_open_packets())
 		return plx_diag_set(
 		    d, PLX_E_IO,
-		    "port %s: opening interface %s takes CAP_NET_RAW, and for AF_XDP "
-		    "CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN; run as root or from "
+		    "port %s: opening interface %s takes CAP_NET_RAW and CAP_NET_ADMIN, "
+		    "and for AF_XDP CAP_BPF and CAP_SYS_ADMIN; run as root or from "
 		    "the systemd unit, which gives them",
 		    p->name, p->iface);
 	p->lock_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -243,6 +258,7 @@ static int open_iface(struct plx_port *p, const struct plx_config *cfg,
 
 	if (rc != PLX_E_OK)
 		return rc;
+	warn_if_down(p);
 	if (cp->kind == PLX_PORT_AF_PACKET)
 		return open_af_packet(p, cfg, cp, idx, d);
 	if (cp->kind == PLX_PORT_AF_XDP)

@@ -14,6 +14,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <xdp/libxdp.h>
 
 #include "fw/base/err.h"
 
@@ -74,9 +75,33 @@ static int find_attached(const char *iface, struct attached *a)
 	return PLX_E_OK;
 }
 
+/* What libbpf and libxdp print about a failure, we say in a line of our own. */
+static int quiet_bpf(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	(void)level;
+	(void)fmt;
+	(void)ap;
+	return 0;
+}
+
+static int quiet_xdp(enum libxdp_print_level level, const char *fmt, va_list ap)
+{
+	(void)level;
+	(void)fmt;
+	(void)ap;
+	return 0;
+}
+
 int plx_xdp_clear_stale(const char *iface, struct plx_diag *d)
 {
 	struct attached a;
+
+	libbpf_set_print(quiet_bpf);
+	libxdp_set_print(quiet_xdp);
+	if (libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_XDP, NULL) != 1)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "the kernel lets us load no XDP program; that takes CAP_BPF, "
+		                    "CAP_NET_ADMIN and CAP_SYS_ADMIN");
 	int err = find_attached(iface, &a);
 
 	if (err != PLX_E_OK || a.id == 0)

@@ -53,7 +53,7 @@ int plx_xdp_object_fd(struct plx_diag *d);
  * plx_xdp_clear_stale - detach a program of ours that a killed process left on the interface; a
  * program that is not ours is an error, since replacing it would break somebody's network.
  *
- * Errors: EXISTS, with the remedy in d.
+ * Errors: EXISTS, with the remedy in d; UNSUPPORTED (no XDP in this kernel, or not for us).
  */
 int plx_xdp_clear_stale(const char *iface, struct plx_diag *d);
 

@@ -103,11 +103,12 @@ cp "$tmp/board.yml" "$b"
 good() { with 0 "board, keys and model are good, and fit this machine" --check; }
 check check_is_satisfied good
 
-# ---- told to stop while the model loads ----
+# ---- told to stop while the model loads; a port that had to fall back, and whose link is down ----
 stop_early() {
 	: >"$tmp/log"
-	nsenter --net="/run/netns/$srv" "$bin/polluxd" --board "$tmp/board.yml" --model "$model" --keys "$tmp/keys" \
-		--file-prefix "$id" 2>>"$tmp/log" &
+	ip -n "$srv" link set plx0 down
+	nsenter --net="/run/netns/$srv" setpriv --bounding-set -all,+net_raw,+net_admin,+ipc_lock \
+		"$bin/polluxd" --board "$tmp/board.yml" --model "$model" --keys "$tmp/keys" --file-prefix "$id" 2>>"$tmp/log" &
 	daemon=$!
 	local i
 	for i in $(seq 100); do grep -q 'stages: .* MiB' "$tmp/log" && break; sleep 0.02; done
@@ -115,6 +116,10 @@ stop_early() {
 	! grep -q ready "$tmp/log" && ! left
 }
 check stop_while_loading stop_early
+says_all() { local t; for t in "$@"; do grep -qE "$t" "$tmp/log" || { echo "the log lacks: $t"; cat "$tmp/log"; return 1; }; done; }
+check fallback_is_said says_all 'warning: port wire0: no AF_XDP \(the kernel lets us load no XDP program.*\); using AF_PACKET instead'
+check link_down_is_said says_all 'warning: port wire0: interface plx0 is down; `ip link set plx0 up`'
+ip -n "$srv" link set plx0 up
 
 # ---- one lcore does everything; systemd is listening ----
 sed 's/kind: auto/kind: af_xdp/' board/onecore/board.yml >"$tmp/one.yml"
@@ -122,7 +127,6 @@ small "$tmp/one.yml" >"$tmp/board.yml"
 "$bin/overseer" notify "$tmp/notify" >"$tmp/notified" & helpers="$helpers $!"
 for _ in $(seq 50); do [ -S "$tmp/notify" ] && break; sleep 0.02; done
 NOTIFY_SOCKET="$tmp/notify" check starts start || { report; exit 1; }
-says_all() { local t; for t in "$@"; do grep -qE "$t" "$tmp/log" || { echo "the log lacks: $t"; cat "$tmp/log"; return 1; }; done; }
 check start_up_log says_all 'machine: .* CPUs for us, Linux' 'memory: [0-9]+ MiB, .* free for us; 2 MiB pages: [0-9]+' \
 	'board onecore' 'model: .*llama, 134.5 M parameters' 'chat template: chatml' \
 	'stages: [0-9]+ MiB .* on (2 MiB|ordinary) pages' 'device cpu0: cpu [a-z0-9]+, arithmetic cpu-[^;]*; [0-9]+ MiB, of which 90 MiB KV' \
@@ -170,7 +174,16 @@ reloads() {
 	[ "$(told RELOADING=1)" = 1 ] && [ "$(told READY=1)" = 2 ] && says_all 'keys reloaded: 1 clients'
 }
 check hup_is_notified reloads
-stops() { stop TERM || return 1; [ "$(told STOPPING=1)" = 1 ] && says_all 'draining: 0 requests in flight' 'served: 3 requests done' 'stopped' && ! left; }
+bad_reload() {
+	cp "$tmp/keys" "$tmp/k"; echo "rubbish" >>"$tmp/keys"
+	kill -HUP "$daemon"
+	local i
+	for i in $(seq 20); do grep -q 'not reloaded' "$tmp/log" && break; sleep 0.1; done
+	cp "$tmp/k" "$tmp/keys"
+	says_all 'keys not reloaded, the old ones stay: .*/keys:2: ' && answers "$chat_answer" --max-new 30 "$chat"
+}
+check hup_with_bad_keys_keeps_the_old bad_reload
+stops() { stop TERM || return 1; [ "$(told STOPPING=1)" = 1 ] && says_all 'draining: 0 requests in flight' 'served: 4 requests done' 'stopped' && ! left; }
 check sigterm_is_notified_and_clean stops
 
 # ---- three io stages: a port by AF_XDP, one by AF_PACKET with two queues; drain_ms short ----
