@@ -10,6 +10,7 @@
 
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
+#include "fw/base/quiet.h"
 
 #define IDLE_TURNS_YIELD 64u
 #define IDLE_TURNS_SLEEP 1024u
@@ -98,6 +99,7 @@ int plx_lcore_run(void *arg)
 	atomic_store_explicit(&lc->thread_id, (uint64_t)gettid(), memory_order_relaxed);
 	/* The default slack of 50 us would make each short sleep more than twice as long. */
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+	(void)plx_quiet_set(true);
 	while (!atomic_load_explicit(lc->stop, memory_order_relaxed)) {
 		if (plx_lcore_turn(lc) > 0)
 			idle_turns = 0;
@@ -106,5 +108,6 @@ int plx_lcore_run(void *arg)
 		if (lc->backoff && lc->n_stages > 0 && idle_turns >= IDLE_TURNS_YIELD)
 			back_off(lc, idle_turns);
 	}
+	(void)plx_quiet_set(false);
 	return 0;
 }

@@ -10,13 +10,16 @@
 #include <cmocka.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fw/base/clock.h"
+#include "fw/base/quiet.h"
 #include "fw/compose.h"
 #include "tests/lib/inproc.h"
 #include "tests/lib/model_path.h"
@@ -181,11 +184,38 @@ static void test_watch_counts_what_happens(void **state)
 	assert_string_equal(plx_watch_name(SYS_sched_yield), "sched_yield");
 }
 
+/* In a debug build an allocation ends a quiet thread's process; in a release build nothing looks.
+ */
+static void test_debug_build_aborts_on_allocation(void **state)
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	(void)state;
+	if (pid == 0) {
+		(void)plx_quiet_set(true);
+		void *volatile p = malloc(10);
+
+		free(p);
+		(void)plx_quiet_set(false);
+		_exit(7);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+#ifdef PLX_DEBUG
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGABRT);
+#else
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 7);
+#endif
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_quiet_after_start),
 	    cmocka_unit_test(test_watch_counts_what_happens),
+	    cmocka_unit_test(test_debug_build_aborts_on_allocation),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,8 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 
+#include "fw/base/quiet.h"
+
 /*
  * long watch_pass(long call, long a0 .. a4, long a5): the one place from which the filter lets a
  * call through; it knows it by the address behind the instruction.
@@ -115,11 +117,14 @@ static int prove(struct plx_watch *w)
 static void take_up(struct plx_watch *w, int ask)
 {
 	if (!w->filtered) {
+		bool was = plx_quiet_set(false);
+
 		w->filtered = true;
 		watched = w;
 		w->err = plx_watch_allocs != NULL ? filter() : -ENOSYS;
 		if (w->err == 0)
 			w->err = prove(w);
+		(void)plx_quiet_set(was);
 	}
 	if (w->err != 0) {
 		/* Nothing is counted. */
