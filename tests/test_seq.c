@@ -155,14 +155,14 @@ static void test_seq_takes_what_fits(void **state)
 	(void)state;
 	r.f.max_tok = 10;
 	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 40, &r.sampler), 10);
-	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 40, &r.sampler), 0);
+	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 30, &r.sampler), 0);
 	r.f.max_tok = 64;
 	r.st->n_delta = r.st->max_deltas; /* block 0 is told: positions up to 15 need no delta */
-	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 40, &r.sampler), 6);
-	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 40, &r.sampler), 0);
+	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 30, &r.sampler), 6);
+	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 24, &r.sampler), 0);
 	next_step();
 	r.f.max_seq = 0;
-	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 40, &r.sampler), 0);
+	assert_int_equal(plx_seq_give(&r.q, 1, &r.f, 24, &r.sampler), 0);
 }
 
 static void test_seq_ends(void **state)
