@@ -126,10 +126,17 @@ $(foreach l,$(LIBS_ALL),$(eval $(call lib_rule,$(l))))
 -include tests/tests.mk
 -include tools/client/client.mk
 
+# libFuzzer drives a fuzz target in MODE=fuzz; elsewhere a main of ours feeds it files.
+ifeq ($(MODE),fuzz)
+  FUZZ_LINK := -fsanitize=fuzzer
+else
+  FUZZ_MAIN := tests/fuzzmain/main.c
+endif
+
 define prog_rule
-$(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1))) \
+$(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1)) $(if $(filter fuzz_%,$(1)),$(FUZZ_MAIN))) \
            $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LIBFILES),$(NODPDK))
-	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) $(if $(filter fuzz_%,$(1)),-fsanitize=fuzzer) -o $$@ \
+	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) $(if $(filter fuzz_%,$(1)),$(FUZZ_LINK)) -o $$@ \
 	  $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group \
 	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) $(LDLIBS_TEST)
 endef

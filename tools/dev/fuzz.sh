@@ -9,9 +9,9 @@ for t in "$dir"/fuzz_*; do
 	name=$(basename "$t"); seeds=tests/seeds/${name#fuzz_}
 	mkdir -p "$dir/corpus/$name" "$dir/crash"
 	args=("-artifact_prefix=$dir/crash/$name-" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
-	if [ "$how" = seeds ]; then
+	if [ "$how" = seeds ]; then # a plain build: it takes files and no options
 		mapfile -t files < <(find "$seeds" -type f 2>/dev/null)
-		run=("$t" "${args[@]}" -runs=0 "${files[@]}"); [ ${#files[@]} = 0 ] && run=("$t" "${args[@]}" -runs=1000)
+		run=("$t" "${files[@]}")
 	else
 		dirs=("$dir/corpus/$name"); [ -d "$seeds" ] && dirs+=("$seeds")
 		run=("$t" "${args[@]}" "-max_total_time=$how" -max_len=65536 "${dirs[@]}")

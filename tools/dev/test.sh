@@ -23,8 +23,8 @@ if [ ${#tsan_have[@]} -gt 0 ]; then
 	step "build with the thread sanitizer" mk B="$B" MODE=tsan "${tsan_have[@]/#/$B/tsan/}"
 	step "threads, sanitized" tools/dev/run-tests.sh tsan "${tsan_have[@]/#/$B/tsan/}"
 fi
-step "build fuzz targets" mk B="$B" MODE=fuzz fuzzers
-step "fuzz seeds" tools/dev/fuzz.sh "$B/fuzz" seeds
+step "build fuzz targets for their seeds" mk B="$B" MODE=asan fuzzers
+step "fuzz seeds" tools/dev/fuzz.sh "$B/asan" seeds
 if [ "$(id -u)" = 0 ]; then
 	for e in tests/e2e_*.sh; do
 		[ -x "$e" ] && step "end to end: $e" env PLX_BIN="$B/release" tools/dev/run-tests.sh e2e "$e"
