@@ -90,7 +90,7 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
 	if (err == 0 && a->check)
 		plx_log(PLX_LOG_INFO, "device %s: %s, arithmetic %s", c->name, a->info.name,
 		        a->info.numeric_kind);
-	if (err != 0)
+	if (err != 0 && err != PLX_E_CANCELLED)
 		plx_diag_at(d, a->cfg->board_path, err == PLX_E_NOMEM ? a->cfg->kv_line : c->line);
 	return err;
 }

@@ -186,6 +186,21 @@ check hup_with_bad_keys_keeps_the_old bad_reload
 stops() { stop TERM || return 1; [ "$(told STOPPING=1)" = 1 ] && says_all 'draining: 0 requests in flight' 'served: 4 requests done' 'stopped' && ! left; }
 check sigterm_is_notified_and_clean stops
 
+# ---- TERM while an lcore hangs: gone within seconds; the next start, on the same port, follows ----
+hung_at_term() {
+	start || return 1
+	local tid p rc
+	tid=$(thread_of 0)
+	"$bin/overseer" freeze "$tid" 4000 2>/dev/null & p=$!
+	helpers="$helpers $p"
+	sleep 0.3
+	stop TERM; rc=$?
+	wait $p 2>/dev/null
+	echo "exit $rc"
+	[ $rc = 1 ] && says_all 'lcore 0 does not stop; leaving without it'
+}
+check hung_lcore_at_term_exits_1 hung_at_term
+
 # ---- three io stages: a port by AF_XDP, one by AF_PACKET with two queues; drain_ms short ----
 ip link add plxd netns "$cli" type veth peer name plx1 netns "$srv"
 ip -n "$cli" addr add 10.78.0.1/24 dev plxd
