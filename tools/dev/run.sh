@@ -75,8 +75,9 @@ ip -n "$srv" link set plx0 up
 "$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" >/dev/null
 
 echo "run: starting polluxd (board $(basename "$(dirname "$board")"), $(basename "$model"))"
+: >"$tmp/log"
 nsenter --net="/run/netns/$srv" "$bin/polluxd" --board "$board" --model "$model" --keys "$tmp/keys" \
-	--file-prefix "$id" 2>"$tmp/log" &
+	--file-prefix "$id" 2>>"$tmp/log" &
 daemon=$!
 shown=0
 for i in $(seq 600); do
