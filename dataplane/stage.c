@@ -14,7 +14,10 @@
 
 #define IDLE_TURNS_YIELD 64u
 #define IDLE_TURNS_SLEEP 1024u
+#define IDLE_TURNS_LONG  2048u
 #define IDLE_SLEEP_NS    20000
+#define IDLE_LONG_NS     60000
+#define IDLE_WORKER_NS   250000
 
 const char *plx_stage_kind_name(enum plx_stage_kind kind)
 {
@@ -74,13 +77,24 @@ uint32_t plx_lcore_turn(struct plx_lcore *lc)
 	return sum;
 }
 
+/* What a wake-up costs is what an idle box takes: 15 us each on a virtual machine. */
+static long sleep_ns(const struct plx_lcore *lc, uint32_t idle_turns)
+{
+	if (idle_turns < IDLE_TURNS_LONG)
+		return IDLE_SLEEP_NS;
+	/* No packet comes to a worker; it is only later to help. */
+	if (lc->n_stages == 1 && lc->stage[0].page->kind == PLX_STAGE_WORKER)
+		return IDLE_WORKER_NS;
+	return IDLE_LONG_NS;
+}
+
 static void back_off(struct plx_lcore *lc, uint32_t idle_turns)
 {
 	struct plx_page *p = lc->stage[0].page;
 	uint64_t begin = plx_clock_ns();
 
 	if (idle_turns >= IDLE_TURNS_SLEEP) {
-		struct timespec ts = {.tv_nsec = IDLE_SLEEP_NS};
+		struct timespec ts = {.tv_nsec = sleep_ns(lc, idle_turns)};
 
 		plx_count(p, PLX_M_IDLE_SLEEPS, 1);
 		nanosleep(&ts, NULL);
@@ -103,7 +117,7 @@ int plx_lcore_run(void *arg)
 	while (!atomic_load_explicit(lc->stop, memory_order_relaxed)) {
 		if (plx_lcore_turn(lc) > 0)
 			idle_turns = 0;
-		else if (idle_turns < IDLE_TURNS_SLEEP)
+		else if (idle_turns < IDLE_TURNS_LONG)
 			idle_turns++;
 		if (lc->backoff && lc->n_stages > 0 && idle_turns >= IDLE_TURNS_YIELD)
 			back_off(lc, idle_turns);

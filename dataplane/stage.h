@@ -69,8 +69,9 @@ uint32_t plx_lcore_turn(struct plx_lcore *lc);
  * plx_lcore_run - turns until *stop; returns 0.
  *
  * With backoff: after 64 turns in a row that found nothing the loop yields after each, after 1,024
- * it sleeps 20 us after each; both are counted by name in the first stage's page. Without backoff it makes no system call at all. In a debug build a stage that
- * allocates aborts.
+ * it sleeps 20 us after each, after 2,048 (some 30 ms) 60 us, and 250 us where the only stage is a
+ * worker; yields and sleeps are counted by name in the first stage's page. Without backoff it makes
+ * no system call at all. In a debug build a stage that allocates aborts.
  *
  * Thread: the lcore (it fits rte_eal_remote_launch: int (*)(void *)).
  */

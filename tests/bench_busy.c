@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "fw/base/clock.h"
@@ -176,21 +175,36 @@ static int busy(const char *model)
 
 /* ---- asleep -------------------------------------------------------------------------------- */
 
-static uint64_t cpu_ns(void)
+/* CPU time of an lcore's thread so far. */
+static uint64_t cpu_ns(const struct plx_lcore *lc)
 {
-	struct timespec ts;
+	char path[64];
+	unsigned long long ns = 0;
 
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * PLX_NS_PER_S + (uint64_t)ts.tv_nsec;
+	snprintf(path, sizeof(path), "/proc/self/task/%" PRIu64 "/schedstat",
+	         atomic_load_explicit(&lc->thread_id, memory_order_relaxed));
+	FILE *f = fopen(path, "re");
+
+	if (f == NULL)
+		return 0;
+	if (fscanf(f, "%llu", &ns) != 1)
+		ns = 0;
+	fclose(f);
+	return ns;
 }
 
-/* CPU time of a second in which nothing happens, in parts of one CPU. */
-static double idle_cpu(void)
+/* CPU time of two seconds in which nothing happens. */
+static void print_idle_cpu(void)
 {
-	uint64_t t0 = plx_clock_ns(), c0 = cpu_ns();
+	uint64_t before[PLX_MAX_LCORES], t0 = plx_clock_ns();
 
-	(void)usleep(1000000);
-	return (double)(cpu_ns() - c0) / (double)(plx_clock_ns() - t0);
+	for (uint32_t i = 0; i < box.app.n_lcores; i++)
+		before[i] = cpu_ns(&box.app.lcore[i]);
+	(void)usleep(2000000);
+	for (uint32_t i = 0; i < box.app.n_lcores; i++)
+		printf("busy: idle lcore %u with back-off: %.3f of a CPU\n", box.app.lcore[i].cpu,
+		       (double)(cpu_ns(&box.app.lcore[i]) - before[i]) /
+		           (double)(plx_clock_ns() - t0));
 }
 
 static int asleep(const char *model)
@@ -213,8 +227,7 @@ static int asleep(const char *model)
 	ping_times(c, N_IDLE, IDLE_US);
 	print_trips("after 50 ms of silence, client waits in poll");
 	(void)usleep(100000);
-	printf("busy: idle appliance with back-off: %.3f of a CPU on %u lcores\n", idle_cpu(),
-	       box.app.n_lcores);
+	print_idle_cpu();
 	plx_client_close(c);
 	plx_inproc_close(&box);
 	return 0;
