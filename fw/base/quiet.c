@@ -18,7 +18,7 @@ static void object(void)
 	if (!is_quiet)
 		return;
 	is_quiet = false; /* what says so may allocate */
-	PLX_CHECK(!"the data path uses the allocator after start");
+	plx_check_failed("the data path uses the allocator after start", __FILE__, __LINE__);
 }
 
 static void on_malloc(const volatile void *p, size_t n_bytes)
