@@ -10,6 +10,7 @@
 
 #include "dataplane/wire/conn.h"
 #include "fw/base/clock.h"
+#include "tests/lib/best.h"
 
 #define CHUNKS 15u /* the best of these counts: the machine has other work */
 
@@ -20,17 +21,7 @@ static uint16_t bytes;
 
 static void bench(const char *what, uint32_t rounds, void (*once)(uint32_t i))
 {
-	uint64_t best = UINT64_MAX;
-
-	for (uint32_t c = 0; c < CHUNKS; c++) {
-		uint64_t t = plx_clock_ns();
-
-		for (uint32_t i = 0; i < rounds; i++)
-			once(i);
-		t = plx_clock_ns() - t;
-		best = t < best ? t : best;
-	}
-	printf("crypt %-36s %5u bytes %9.1f ns\n", what, bytes, (double)best / rounds);
+	printf("crypt %-36s %5u bytes %9.1f ns\n", what, bytes, plx_best_ns(CHUNKS, rounds, once));
 }
 
 static void raw(uint32_t i)

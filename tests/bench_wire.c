@@ -10,6 +10,7 @@
 #include "dataplane/wire/reasm.h"
 #include "dataplane/wire/req.h"
 #include "fw/base/clock.h"
+#include "tests/lib/best.h"
 
 #define CHUNKS 15u
 #define REGION (1u << 20)
@@ -29,17 +30,7 @@ static volatile uint32_t sink;
 
 static void bench(const char *what, uint32_t rounds, uint32_t per_round, void (*once)(uint32_t i))
 {
-	uint64_t best = UINT64_MAX;
-
-	for (uint32_t c = 0; c < CHUNKS; c++) {
-		uint64_t t = plx_clock_ns();
-
-		for (uint32_t i = 0; i < rounds; i++)
-			once(i);
-		t = plx_clock_ns() - t;
-		best = t < best ? t : best;
-	}
-	printf("wire  %-44s %9.1f ns\n", what, (double)best / rounds / per_round);
+	printf("wire  %-44s %9.1f ns\n", what, plx_best_ns(CHUNKS, rounds, once) / per_round);
 }
 
 static void must(bool ok)

@@ -12,6 +12,7 @@
 
 #include "accel/model/chat.h"
 #include "fw/base/err.h"
+#include "tests/lib/fuzz_in.h"
 
 #define MAX_MSG 8u
 
@@ -20,26 +21,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const names[] = {"chatml",     "qwen3",      "llama2", "llama3", "llama3.1",
                                     "mistral-v1", "mistral-v3", "gemma",  "gemma3", "phi3"};
 
-struct input {
-	const uint8_t *p;
-	size_t left;
-};
-
-static uint8_t take(struct input *in)
+static uint32_t take_messages(struct plx_fuzz_in *in, struct plx_chat_msg msgs[MAX_MSG])
 {
-	if (in->left == 0)
-		return 0;
-	in->left--;
-	return *in->p++;
-}
-
-static uint32_t take_messages(struct input *in, struct plx_chat_msg msgs[MAX_MSG])
-{
-	uint32_t n = take(in) % (MAX_MSG + 1);
+	uint32_t n = plx_fuzz_take(in) % (MAX_MSG + 1);
 
 	for (uint32_t i = 0; i < n; i++) {
-		msgs[i].role = take(in) % 4;
-		msgs[i].len = take(in);
+		msgs[i].role = plx_fuzz_take(in) % 4;
+		msgs[i].len = plx_fuzz_take(in);
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		if (msgs[i].len > in->left)
@@ -68,8 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct plx_chat_source src = {.file = "fuzz", .bos = "<s>", .eos = "</s>"};
 	struct plx_chat_seg segs[PLX_CHAT_SEGS(MAX_MSG)];
 	struct plx_chat_msg msgs[MAX_MSG];
-	struct input in = {.p = data, .left = size};
-	uint32_t family = take(&in) % (sizeof names / sizeof names[0] + 1);
+	struct plx_fuzz_in in = {.p = data, .left = size};
+	uint32_t family = plx_fuzz_take(&in) % (sizeof names / sizeof names[0] + 1);
 	uint32_t n_msgs = take_messages(&in, msgs);
 	struct plx_chat *c;
 

@@ -13,6 +13,7 @@
 #include "accel/model/stop.h"
 #include "accel/model/tokenizer.h"
 #include "fw/base/check.h"
+#include "tests/lib/fuzz_in.h"
 
 #define MAX_TEXT   512
 #define MAX_IDS    (4 * MAX_TEXT)
@@ -21,22 +22,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct input {
-	const uint8_t *p;
-	size_t left;
-};
-
-static uint8_t take(struct input *in)
+static struct plx_tok_str take_str(struct plx_fuzz_in *in)
 {
-	if (in->left == 0)
-		return 0;
-	in->left--;
-	return *in->p++;
-}
-
-static struct plx_tok_str take_str(struct input *in)
-{
-	size_t n = take(in) & 31;
+	size_t n = plx_fuzz_take(in) & 31;
 
 	if (n > in->left)
 		n = in->left;
@@ -65,12 +53,12 @@ static uint32_t give_bytes(void)
 	return 256;
 }
 
-static void take_vocab(struct input *in, struct plx_tok_source *src)
+static void take_vocab(struct plx_fuzz_in *in, struct plx_tok_source *src)
 {
 	static const char *const pres[] = {"gpt-2", "smollm", "llama-bpe", "qwen2"};
-	uint8_t kind = take(in);
-	uint32_t n_tokens = take(in);
-	uint32_t n_merges = take(in) & (MAX_MERGES - 1);
+	uint8_t kind = plx_fuzz_take(in);
+	uint32_t n_tokens = plx_fuzz_take(in);
+	uint32_t n_merges = plx_fuzz_take(in) & (MAX_MERGES - 1);
 	uint32_t n = 0;
 
 	*src = (struct plx_tok_source){.model = kind & 1 ? "llama" : "gpt2",
@@ -80,8 +68,8 @@ static void take_vocab(struct input *in, struct plx_tok_source *src)
 	                               .scores = scores,
 	                               .merges = merges,
 	                               .n_merges = n_merges,
-	                               .bos = (int8_t)take(in),
-	                               .eos = (int8_t)take(in),
+	                               .bos = (int8_t)plx_fuzz_take(in),
+	                               .eos = (int8_t)plx_fuzz_take(in),
 	                               .eot = PLX_TOK_NONE,
 	                               .unk = PLX_TOK_NONE,
 	                               .pad = PLX_TOK_NONE,
@@ -91,7 +79,7 @@ static void take_vocab(struct input *in, struct plx_tok_source *src)
 	if ((kind & 1) && (kind & 64))
 		n = give_bytes();
 	for (uint32_t end = n + n_tokens; n < end; n++) {
-		uint8_t head = take(in);
+		uint8_t head = plx_fuzz_take(in);
 
 		types[n] = head & 7;
 		scores[n] = (float)(head >> 3);
@@ -142,13 +130,13 @@ static int encode(struct plx_tok_scratch *s, struct plx_tok_job job, uint32_t bu
 	return n;
 }
 
-static void check_encode(const struct plx_tok *t, struct input *in)
+static void check_encode(const struct plx_tok *t, struct plx_fuzz_in *in)
 {
 	struct plx_tok_scratch *s;
-	uint32_t flags = take(in) & 31;
-	uint32_t budget = 1 + take(in);
-	uint8_t off = take(in);
-	struct plx_tok_span span = {off, take(in)};
+	uint32_t flags = plx_fuzz_take(in) & 31;
+	uint32_t budget = 1 + plx_fuzz_take(in);
+	uint8_t off = plx_fuzz_take(in);
+	struct plx_tok_span span = {off, plx_fuzz_take(in)};
 	struct plx_tok_job job = {.text = in->p,
 	                          .len = in->left < MAX_TEXT ? (uint32_t)in->left : MAX_TEXT,
 	                          .flags = flags,
@@ -176,7 +164,7 @@ static void check_encode(const struct plx_tok *t, struct input *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct input in = {data, size};
+	struct plx_fuzz_in in = {data, size};
 	struct plx_tok_source src;
 	struct plx_diag d = {{0}};
 	struct plx_tok *t;

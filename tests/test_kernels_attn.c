@@ -239,7 +239,6 @@ static void test_kv_export_is_the_exchange_layout(void **state)
 static int setup(void **state)
 {
 	(void)state;
-	plx_k_fpu_setup();
 	n_tables = plx_t_tables(tables);
 	return 0;
 }

@@ -254,7 +254,6 @@ static void test_pack_bytes_refuses_what_cannot_be(void **state)
 static int setup(void **state)
 {
 	(void)state;
-	plx_k_fpu_setup();
 	n_tables = plx_t_tables(tables);
 	return 0;
 }

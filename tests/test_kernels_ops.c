@@ -307,7 +307,6 @@ static void test_isa_names_and_kinds(void **state)
 static int setup(void **state)
 {
 	(void)state;
-	plx_k_fpu_setup();
 	n_tables = plx_t_tables(tables);
 	return 0;
 }
