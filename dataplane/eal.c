@@ -17,6 +17,7 @@
 #include "dataplane/port.h"
 #include "fw/base/err.h"
 #include "fw/base/log.h"
+#include "fw/base/mem.h"
 
 #define MAX_ARGS      24
 #define ARG_BYTES     1024
@@ -62,8 +63,12 @@ static uint32_t huge_pages(const char *which)
 
 static int add_memory(struct args *a, const struct plx_config *cfg, struct plx_diag *d)
 {
-	uint32_t free = huge_pages("free_hugepages"), want = cfg->mem_mib;
+	/* Those that somebody has mapped and not yet touched still count as free. */
+	uint32_t resv = huge_pages("resv_hugepages"), free = huge_pages("free_hugepages");
+	uint32_t want = cfg->mem_mib;
 	uint32_t need = (want + HUGE_PAGE_MIB - 1) / HUGE_PAGE_MIB;
+
+	free = free > resv ? free - resv : 0;
 	uint32_t have = free * HUGE_PAGE_MIB;
 	uint32_t total = huge_pages("nr_hugepages") + (need > free ? need - free : 0);
 
@@ -163,7 +168,18 @@ static int take_prefix(const struct plx_config *cfg, struct plx_diag *d)
 	                    dir, cfg->file_prefix);
 }
 
-int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
+/* DPDK made its folder before it failed; somebody else's stays. */
+static void drop_folder(void)
+{
+	int fd = open(rte_eal_get_runtime_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		(void)rmdir(rte_eal_get_runtime_dir());
+	if (fd >= 0)
+		close(fd);
+}
+
+static int init_eal(const struct plx_config *cfg, struct plx_diag *d)
 {
 	static struct args a; /* EAL keeps pointers into it */
 	int rc;
@@ -187,10 +203,19 @@ int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
 		started = true;
 		return take_prefix(cfg, d);
 	}
-	(void)rmdir(rte_eal_get_runtime_dir());
+	drop_folder();
 	return plx_diag_set(d, PLX_E_IO,
 	                    "DPDK can't start: %s; try as root, and with %u MiB of memory free",
 	                    rte_strerror(rte_errno), cfg->mem_mib);
+}
+
+int plx_eal_start(const struct plx_config *cfg, struct plx_diag *d)
+{
+	int lock = plx_mem_huge_lock();
+	int rc = init_eal(cfg, d);
+
+	close(lock);
+	return rc;
 }
 
 void plx_eal_stop(void)

@@ -3,6 +3,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "fw/base/check.h"
 #include "fw/base/err.h"
@@ -30,7 +31,10 @@ int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 
 	memset(a, 0, sizeof(*a));
+	int lock = plx_mem_huge_lock();
 	void *p = mmap(NULL, size, prot, flags | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+
+	close(lock);
 	a->huge = p != MAP_FAILED;
 	if (!a->huge) {
 		/* Mapping succeeds whatever the size; touching would end in the OOM killer. */

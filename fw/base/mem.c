@@ -1,11 +1,16 @@
 /* Reads /proc/meminfo, and memory.max of each control group from ours up to the root. */
 #include "fw/base/mem.h"
 
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
-#define PATH_BYTES 512
+#define PATH_BYTES   512
+#define LOCK_TRIES   500
+#define LOCK_WAIT_US 10000
 
 /* The number behind a key at the beginning of a line; false: there is none. */
 static bool find_number(const char *path, const char *key, uint64_t *out)
@@ -86,4 +91,15 @@ uint64_t plx_mem_available_in(const char *proc, const char *cgroup)
 uint64_t plx_mem_available(void)
 {
 	return plx_mem_available_in("/proc", "/sys/fs/cgroup");
+}
+
+int plx_mem_huge_lock(void)
+{
+	int fd =
+	    open("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", O_RDONLY | O_CLOEXEC);
+
+	/* Holders are brief; one that hangs must not keep others from starting. */
+	for (int i = 0; fd >= 0 && i < LOCK_TRIES && flock(fd, LOCK_EX | LOCK_NB) != 0; i++)
+		usleep(LOCK_WAIT_US);
+	return fd;
 }

@@ -19,4 +19,11 @@ uint64_t plx_mem_available(void);
 /* plx_mem_available_in - the same with /proc and /sys/fs/cgroup elsewhere, for tests. */
 uint64_t plx_mem_available_in(const char *proc, const char *cgroup);
 
+/*
+ * plx_mem_huge_lock - between looking how many 2 MiB pages are free and taking them no other
+ * polluxd of this machine shall take them. Returns a descriptor to close (-1: no huge pages here;
+ * close takes that too).
+ */
+int plx_mem_huge_lock(void);
+
 #endif

@@ -25,7 +25,7 @@ add_pages() {
 	local lock free
 	exec {lock}<"$huge"
 	flock "$lock"
-	free=$(cat "${huge%nr_hugepages}free_hugepages")
+	free=$(($(cat "${huge%nr_hugepages}free_hugepages") - $(cat "${huge%nr_hugepages}resv_hugepages")))
 	if [ "$free" -lt 128 ]; then
 		pages_added=$((128 - free))
 		echo $(($(cat "$huge") + pages_added)) >"$huge" || true
