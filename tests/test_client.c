@@ -410,7 +410,61 @@ static void test_client_end_that_comes_alone_may_be_lost_too(void **state)
 	bad_net((struct plx_impair_cfg){.loss = 0.3, .delay_us = 500}, pc, 6);
 }
 
+/* The appliance's first acknowledgement was on its way when the request went again. */
+static void test_client_counts_spurious_retransmits(void **state)
+{
+	struct plx_client_config cc = client_cfg();
+	struct plx_peer_cfg pc = peer_cfg();
+	struct plx_impair_cfg slow = {.delay_us = 40000, .seed = 1};
+	struct plx_client_info info;
+
+	(void)state;
+	/* A round trip of 80 ms against the 50 ms of a first timeout. */
+	struct plx_crig *r = plx_crig_open(&cc, &pc, &slow);
+
+	plx_crig_submit(r, "a", 3, PLX_CLIENT_RESUBMIT_NEVER);
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
+	plx_client_info(r->client, &info);
+	assert_int_equal(info.retransmits, 1);
+	assert_int_equal(info.spurious, 1);
+	plx_crig_submit(r, "b", 3, PLX_CLIENT_RESUBMIT_NEVER);
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
+	plx_client_info(r->client, &info); /* the timeout has learnt */
+	assert_int_equal(info.retransmits, 1);
+	assert_int_equal(info.spurious, 1);
+	plx_crig_close(r);
+}
+
 /* ---- a slow reader ---- */
+
+/* DONE is here, but tokens found no room until the appliance (10 s here) let them go. */
+static void test_client_fails_when_its_tokens_are_gone(void **state)
+{
+	struct plx_client_config cc = client_cfg();
+	struct plx_peer_cfg pc = peer_cfg();
+
+	(void)state;
+	cc.n_packets = 16;
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 40, PLX_CLIENT_RESUBMIT_ALWAYS);
+
+	r->reading = false;
+	plx_crig_run(r, 9 * SECOND, NULL, NULL);
+	assert_true(r->client->slot[0].final_here);
+	assert_false(r->client->slot[0].final_queued);
+	plx_crig_run(r, 5 * SECOND, NULL, NULL);
+	assert_true(r->client->slot[0].final_queued);
+	r->reading = true;
+	plx_crig_run(r, 20 * SECOND, NULL, NULL);
+	assert_int_equal(l->n_finals, 1);
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_FAILED);
+	assert_int_equal(l->final.failed.err, PLX_E_TIMEOUT);
+	assert_non_null(strstr(l->why, "not all of its tokens were taken in the 10.0 s"));
+	assert_int_equal(l->n_ids[0], 16);
+	assert_int_equal(l->n_restarts, 0);
+	assert_int_equal(r->n_lost, 0);
+	plx_crig_close(r);
+}
 
 static void test_client_bounds_what_it_holds(void **state)
 {
@@ -683,6 +737,8 @@ int main(void)
 	    cmocka_unit_test(test_client_survives_loss_duplication_reordering),
 	    cmocka_unit_test(test_client_survives_damage_and_replay),
 	    cmocka_unit_test(test_client_end_that_comes_alone_may_be_lost_too),
+	    cmocka_unit_test(test_client_counts_spurious_retransmits),
+	    cmocka_unit_test(test_client_fails_when_its_tokens_are_gone),
 	    cmocka_unit_test(test_client_bounds_what_it_holds),
 	    cmocka_unit_test(test_client_full_table_is_an_error),
 	    cmocka_unit_test(test_client_wrong_key_meets_silence),

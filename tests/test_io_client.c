@@ -26,6 +26,7 @@ static struct plx_rig rig;
 static struct plx_rig_client wire; /* for its address alone */
 static struct plx_impair *net;
 static uint64_t draw_state;
+static bool no_tokens; /* no TOKENS packet reaches the client */
 
 static uint32_t draw(uint32_t below)
 {
@@ -219,7 +220,7 @@ static void pass_packets(struct plx_client *c)
 	while (plx_impair_get(net, rig.now_ns, &p)) {
 		if (p.dir == PLX_IMPAIR_UP)
 			plx_rig_put(&wire, p.data, p.n_bytes);
-		else
+		else if (!no_tokens || p.data[offsetof(struct plx_hdr, type)] != PLX_T_TOKENS)
 			plx_client_input(c, p.data, p.n_bytes, rig.now_ns);
 	}
 }
@@ -302,11 +303,70 @@ static void test_io_every_request_ends_once_on_a_bad_network(void **state)
 		run(seed, 0.10);
 }
 
+/* The end of a request arrives and its tokens never do: the appliance lets go of them after their
+ * time, and the client, a little later, of the request. */
+static void test_io_tokens_out_of_time_end_the_request_once(void **state)
+{
+	struct plx_config cfg = plx_rig_config();
+	struct plx_impair_cfg good = {.delay_us = 100, .seed = 1};
+	struct plx_impair_cfg both[PLX_IMPAIR_DIRS] = {good, good};
+	struct plx_client_env env = {.send = env_send, .now_ns = env_now, .random = env_random};
+	struct plx_client_request r;
+	struct plx_client_event ev;
+	struct plx_client_config cc;
+	struct plx_client *c;
+	uint64_t req, failed_ns = 0;
+	uint32_t n_final = 0;
+
+	(void)state;
+	memset(job, 0, sizeof(job));
+	cfg.tmr.result_ttl_ms = 1000;
+	assert_int_equal(plx_rig_open(&rig, &cfg, 1, NULL), 0);
+	plx_rig_client_init(&wire, &rig, 0, NULL, 40000);
+	net = plx_impair_new(both);
+	plx_client_config_init(&cc);
+	cc.insecure = true;
+	assert_int_equal(plx_client_make(&c, &cc, &env, NULL), 0);
+	plx_client_request_init(&r);
+	r.text = "7"; /* 50 tokens */
+	r.text_bytes = 1;
+	assert_int_equal(plx_client_submit(c, &r, &req, NULL), 0);
+	no_tokens = true;
+	uint64_t began_ns = rig.now_ns;
+
+	for (uint32_t t = 0; t < 30000; t++) {
+		(void)plx_client_tick(c, rig.now_ns);
+		pass_packets(c);
+		plx_rig_turn(&rig, TURN_NS);
+		run_tok();
+		while (plx_client_event(c, &ev)) {
+			assert_int_not_equal(ev.type, PLX_CLIENT_EV_LOST);
+			if (!plx_client_event_final(&ev))
+				continue;
+			assert_int_equal(ev.type, PLX_CLIENT_EV_FAILED);
+			assert_int_equal(ev.failed.err, PLX_E_TIMEOUT);
+			assert_non_null(strstr(ev.failed.why, "in the 1.0 s"));
+			failed_ns = rig.now_ns;
+			n_final++;
+		}
+	}
+	no_tokens = false;
+	assert_int_equal(n_final, 1);
+	assert_in_range(failed_ns - began_ns, 3 * PLX_NS_PER_S, 32 * PLX_NS_PER_S / 10);
+	assert_int_equal(plx_rig_count(&rig, 0, PLX_M_TX_EXPIRED), 1);
+	assert_int_equal(plx_req_busy(&rig.links), 0);
+	plx_client_free(c);
+	plx_impair_free(net);
+	plx_rig_client_end(&wire);
+	plx_rig_close(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_io_every_request_ends_once_on_a_good_network),
 	    cmocka_unit_test(test_io_every_request_ends_once_on_a_bad_network),
+	    cmocka_unit_test(test_io_tokens_out_of_time_end_the_request_once),
 	};
 
 	return plx_rig_eal() == 0 ? cmocka_run_group_tests(tests, NULL, NULL) : 1;

@@ -352,6 +352,34 @@ static void on_final(struct plx_client *c, struct plx_client_slot *s, const stru
 	}
 	s->final_here = true;
 	end_if_complete(c, s);
+	if (s->final_queued)
+		return;
+	s->lack_ns = now_ns + c->ack.limits.result_ttl_ms * PLX_NS_PER_MS + PLX_RETX_MAX_NS;
+	if (!c->lack_ns || s->lack_ns < c->lack_ns)
+		c->lack_ns = s->lack_ns;
+}
+
+/* The appliance keeps tokens for result_ttl from its DONE on, and sends them at least as often as
+ * the longest timeout: after both, what has not come can't come. */
+void plx_client_lacking(struct plx_client *c, uint64_t now_ns)
+{
+	char why[PLX_CLIENT_WHY_BYTES];
+
+	snprintf(why, sizeof(why),
+	         "the answer was made, but not all of its tokens were taken in the %.1f s that the "
+	         "appliance keeps them; ask again, and take events sooner",
+	         c->ack.limits.result_ttl_ms / 1000.0);
+	c->lack_ns = 0;
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
+		struct plx_client_slot *s = &c->slot[i];
+
+		if (!s->handle || !s->lack_ns || s->final_queued)
+			continue;
+		if (now_ns >= s->lack_ns)
+			plx_client_slot_fail(c, s, PLX_E_TIMEOUT, why);
+		else if (!c->lack_ns || s->lack_ns < c->lack_ns)
+			c->lack_ns = s->lack_ns;
+	}
 }
 
 void plx_client_answer(struct plx_client *c, const struct plx_hdr *h, const uint8_t *payload,

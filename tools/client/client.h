@@ -34,7 +34,7 @@ struct plx_client;
 
 /* Where to connect and within which bounds. Begin with plx_client_config_init. */
 struct plx_client_config {
-	const char *host;                  /* name or numeric address, IPv4 or IPv6 */
+	const char *host;                  /* address, or name: up to 8 addresses are tried */
 	uint16_t port;                     /* 7709 */
 	uint64_t key_id;                   /* which key; 0 with insecure */
 	uint8_t key[PLX_CLIENT_KEY_BYTES]; /* pre-shared; see plx_client_key_read */
@@ -76,7 +76,8 @@ void plx_client_close(struct plx_client *c);
 
 /* ---- poll-driven use ---- */
 
-/* plx_client_fd - the socket to poll for POLLIN; it stays the same until close. */
+/* plx_client_fd - the socket to poll for POLLIN; it stays the same until close, also where the
+ * host's next address is tried. */
 int plx_client_fd(const struct plx_client *c);
 
 /* plx_client_now_ns - the clock that next_ns and process speak of: CLOCK_MONOTONIC. */
@@ -199,7 +200,8 @@ enum plx_client_event_type {
 	PLX_CLIENT_EV_DONE,      /* req, final */
 	PLX_CLIENT_EV_REJECT,    /* req, final */
 	PLX_CLIENT_EV_CANCELLED, /* req, final */
-	PLX_CLIENT_EV_FAILED, /* req, final: the session was lost; nobody knows how it would end */
+	PLX_CLIENT_EV_FAILED, /* req, final: the session was lost and nobody knows how it would end,
+	                       * or its tokens were not taken while the appliance kept them */
 	PLX_CLIENT_EV_PONG,   /* a ping came back */
 	PLX_CLIENT_EV_DRAIN,  /* the appliance takes no new requests */
 	PLX_CLIENT_EV_LOST,   /* the appliance lost the session; a new handshake begins */
@@ -365,7 +367,8 @@ struct plx_client_info {
 	uint64_t packets_sent;
 	uint64_t packets_received;
 	uint64_t packets_dropped; /* received, but damaged, replayed, foreign or without room */
-	uint64_t retransmits;
+	uint64_t retransmits;     /* fragments of requests sent again */
+	uint64_t spurious;        /* of those, rounds that an ACK shows were in vain */
 	uint64_t rekeys;
 };
 

@@ -61,7 +61,8 @@ static void begin_handshake(struct plx_client *c, uint64_t now_ns)
 	c->state = PLX_CL_HANDSHAKE;
 	c->hs_began_ns = c->hs_next_ns = now_ns;
 	c->hs_wait_ms = HELLO_FIRST_WAIT_MS;
-	c->hs_heard = c->hs_refused = false;
+	c->hs_heard = false;
+	c->hs_said = c->hs_refused = 0;
 	c->wake = true;
 }
 
@@ -70,11 +71,33 @@ static void say_hello(struct plx_client *c, uint64_t now_ns)
 	uint8_t pkt[PLX_HELLO_BYTES];
 
 	plx_hsc_hello(&c->hs, pkt);
-	if (plx_client_send(c, pkt, sizeof(pkt), now_ns) == PLX_E_IO)
-		c->hs_refused = true;
+	c->hs_said++;
 	c->hs_next_ns = now_ns + c->hs_wait_ms * PLX_NS_PER_MS;
 	if (c->hs_wait_ms < HELLO_MAX_WAIT_MS)
 		c->hs_wait_ms *= 2;
+	if (plx_client_send(c, pkt, sizeof(pkt), now_ns) == PLX_E_IO)
+		plx_client_hs_refused(c, now_ns);
+}
+
+void plx_client_hs_refused(struct plx_client *c, uint64_t now_ns)
+{
+	c->hs_refused |= 1u << c->addr_idx;
+	if (c->state == PLX_CL_HANDSHAKE && !c->hs_heard && c->hs_said < c->env.n_addrs)
+		c->hs_next_ns = now_ns;
+}
+
+/* Nobody answered: the next address gets a HELLO. */
+static void next_addr(struct plx_client *c)
+{
+	if (c->hs_said && !c->hs_heard && c->env.n_addrs > 1)
+		c->addr_idx = c->env.next_addr(c->env.ctx);
+}
+
+static bool all_refused(const struct plx_client *c)
+{
+	uint32_t n = c->env.n_addrs ? c->env.n_addrs : 1;
+
+	return c->hs_refused == (1u << n) - 1;
 }
 
 static void give_up_handshake(struct plx_client *c, uint64_t now_ns)
@@ -87,7 +110,7 @@ static void give_up_handshake(struct plx_client *c, uint64_t now_ns)
 		         "%s answered but did not finish the handshake in %.1f s; it may have no "
 		         "session free, try again later",
 		         c->peer_name, s);
-	else if (c->hs_refused)
+	else if (all_refused(c))
 		snprintf(
 		    why, sizeof(why),
 		    "%s says that nothing listens there; start polluxd or give its address and "
@@ -106,8 +129,10 @@ void plx_client_hs_tick(struct plx_client *c, uint64_t now_ns)
 {
 	if (now_ns - c->hs_began_ns >= c->cfg.connect_timeout_ms * PLX_NS_PER_MS)
 		give_up_handshake(c, now_ns);
-	else if (now_ns >= c->hs_next_ns)
-		say_hello(c, now_ns);
+	if (c->state != PLX_CL_HANDSHAKE || now_ns < c->hs_next_ns)
+		return;
+	next_addr(c);
+	say_hello(c, now_ns);
 }
 
 static void open_session(struct plx_client *c, const struct plx_hs_keys *keys, uint64_t now_ns)
@@ -126,14 +151,13 @@ static void open_session(struct plx_client *c, const struct plx_hs_keys *keys, u
 	              &c->ack.limits, now_ns);
 	plx_credit_tx_init(&c->credit, c->ack.credit_packets, c->ack.credit_requests);
 	plx_pmtu_init(&c->pmtu, dgram);
-	plx_outbox_init(&c->outbox, c->out, 2 * c->cfg.n_requests);
 	plx_reasm_init(&c->reasm, &c->pieces, c->reasm_msg, PLX_CLIENT_REASM_MSGS, &caps);
 	memset(&c->reasm_session, 0, sizeof(c->reasm_session));
 	c->conn.rx_last_ns = now_ns;
 	c->last_req_id = 0;
 	c->models_here = c->draining = false;
 	c->n_late = 0;
-	c->tok_ack_due_ns = c->blocked_ns = 0;
+	c->tok_ack_due_ns = c->blocked_ns = c->lack_ns = 0;
 	c->state = PLX_CL_OPEN;
 	c->count.n_sessions++;
 	plx_client_note(c, PLX_CLIENT_EV_OPEN);
@@ -185,6 +209,10 @@ void plx_client_lose(struct plx_client *c, int err, const char *why, uint64_t no
 	c->why_err = err;
 	plx_client_slots_lost(c, err, c->why, again);
 	if (c->state == PLX_CL_OPEN) {
+		c->count.retransmits += c->outbox.n_retx;
+		c->count.spurious += c->outbox.n_spurious;
+		c->count.rekeys += c->conn.tx_epoch;
+		plx_outbox_init(&c->outbox, c->out, 2 * c->cfg.n_requests);
 		plx_reasm_drop_all(&c->reasm, &c->reasm_session);
 		plx_conn_wipe(&c->conn);
 	}
@@ -301,7 +329,10 @@ void plx_client_info(const struct plx_client *c, struct plx_client_info *info)
 	info->cipher =
 	    c->ack.cipher == PLX_CIPHER_AES_256_GCM ? "AES-256-GCM" : "ChaCha20-Poly1305";
 	info->srtt_ns = c->conn.rtt.srtt_ns;
+	if (c->state != PLX_CL_OPEN)
+		return;
 	info->retransmits += c->outbox.n_retx;
+	info->spurious += c->outbox.n_spurious;
 	info->rekeys += c->conn.tx_epoch;
 }
 

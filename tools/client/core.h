@@ -25,6 +25,7 @@
 #define PLX_CLIENT_WHY_BYTES    256u
 #define PLX_CLIENT_REASM_MSGS   2u
 #define PLX_CLIENT_SEND_BURST   64u
+#define PLX_CLIENT_ADDRS        8u /* of a name */
 
 /* What the library needs from outside. */
 struct plx_client_env {
@@ -33,6 +34,10 @@ struct plx_client_env {
 	int (*send)(void *ctx, const uint8_t *pkt, size_t n_bytes);
 	uint64_t (*now_ns)(void *ctx);
 	void (*random)(void *ctx, void *out, size_t n_bytes);
+	/* Talk to the peer's next address from now on, after the last to the first again; returns
+	 * its index. NULL: there is but one. */
+	uint32_t (*next_addr)(void *ctx);
+	uint32_t n_addrs; /* at most PLX_CLIENT_ADDRS; 0 counts as 1 */
 };
 
 /* An event that waits; TOKENS carry their packet's payload behind them. */
@@ -74,6 +79,8 @@ struct plx_client_slot {
 	struct plx_msg_cancel cancel; /* payload of the CANCEL */
 	uint64_t submit_ns;
 	uint64_t first_ns; /* first TOKENS; 0 none yet */
+	uint64_t retx_pkt; /* pkt_num of the REQ's last repeat, no ACK of it yet; 0: none */
+	uint64_t lack_ns;  /* DONE is here: when the tokens that lack count as gone */
 	struct plx_client_held *held;
 	struct plx_client_node fin, accept, restart;
 	struct plx_client_sample_state sample[PLX_CLIENT_SAMPLES_MAX];
@@ -96,8 +103,7 @@ struct plx_client {
 	struct plx_crypt crypt;
 	struct plx_psk psk;
 	enum plx_client_state state;
-	int fd;                  /* -1 without a socket */
-	struct plx_client *self; /* what env.ctx of io.c points to */
+	int fd; /* -1 without a socket */
 	char peer_name[96];
 
 	/* Handshake. */
@@ -105,8 +111,10 @@ struct plx_client {
 	uint32_t local_id;
 	uint64_t hs_began_ns, hs_next_ns;
 	uint32_t hs_wait_ms;
-	bool hs_heard;   /* a RETRY came: somebody with our key is there */
-	bool hs_refused; /* the host said that nothing listens there */
+	uint32_t hs_said;    /* HELLOs */
+	uint32_t hs_refused; /* bit map: addresses whose host said that nothing listens there */
+	uint32_t addr_idx;   /* the address in use */
+	bool hs_heard;       /* a RETRY came: somebody with our key is there */
 
 	/* Session. */
 	struct plx_wire_conn conn;
@@ -117,6 +125,7 @@ struct plx_client {
 	struct plx_outmsg *out; /* [2 * n_requests]: REQ and CANCEL of each */
 	uint64_t last_req_id;
 	uint64_t tok_ack_due_ns; /* 0: none */
+	uint64_t lack_ns;        /* earliest of the slots'; 0: none */
 	uint64_t probe_ns;       /* last PING of our own */
 	uint64_t probe_token;
 	bool wake;           /* submit or cancel was called: tick at once */
@@ -170,6 +179,12 @@ void plx_client_lose(struct plx_client *c, int err, const char *why, uint64_t no
 void plx_client_hs_input(struct plx_client *c, const uint8_t *pkt, size_t n_bytes, uint64_t now_ns);
 /* plx_client_hs_tick - repeat HELLO, or give up. */
 void plx_client_hs_tick(struct plx_client *c, uint64_t now_ns);
+/*
+ * plx_client_hs_refused - the host at the address in use says that nothing listens there. That is
+ * anybody's word, and an appliance that shares an address with its host's kernel makes that kernel
+ * say so too: it never ends anything, but the peer's other addresses are tried at once.
+ */
+void plx_client_hs_refused(struct plx_client *c, uint64_t now_ns);
 
 /* input.c: packets that came. */
 
@@ -199,6 +214,9 @@ void plx_client_begin(struct plx_client *c);
 void plx_client_req_arrived(struct plx_client *c, struct plx_client_slot *s);
 /* plx_client_slots_lost - decide over every unfinished request: FAILED, or submitted again. */
 void plx_client_slots_lost(struct plx_client *c, int err, const char *why, bool again);
+/* plx_client_slot_fail - end it FAILED. */
+void plx_client_slot_fail(struct plx_client *c, struct plx_client_slot *s, int err,
+                          const char *why);
 /* plx_client_slot_end - the final event (in s->fin.ev) is complete: queue it. */
 void plx_client_slot_end(struct plx_client *c, struct plx_client_slot *s);
 /* plx_client_slot_free - its final event was taken. */
@@ -209,6 +227,8 @@ void plx_client_slot_free(struct plx_client *c, struct plx_client_slot *s);
 /* plx_client_answer - an opened ACCEPT, TOKENS, DONE, REJECT or CANCELLED. */
 void plx_client_answer(struct plx_client *c, const struct plx_hdr *h, const uint8_t *payload,
                        uint64_t now_ns);
+/* plx_client_lacking - fail what is DONE and whose tokens the appliance no longer keeps. */
+void plx_client_lacking(struct plx_client *c, uint64_t now_ns);
 /* plx_client_tok_acks - send the TOK_ACKs that are due. */
 void plx_client_tok_acks(struct plx_client *c, uint64_t now_ns);
 

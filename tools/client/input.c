@@ -7,6 +7,18 @@
 
 #include "tools/client/core.h"
 
+/* An answer overtook the ACK of its REQ, which is in no outbox by now. */
+static void late_ack(struct plx_client *c, const struct plx_msg_ack_entry *e, uint64_t largest)
+{
+	struct plx_client_slot *s = e->type == PLX_T_REQ ? plx_client_slot_of(c, e->req_id) : NULL;
+
+	if (!s || !s->retx_pkt)
+		return;
+	if (largest < s->retx_pkt)
+		c->count.spurious++;
+	s->retx_pkt = 0;
+}
+
 static void on_ack(struct plx_client *c, const uint8_t *payload, size_t n_bytes, uint64_t now_ns)
 {
 	struct plx_msg_ack_head head;
@@ -21,6 +33,8 @@ static void on_ack(struct plx_client *c, const uint8_t *payload, size_t n_bytes,
 
 		if (o)
 			plx_outbox_remove(&c->outbox, o);
+		else
+			late_ack(c, &e[i], head.largest_pkt_num);
 	}
 }
 

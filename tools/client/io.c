@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,15 +35,55 @@ static void env_random(void *ctx, void *out, size_t n_bytes)
 	randombytes_buf(out, n_bytes);
 }
 
+/* What env.ctx points to: the socket, and where it may be pointed. */
+struct link {
+	struct plx_client *c;
+	int fd;
+	uint32_t n, at;
+	socklen_t addr_bytes;
+	struct sockaddr_storage addr[PLX_CLIENT_ADDRS];
+};
+
 static int env_send(void *ctx, const uint8_t *pkt, size_t n_bytes)
 {
-	const struct plx_client *c = *(struct plx_client **)ctx;
+	const struct link *l = ctx;
+	ssize_t n = send(l->fd, pkt, n_bytes, MSG_DONTWAIT);
 
-	if (send(c->fd, pkt, n_bytes, MSG_DONTWAIT) >= 0)
+	/* An earlier datagram's "nothing listens there": this one has not gone yet. */
+	if (n < 0 && errno == ECONNREFUSED) {
+		plx_client_hs_refused(l->c, plx_clock_ns());
+		n = send(l->fd, pkt, n_bytes, MSG_DONTWAIT);
+	}
+	if (n >= 0)
 		return 0;
 	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS)
 		return PLX_E_AGAIN;
 	return errno == EMSGSIZE ? PLX_E_LIMIT : PLX_E_IO;
+}
+
+/* Point the socket at addr[i]; it forgets address and errors of the one before. */
+static int point_at(struct link *l, uint32_t i)
+{
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+	socklen_t bytes = sizeof(int);
+	int old;
+
+	connect(l->fd, &none, sizeof(none));
+	getsockopt(l->fd, SOL_SOCKET, SO_ERROR, &old, &bytes);
+	if (connect(l->fd, (const struct sockaddr *)&l->addr[i], l->addr_bytes))
+		return -1;
+	l->at = i;
+	return 0;
+}
+
+static uint32_t env_next_addr(void *ctx)
+{
+	struct link *l = ctx;
+
+	for (uint32_t i = 1; i <= l->n; i++)
+		if (!point_at(l, (l->at + i) % l->n))
+			break;
+	return l->at;
 }
 
 /* "Don't fragment": the protocol finds the path's size itself. */
@@ -50,73 +91,129 @@ static void set_dont_fragment(int fd, int family)
 {
 	int v4 = IP_PMTUDISC_PROBE, v6 = IPV6_PMTUDISC_PROBE;
 
-	if (family == AF_INET)
-		setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &v4, sizeof(v4));
-	else
+	setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &v4, sizeof(v4));
+	if (family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &v6, sizeof(v6));
 }
 
-static int open_socket(const struct addrinfo *ai)
+static int open_socket(int family)
 {
-	int fd = socket(ai->ai_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int bytes = 1 << 20;
+	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int bytes = 1 << 20, no = 0;
 
 	if (fd < 0)
 		return -1;
-	if (connect(fd, ai->ai_addr, ai->ai_addrlen)) {
-		close(fd);
-		return -1;
-	}
-	set_dont_fragment(fd, ai->ai_family);
+	if (family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no));
+	set_dont_fragment(fd, family);
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	return fd;
 }
 
-static int connect_to(const struct plx_client_config *cfg, struct plx_diag *d)
+/* An IPv4 address as a socket of IPv6 takes it: ::ffff:a.b.c.d. */
+static void map_v4(struct sockaddr_storage *out, const struct sockaddr_in *in)
+{
+	struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = in->sin_port};
+
+	a.sin6_addr.s6_addr[10] = a.sin6_addr.s6_addr[11] = 0xff;
+	memcpy(&a.sin6_addr.s6_addr[12], &in->sin_addr, sizeof(in->sin_addr));
+	memcpy(out, &a, sizeof(a));
+}
+
+/* The addresses of the list that a socket of this family reaches, in the list's order. */
+static void take_addrs(struct link *l, const struct addrinfo *list, int family)
+{
+	l->n = 0;
+	l->addr_bytes =
+	    family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+	for (const struct addrinfo *ai = list; ai && l->n < PLX_CLIENT_ADDRS; ai = ai->ai_next) {
+		struct sockaddr_in v4;
+
+		if (ai->ai_family == family) {
+			memcpy(&l->addr[l->n++], ai->ai_addr, ai->ai_addrlen);
+		} else if (family == AF_INET6 && ai->ai_family == AF_INET) {
+			memcpy(&v4, ai->ai_addr, sizeof(v4));
+			map_v4(&l->addr[l->n++], &v4);
+		}
+	}
+}
+
+/* One socket for the whole list: of IPv6 when it has such addresses and this host has IPv6. */
+static int open_link(struct link *l, const struct addrinfo *list)
+{
+	bool v6 = false;
+
+	for (const struct addrinfo *ai = list; ai; ai = ai->ai_next)
+		v6 |= ai->ai_family == AF_INET6;
+	l->fd = v6 ? open_socket(AF_INET6) : -1;
+	take_addrs(l, list, l->fd >= 0 ? AF_INET6 : AF_INET);
+	if (l->fd < 0 && l->n > 0)
+		l->fd = open_socket(AF_INET);
+	if (l->fd < 0)
+		return -1;
+	for (uint32_t i = 0; i < l->n; i++)
+		if (!point_at(l, i))
+			return 0;
+	int why = errno;
+
+	close(l->fd);
+	errno = why;
+	return -1;
+}
+
+static int connect_to(struct link *l, const struct plx_client_config *cfg, struct plx_diag *d)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICSERV};
-	struct addrinfo *list, *ai;
+	struct addrinfo *list;
 	char port[8];
-	int fd = -1, why;
 
 	if (!cfg->host || !cfg->port)
 		return plx_diag_set(d, PLX_E_INVAL, "no host or port; give both");
 	snprintf(port, sizeof(port), "%u", cfg->port);
-	why = getaddrinfo(cfg->host, port, &hints, &list);
+	int why = getaddrinfo(cfg->host, port, &hints, &list);
+
 	if (why)
 		return plx_diag_set(d, PLX_E_NOT_FOUND,
 		                    "%s: %s; give an address or a name that resolves", cfg->host,
 		                    gai_strerror(why));
-	for (ai = list; ai && fd < 0; ai = ai->ai_next)
-		fd = open_socket(ai);
+	int err = open_link(l, list);
+
 	why = errno;
 	freeaddrinfo(list);
-	if (fd < 0)
+	if (err)
 		return plx_diag_set(d, PLX_E_IO, "%s port %u: %s; check address and routes",
 		                    cfg->host, cfg->port, strerror(why));
-	return fd;
+	return 0;
 }
 
 int plx_client_open(struct plx_client **out, const struct plx_client_config *cfg,
                     struct plx_diag *d)
 {
-	struct plx_client_env env = {.send = env_send, .now_ns = env_now, .random = env_random};
+	struct plx_client_env env = {
+	    .send = env_send, .now_ns = env_now, .random = env_random, .next_addr = env_next_addr};
+	struct link *l = calloc(1, sizeof(*l));
 
 	*out = NULL;
-	int fd = connect_to(cfg, d);
-
-	if (fd < 0)
-		return fd;
-	int err = plx_client_make(out, cfg, &env, d);
+	if (!l)
+		return plx_diag_set(d, PLX_E_NOMEM, "no memory for a client");
+	int err = connect_to(l, cfg, d);
 
 	if (err) {
-		close(fd);
+		free(l);
 		return err;
 	}
-	(*out)->fd = fd;
-	(*out)->self = *out;
-	(*out)->env.ctx = &(*out)->self;
+	env.ctx = l;
+	env.n_addrs = l->n;
+	err = plx_client_make(out, cfg, &env, d);
+	if (err) {
+		close(l->fd);
+		free(l);
+		return err;
+	}
+	l->c = *out;
+	(*out)->fd = l->fd;
+	(*out)->addr_idx = l->at;
 	return 0;
 }
 
@@ -124,12 +221,14 @@ void plx_client_close(struct plx_client *c)
 {
 	if (!c)
 		return;
-	int fd = c->fd;
+	struct link *l = c->fd >= 0 ? c->env.ctx : NULL;
 
 	plx_client_say_close(c, c->env.now_ns(c->env.ctx));
 	plx_client_free(c);
-	if (fd >= 0)
-		close(fd);
+	if (l) {
+		close(l->fd);
+		free(l);
+	}
 }
 
 int plx_client_fd(const struct plx_client *c)
@@ -145,7 +244,7 @@ int plx_client_process(struct plx_client *c, uint64_t now_ns)
 		ssize_t n = recv(c->fd, pkt, sizeof(pkt), MSG_DONTWAIT);
 
 		if (n < 0 && errno == ECONNREFUSED) {
-			c->hs_refused = true;
+			plx_client_hs_refused(c, now_ns);
 			continue;
 		}
 		if (n < 0)

@@ -201,9 +201,14 @@ static void forget_out(struct plx_client *c, uint64_t req_id)
 
 void plx_client_req_arrived(struct plx_client *c, struct plx_client_slot *s)
 {
-	if (!s->arrived)
-		forget_type(c, PLX_T_REQ, s->req_id);
+	struct plx_outmsg *o =
+	    s->arrived ? NULL : plx_outbox_find(&c->outbox, PLX_T_REQ, s->req_id);
+
 	s->arrived = true;
+	if (!o)
+		return;
+	s->retx_pkt = o->retx_pkt;
+	plx_outbox_remove(&c->outbox, o);
 }
 
 static void drop_held(struct plx_client *c, struct plx_client_slot *s)
@@ -353,6 +358,7 @@ static void go_again(struct plx_client *c, struct plx_client_slot *s)
 	memset(s->sample, 0, sizeof(s->sample));
 	s->req_id = 0;
 	s->first_ns = 0;
+	s->lack_ns = s->retx_pkt = 0;
 	s->final_here = s->accepted = s->arrived = false;
 	c->n_waiting++;
 	s->restart_queued = tell;
@@ -364,7 +370,7 @@ static void go_again(struct plx_client *c, struct plx_client_slot *s)
 	plx_client_queue(c, &s->restart);
 }
 
-static void fail(struct plx_client *c, struct plx_client_slot *s, int err, const char *why)
+void plx_client_slot_fail(struct plx_client *c, struct plx_client_slot *s, int err, const char *why)
 {
 	snprintf(s->detail, sizeof(s->detail), "%s", why);
 	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_FAILED,
@@ -382,6 +388,6 @@ void plx_client_slots_lost(struct plx_client *c, int err, const char *why, bool 
 		if (again && may_go_again(s))
 			go_again(c, s);
 		else
-			fail(c, s, err, why);
+			plx_client_slot_fail(c, s, err, why);
 	}
 }

@@ -202,6 +202,8 @@ static void tick_open(struct plx_client *c, uint64_t now_ns)
 		    now_ns);
 		return;
 	}
+	if (c->lack_ns && now_ns >= c->lack_ns)
+		plx_client_lacking(c, now_ns);
 	plx_client_begin(c);
 	tick_outbox(c, now_ns);
 	if (c->state == PLX_CL_OPEN)
@@ -245,6 +247,8 @@ static uint64_t next_open(const struct plx_client *c)
 	next = min64(next, plx_pmtu_deadline(&c->pmtu));
 	if (c->conn.ack_due_ns)
 		next = min64(next, c->conn.ack_due_ns);
+	if (c->lack_ns)
+		next = min64(next, c->lack_ns);
 	if (c->tok_ack_due_ns)
 		next = min64(next, c->tok_ack_due_ns);
 	for (uint32_t i = 0; i < PLX_CLIENT_PINGS; i++)
