@@ -24,6 +24,9 @@
 #define PLX_CPU_COPY_ENTRIES 64u   /* block copies (calls) waiting at once */
 #define PLX_CPU_COPY_PAIRS   4096u /* blocks in them */
 
+#define PLX_CPU_HEAD_ROWS     64u   /* most rows of a head group */
+#define PLX_CPU_CHOOSE_BUDGET 4096u /* logits of one item of sampling: 16 us on Zen 4 */
+
 struct plx_cpu_slot {
 	uint32_t *table; /* [max_seq_blocks] */
 	bool failed;     /* gave a NaN; stays so until the slot is set anew */
@@ -64,7 +67,7 @@ struct plx_cpu_queue {
 enum plx_cpu_state {
 	PLX_CPU_IDLE,
 	PLX_CPU_BODY,   /* ops of the pass, HEAD included */
-	PLX_CPU_SAMPLE, /* one item a row of the head group */
+	PLX_CPU_SAMPLE, /* one item a row of the head group, again until all rows are chosen */
 	PLX_CPU_COPY_FIRST,
 	PLX_CPU_COPYING,
 };
@@ -94,11 +97,13 @@ struct plx_cpu {
 	struct plx_cpu_slot *slot;
 	struct plx_cpu_queue *queue; /* NULL until opened */
 	struct plx_cpu_queue *spare; /* its memory */
-	uint8_t *scratch;            /* [n_threads][scratch_bytes] for sampling */
+	uint8_t *scratch;            /* [head rows][scratch_bytes] for sampling */
 	uint64_t scratch_bytes;
-	struct plx_choice *choice;   /* runner and items: [max_step_tokens] by row */
-	uint32_t *row_seq;           /* runner: [max_step_tokens] sequence of each row */
-	struct plx_cpu_stats *stats; /* [n_threads] */
+	struct plx_choosing *choosing; /* [head rows]: an item has its own */
+	_Atomic uint32_t n_choosing;   /* rows of the head group that are not chosen yet */
+	struct plx_choice *choice;     /* runner and items: [max_step_tokens] by row */
+	uint32_t *row_seq;             /* runner: [max_step_tokens] sequence of each row */
+	struct plx_cpu_stats *stats;   /* [n_threads] */
 	uint64_t generation;
 
 	struct plx_work phase;
@@ -150,8 +155,11 @@ void plx_cpu_run_start(struct plx_cpu *c);
  * (no tokens, or cancelled already). */
 bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s);
 
-/* plx_cpu_step_sample - choose row i of the head group. Thread: any, with its lane's scratch. */
-void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i, uint32_t lane);
+/* plx_cpu_step_sample_begin - be about to choose for each row of the head group. Thread: runner. */
+void plx_cpu_step_sample_begin(struct plx_cpu *c);
+
+/* plx_cpu_step_sample - go on with row i of the head group. Thread: any, one a row at a time. */
+void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i);
 
 /* plx_cpu_step_finish - accept drafts, fill the outs and the slots. */
 void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s);

@@ -54,6 +54,7 @@ struct tables {
 	uint32_t n_entry;
 	uint32_t n_undo;
 	uint64_t scratch_bytes;
+	uint32_t n_head_row; /* most rows that are sampled at once */
 };
 
 static struct tables tables_of(const struct plx_dev_limits *l)
@@ -65,6 +66,8 @@ static struct tables tables_of(const struct plx_dev_limits *l)
 		t.n_entry *= 2;
 	t.n_undo = plx_step_undo_entries(l, &t.lay);
 	t.scratch_bytes = align64(plx_k_sample_scratch_bytes());
+	t.n_head_row =
+	    l->max_step_tokens < PLX_CPU_HEAD_ROWS ? l->max_step_tokens : PLX_CPU_HEAD_ROWS;
 	return t;
 }
 
@@ -80,7 +83,9 @@ static uint64_t table_bytes(const struct plx_dev_limits *l)
 	       align64(t.n_undo * sizeof(struct plx_step_undo)) +
 	       align64(l->n_slots * sizeof(struct plx_cpu_slot)) +
 	       l->n_slots * align64(l->max_seq_blocks * sizeof(uint32_t)) +
-	       l->n_threads * (t.scratch_bytes + align64(sizeof(struct plx_cpu_stats))) +
+	       t.n_head_row * t.scratch_bytes +
+	       align64(t.n_head_row * sizeof(struct plx_choosing)) +
+	       l->n_threads * align64(sizeof(struct plx_cpu_stats)) +
 	       align64(l->max_step_tokens * sizeof(struct plx_choice)) +
 	       align64(l->max_step_tokens * sizeof(uint32_t));
 }
@@ -225,7 +230,8 @@ static void slots_make(struct plx_cpu *c)
 	for (uint32_t i = 0; i < lim->n_slots; i++)
 		c->slot[i].table = take(c, lim->max_seq_blocks, sizeof(uint32_t));
 	c->scratch_bytes = t.scratch_bytes;
-	c->scratch = take(c, lim->n_threads, t.scratch_bytes);
+	c->scratch = take(c, t.n_head_row, t.scratch_bytes);
+	c->choosing = take(c, t.n_head_row, sizeof(*c->choosing));
 	c->stats = take(c, lim->n_threads, align64(sizeof(*c->stats)));
 	c->choice = take(c, lim->max_step_tokens, sizeof(*c->choice));
 	c->row_seq = take(c, lim->max_step_tokens, sizeof(*c->row_seq));
@@ -249,6 +255,7 @@ static int work_make(struct plx_cpu *c, const struct plx_cpu_load *l, struct plx
 		return err;
 	err = plx_fwd_init(&c->fwd, c->m, c->k, &c->lim, &c->work);
 	PLX_CHECK(err == 0); /* plx_fwd_work_bytes counts the same things */
+	PLX_CHECK(c->fwd.head_group <= PLX_CPU_HEAD_ROWS);
 	layers_set(c, l->packed);
 	c->fwd.kv = c->kv.base;
 	slots_make(c);

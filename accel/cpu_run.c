@@ -25,7 +25,7 @@ static void compute(struct plx_cpu *c, const struct plx_claim *it, uint32_t lane
 	if (c->state == PLX_CPU_BODY)
 		plx_fwd_item(&c->fwd, it->item, it->n_items, lane);
 	else if (c->state == PLX_CPU_SAMPLE)
-		plx_cpu_step_sample(c, it->item, lane);
+		plx_cpu_step_sample(c, it->item);
 	else
 		copy_item(c, it->item);
 }
@@ -116,10 +116,14 @@ static uint32_t phase_next(struct plx_cpu *c)
 	case PLX_CPU_BODY:
 		if (c->fwd.op == PLX_FWD_HEAD) {
 			c->state = PLX_CPU_SAMPLE;
+			plx_cpu_step_sample_begin(c);
 			return c->fwd.n_head_row;
 		}
 		return plx_fwd_next(&c->fwd);
 	case PLX_CPU_SAMPLE:
+		/* The items' own counts; work.h made them visible. */
+		if (atomic_load_explicit(&c->n_choosing, memory_order_relaxed) > 0)
+			return c->fwd.n_head_row;
 		c->state = PLX_CPU_BODY;
 		return plx_fwd_next(&c->fwd);
 	case PLX_CPU_COPY_FIRST:

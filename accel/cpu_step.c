@@ -85,7 +85,7 @@ static uint32_t top_off(const struct plx_cpu *c, uint32_t seq)
 	       seq * (uint32_t)((PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * sizeof(struct plx_top));
 }
 
-void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i, uint32_t lane)
+static void row_begin(struct plx_cpu *c, uint32_t i)
 {
 	uint32_t row = c->fwd.row0 + i;
 	uint32_t seq = c->row_seq[row];
@@ -94,10 +94,31 @@ void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i, uint32_t lane)
 	struct plx_top *top =
 	    (struct plx_top *)(void *)tops + (size_t)row_rank(c, row, q) * q->n_top;
 
-	c->choice[row] = plx_slot_sampler_choose(
-	    &c->slot[q->slot].sampler, c->k, c->fwd.logits + (size_t)i * c->fwd.logit_stride,
-	    c->m->n_vocab, c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
-	    c->scratch + lane * c->scratch_bytes);
+	plx_slot_sampler_begin(&c->choosing[i], &c->slot[q->slot].sampler, c->k,
+	                       c->fwd.logits + (size_t)i * c->fwd.logit_stride, c->m->n_vocab,
+	                       c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
+	                       c->scratch + i * c->scratch_bytes);
+}
+
+void plx_cpu_step_sample_begin(struct plx_cpu *c)
+{
+	for (uint32_t i = 0; i < c->fwd.n_head_row; i++)
+		c->choosing[i].state = PLX_CHOOSING_NEW;
+	atomic_store_explicit(&c->n_choosing, c->fwd.n_head_row, memory_order_relaxed);
+}
+
+void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i)
+{
+	struct plx_choosing *g = &c->choosing[i];
+
+	if (g->state == PLX_CHOOSING_DONE)
+		return;
+	if (g->state == PLX_CHOOSING_NEW)
+		row_begin(c, i);
+	if (!plx_slot_sampler_step(g, PLX_CPU_CHOOSE_BUDGET, c->scratch + i * c->scratch_bytes))
+		return;
+	c->choice[c->fwd.row0 + i] = g->choice;
+	atomic_fetch_sub_explicit(&c->n_choosing, 1, memory_order_relaxed);
 }
 
 /* ---- results -------------------------------------------------------------------------------- */

@@ -42,28 +42,74 @@ uint32_t plx_slot_sampler_recent(const struct plx_slot_sampler *s, uint32_t pos,
 	return n;
 }
 
-/* Samples from penalised logits and puts the penalised ones back as they were. */
-static int64_t sample(const struct plx_slot_sampler *s, const struct plx_kernels *k, float *logits,
-                      uint32_t n_vocab, uint32_t pos, void *scratch)
+void plx_slot_sampler_begin(struct plx_choosing *g, const struct plx_slot_sampler *s,
+                            const struct plx_kernels *k, float *logits, uint32_t n_vocab,
+                            uint32_t pos, struct plx_top *top, uint32_t n_top, void *scratch)
 {
 	const struct plx_sampler *c = &s->conf;
 	struct plx_k_sampling how = {c->temperature, c->top_p,  c->min_p, c->repeat_penalty,
 	                             c->top_k,       c->sample, c->seed};
-	uint32_t recent[PLX_PENALTY_WINDOW];
-	float was[PLX_PENALTY_WINDOW];
-	uint32_t n = 0;
 
+	g->k = k;
+	g->logits = logits;
+	g->top = top;
+	g->n_top = n_top;
+	g->n_vocab = n_vocab;
+	g->state = PLX_CHOOSING_ID;
+	g->choice = (struct plx_choice){.status = PLX_E_FAULT, .id = -1};
+	g->n_recent = 0;
 	if (c->repeat_penalty < 1 || c->repeat_penalty > 1)
-		n = plx_slot_sampler_recent(s, pos, recent);
-	for (uint32_t i = 0; i < n; i++)
-		was[i] = logits[recent[i]];
-	if (n > 0)
-		plx_k_penalise(logits, n_vocab, recent, n, c->repeat_penalty);
-	int64_t id = plx_k_sample(k, &how, logits, n_vocab, pos, 0, scratch);
+		g->n_recent = plx_slot_sampler_recent(s, pos, g->recent);
+	for (uint32_t i = 0; i < g->n_recent; i++)
+		g->was[i] = logits[g->recent[i]];
+	if (g->n_recent > 0)
+		plx_k_penalise(logits, n_vocab, g->recent, g->n_recent, c->repeat_penalty);
+	plx_k_sample_begin(scratch, k, &how, logits, n_vocab, pos, 0);
+}
 
-	for (uint32_t i = 0; i < n; i++)
-		logits[recent[i]] = was[i];
-	return id;
+/* When the id is known the logits become what they were. */
+static void id_step(struct plx_choosing *g, uint32_t budget, void *scratch)
+{
+	int64_t id = plx_k_sample_step(scratch, budget);
+
+	if (id == PLX_E_AGAIN)
+		return;
+	for (uint32_t i = 0; i < g->n_recent; i++)
+		g->logits[g->recent[i]] = g->was[i];
+	if (id < 0) {
+		g->state = PLX_CHOOSING_DONE;
+		return;
+	}
+	g->choice.id = (int32_t)id;
+	g->state = PLX_CHOOSING_LOGPROBS;
+	plx_k_logprobs_begin(scratch, g->k, g->logits, g->n_vocab, (uint32_t)id, g->n_top);
+}
+
+static void logprobs_step(struct plx_choosing *g, uint32_t budget, void *scratch)
+{
+	struct plx_k_logprob lp[PLX_K_TOP_MAX];
+
+	int err = plx_k_logprobs_step(scratch, budget, &g->choice.logprob, lp);
+
+	if (err == PLX_E_AGAIN)
+		return;
+	g->state = PLX_CHOOSING_DONE;
+	if (err != 0) {
+		g->choice.id = -1;
+		return;
+	}
+	for (uint32_t i = 0; i < g->n_top; i++)
+		g->top[i] = (struct plx_top){(int32_t)lp[i].id, lp[i].logprob};
+	g->choice.status = PLX_E_OK;
+}
+
+bool plx_slot_sampler_step(struct plx_choosing *g, uint32_t budget, void *scratch)
+{
+	if (g->state == PLX_CHOOSING_ID)
+		id_step(g, budget, scratch);
+	else if (g->state == PLX_CHOOSING_LOGPROBS)
+		logprobs_step(g, budget, scratch);
+	return g->state == PLX_CHOOSING_DONE;
 }
 
 struct plx_choice plx_slot_sampler_choose(const struct plx_slot_sampler *s,
@@ -71,17 +117,10 @@ struct plx_choice plx_slot_sampler_choose(const struct plx_slot_sampler *s,
                                           uint32_t n_vocab, uint32_t pos, struct plx_top *top,
                                           uint32_t n_top, void *scratch)
 {
-	struct plx_k_logprob lp[PLX_K_TOP_MAX];
-	struct plx_choice c = {.status = PLX_E_FAULT, .id = -1};
-	int64_t id = sample(s, k, logits, n_vocab, pos, scratch);
+	struct plx_choosing g;
 
-	if (id < 0)
-		return c;
-	if (plx_k_logprobs(k, logits, n_vocab, (uint32_t)id, &c.logprob, lp, n_top, scratch) != 0)
-		return c;
-	for (uint32_t i = 0; i < n_top; i++)
-		top[i] = (struct plx_top){(int32_t)lp[i].id, lp[i].logprob};
-	c.status = PLX_E_OK;
-	c.id = (int32_t)id;
-	return c;
+	plx_slot_sampler_begin(&g, s, k, logits, n_vocab, pos, top, n_top, scratch);
+	while (!plx_slot_sampler_step(&g, UINT32_MAX, scratch))
+		;
+	return g.choice;
 }

@@ -41,15 +41,48 @@ struct plx_choice {
 	float logprob;
 };
 
+enum plx_choosing_state {
+	PLX_CHOOSING_NEW, /* not begun; the caller's to set and to look at */
+	PLX_CHOOSING_ID,
+	PLX_CHOOSING_LOGPROBS,
+	PLX_CHOOSING_DONE,
+};
+
+/* A choice that is being made. Between steps it belongs to whoever makes it. */
+struct plx_choosing {
+	enum plx_choosing_state state;
+	const struct plx_kernels *k;
+	float *logits;
+	struct plx_top *top;
+	uint32_t n_top;
+	uint32_t n_vocab;
+	uint32_t n_recent;
+	uint32_t recent[PLX_PENALTY_WINDOW];
+	float was[PLX_PENALTY_WINDOW]; /* their logits before the penalty */
+	struct plx_choice choice;
+};
+
 /*
- * plx_slot_sampler_choose - choose the token at position pos.
+ * plx_slot_sampler_begin, plx_slot_sampler_step - choose the token at position pos, in steps.
  *
- * @logits  in [n_vocab]; changed while it runs, restored before it returns.
+ * @g       out; a step returns true when g->choice is final.
+ * @logits  in [n_vocab]; penalised between steps, restored before the id is known.
  * @top     out [n_top], best first; may be NULL when n_top is 0.
- * @scratch plx_k_sample_scratch_bytes().
+ * @scratch plx_k_sample_scratch_bytes(), for this choice alone until it is final.
+ * @budget  of a step, as for plx_k_sample_step; it changes no bit.
  *
  * Log-probabilities are those of the logits as they came, before any sampling option.
- * Thread: any; the slot is only read.  Cost: about ten passes over the logits, two when greedy.
+ * Thread: any, each step another one; the slot is only read, by begin.
+ */
+void plx_slot_sampler_begin(struct plx_choosing *g, const struct plx_slot_sampler *s,
+                            const struct plx_kernels *k, float *logits, uint32_t n_vocab,
+                            uint32_t pos, struct plx_top *top, uint32_t n_top, void *scratch);
+bool plx_slot_sampler_step(struct plx_choosing *g, uint32_t budget, void *scratch);
+
+/*
+ * plx_slot_sampler_choose - the same at once.
+ *
+ * Cost: about ten passes over the logits, two when greedy.
  */
 struct plx_choice plx_slot_sampler_choose(const struct plx_slot_sampler *s,
                                           const struct plx_kernels *k, float *logits,

@@ -1,14 +1,20 @@
 /*
- * Choosing a token; sample.h has the definition and its order.
+ * Choosing a token, a bounded piece at a time; sample.h has the definition and its order.
  *
  * No sort: what top-k and top-p keep is a prefix of the order "larger logit first, lower id
  * first", so it is named by a cut: its last logit, and the highest id kept among equals of that.
- * A cut is found by a histogram of the logits' bits, refined three times, whose bins hold counts
- * (top-k) or sums of integer weights (top-p). Maxima of blocks of 64 logits usually leave a few
- * hundred candidates to look at; when they don't, the same code looks at all logits.
+ * A cut is found in bins that hold counts (top-k) or sums of integer weights (top-p): first by
+ * distance from the maximum, then by the bits of the logits that are left, until they are one
+ * value. Maxima of blocks of 64 logits usually leave a few hundred candidates to look at; when they
+ * don't, the same code looks at all logits.
+ *
+ * All of it is passes over logits (enum pass). A pass can stop after any 1,024 of them; what it has
+ * by then is integers, counts and maxima, so where it stops changes nothing. When a pass ends,
+ * pass_ended says what that was for (enum goal) and begins the next one.
  */
 #include "kernels/sample.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -16,19 +22,39 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
-#define BIN_BITS   11
-#define BINS       (1u << BIN_BITS)
-#define CANDIDATES 8192u
-#define BLOCK      PLX_K_MAX_BLOCK
-#define BLOCKS     (PLX_K_VOCAB_MAX / BLOCK)
-#define STRETCH    1024u   /* logits that are summed at once */
-#define ONE        0x1p40f /* the weight of probability 1 */
+#define BIN_BITS     11
+#define BINS         (1u << BIN_BITS)
+#define CANDIDATES   8192u
+#define BLOCK        PLX_K_MAX_BLOCK
+#define BLOCKS       (PLX_K_VOCAB_MAX / BLOCK)
+#define STRETCH      1024u   /* logits between two places where a pass can stop */
+#define ONE          0x1p40f /* the weight of probability 1 */
+#define SPAN         28.0f   /* further below the maximum than this a weight is 0 */
+#define NEAR         0x1p-10f
+#define OCTAVE_SHIFT 16 /* of a distance's bits: 15 octaves from NEAR to SPAN, 128 bins each */
 
-struct scratch {
-	uint64_t bin[BINS];
-	float block_max[BLOCKS];
-	float x[CANDIDATES];
-	uint32_t id[CANDIDATES];
+enum pass {
+	PASS_MAX,    /* block_max and max */
+	PASS_GATHER, /* candidates: logits in lo .. hi */
+	PASS_BINS,   /* the select's bins */
+	PASS_EQUALS, /* the left-th of the logits whose key is lo */
+	PASS_SUM,    /* weights of what the cut and min-p leave, by stretch and in all */
+	PASS_TOP,    /* the best n_top */
+	PASS_DONE,
+};
+
+/* What a pass is for. */
+enum goal {
+	FOR_MAX,
+	FOR_BEST,        /* select among the blocks' maxima: none of the best is below it */
+	FOR_BEST_GATHER, /* the logits that are not below it */
+	FOR_TOP_K,       /* select */
+	FOR_TOTAL,       /* what top-p is a part of */
+	FOR_DROP,        /* gather the logits at most `drop` below the maximum */
+	FOR_DROP_SUM,    /* whether they are enough for top-p */
+	FOR_TOP_P,       /* select */
+	FOR_DRAW,
+	FOR_TOP,
 };
 
 /* Some of the logits, ids increasing. */
@@ -46,12 +72,67 @@ struct cut {
 
 static const struct cut everything = {0, UINT32_MAX};
 
-/* What is added up for each logit: 1, or its weight at a temperature. */
-struct measure {
-	const struct plx_kernels *k;
-	float max;
-	float inv_temperature; /* 0: count */
+/*
+ * The search for the shortest prefix of `within` whose count or weight reaches `left`; there may be
+ * none where min-p let narrow to less than top-p wants.
+ */
+struct select {
+	struct view v;
+	struct cut within;
+	bool weighed;     /* else counted */
+	bool by_distance; /* bins of distances from the maximum; else of key bits from `shift` on */
+	bool narrowing;   /* the pass that runs is a gather of what is left */
+	uint32_t shift;
+	uint64_t left; /* to be reached inside lo .. hi */
 };
+
+struct job {
+	const struct plx_kernels *k;
+	struct plx_k_sampling s;
+	struct view all;
+	uint64_t random;
+	bool logprobs; /* a plx_k_logprobs: the fields below, and no draw */
+	uint32_t logprob_id;
+	uint32_t n_top;
+	uint32_t n_best; /* in top */
+	double log_sum;
+	float logprob;
+	struct plx_k_logprob top[PLX_K_TOP_MAX];
+
+	enum pass pass;
+	enum goal goal;
+	uint32_t at; /* how far the pass has come */
+	uint32_t end;
+	int64_t result; /* DONE: what is returned */
+
+	float max;
+	bool nan;
+	float drop;
+	struct view v;   /* holds all that can be kept */
+	struct cut c;    /* what is kept */
+	uint64_t target; /* top-p; 0: keeps all */
+
+	struct view over; /* SUM */
+	struct cut sum_cut;
+	float sum_min_p;
+	float inv_temperature;
+	uint64_t sum;
+	uint32_t lo; /* GATHER, BINS, EQUALS: keys */
+	uint32_t hi;
+	uint32_t n_found;
+	bool overflow; /* GATHER: there are more than CANDIDATES */
+	struct select sel;
+
+	uint64_t bin[BINS]; /* BINS; SUM: by stretch */
+	float block_max[BLOCKS];
+	float x[CANDIDATES];
+	uint32_t id[CANDIDATES];
+};
+
+static_assert(PLX_K_VOCAB_MAX / STRETCH <= BINS, "a sum of each stretch fits in the bins");
+static_assert(STRETCH % BLOCK == 0, "passes stop between blocks");
+
+/* ---- order and weights -------------------------------------------------------------------- */
 
 /* The order of floats as integers; both zeros are equal. */
 static uint32_t key_of(float x)
@@ -76,176 +157,373 @@ static bool is_kept(struct cut c, uint32_t key, uint32_t id)
 	return key > c.key || (key == c.key && id <= c.max_id);
 }
 
-/* Measures of entries i .. i+15 of a view, those past its end 0. */
-static void measure16(const struct measure *m, const struct view *v, uint32_t i, uint64_t out[16])
+/* Weights of n <= 16 logits, the others 0. */
+static void weights16(const struct job *j, const float *x, uint32_t n, float inv_temperature,
+                      uint64_t out[16])
 {
-	uint32_t n = v->n - i < 16 ? v->n - i : 16;
 	float e[16];
 
-	for (uint32_t j = 0; j < 16; j++) {
-		e[j] = j < n ? (v->x[i + j] - m->max) * m->inv_temperature : -INFINITY;
-		out[j] = j < n;
-	}
-	if (m->inv_temperature <= 0.0f)
-		return;
-	m->k->exp(e, e, 16);
-	for (uint32_t j = 0; j < 16; j++)
-		out[j] = (uint64_t)(int64_t)(e[j] * ONE);
+	for (uint32_t i = 0; i < 16; i++)
+		e[i] = i < n ? (x[i] - j->max) * inv_temperature : -INFINITY;
+	j->k->exp(e, e, 16);
+	for (uint32_t i = 0; i < 16; i++)
+		out[i] = (uint64_t)(int64_t)(e[i] * ONE);
 }
 
-/* Which of entries i .. i+15 are in the prefix and have these key bits above `shift`. */
-static uint32_t members16(const struct view *v, uint32_t i, struct cut within, uint32_t shift,
-                          uint32_t bits)
+static bool is_all(const struct job *j, const struct view *v)
 {
-	uint32_t n = v->n - i < 16 ? v->n - i : 16;
+	return v->x == j->all.x;
+}
+
+/* Whether the block that begins at i has nothing as large as limit. */
+static bool block_is_below(const struct job *j, const struct view *v, uint32_t i, float limit)
+{
+	return is_all(j, v) && j->block_max[i / BLOCK] < limit;
+}
+
+/* ---- passes: each looks at entries at .. end - 1 -------------------------------------------- */
+
+static void pass_begin(struct job *j, enum pass pass, enum goal goal, uint32_t n)
+{
+	j->pass = pass;
+	j->goal = goal;
+	j->at = 0;
+	j->end = n;
+}
+
+static void done(struct job *j, int64_t result)
+{
+	j->pass = PASS_DONE;
+	j->result = result;
+}
+
+static void run_max(struct job *j, uint32_t at, uint32_t end)
+{
+	float top = j->k->block_max(j->block_max + at / BLOCK, j->all.x + at, end - at);
+
+	j->nan = j->nan || isnan(top);
+	j->max = top > j->max ? top : j->max;
+}
+
+static void gather_begin(struct job *j, enum goal goal, uint32_t lo, uint32_t hi)
+{
+	pass_begin(j, PASS_GATHER, goal, j->all.n);
+	j->lo = lo;
+	j->hi = hi;
+	j->n_found = 0;
+	j->overflow = false;
+}
+
+static struct view gathered(const struct job *j)
+{
+	return j->overflow ? j->all : (struct view){j->x, j->id, j->n_found};
+}
+
+static void gather_block(struct job *j, uint32_t at, uint32_t end)
+{
+	const float lo = float_of(j->lo);
+	const float hi = float_of(j->hi);
+
+	for (uint32_t i = at; i < end; i++) {
+		if (j->all.x[i] < lo || j->all.x[i] > hi)
+			continue;
+		if (j->n_found == CANDIDATES) {
+			j->overflow = true;
+			j->at = j->end;
+			return;
+		}
+		j->x[j->n_found] = j->all.x[i];
+		j->id[j->n_found++] = i;
+	}
+}
+
+static void run_gather(struct job *j, uint32_t at, uint32_t end)
+{
+	float limit = float_of(j->lo);
+
+	for (uint32_t i = at; i < end && !j->overflow; i += BLOCK)
+		if (!block_is_below(j, &j->all, i, limit))
+			gather_block(j, i, i + BLOCK < end ? i + BLOCK : end);
+}
+
+/*
+ * Bin 0 holds the largest logits; all that are SPAN below the maximum share the last one. From NEAR
+ * on an octave of distances has 128 bins, so that flat logits are told apart as well as others.
+ */
+static uint32_t bin_by_distance(float max, float x)
+{
+	const uint32_t first = plx_f32_bits(NEAR) >> OCTAVE_SHIFT;
+	float d = max - x;
+	uint32_t bin = (plx_f32_bits(d + NEAR) >> OCTAVE_SHIFT) - first;
+
+	return d < SPAN ? bin : BINS - 1;
+}
+
+/* Which of n <= 16 entries count, and their bins. */
+static uint32_t members16(const struct job *j, uint32_t at, uint32_t n, uint32_t bin[16])
+{
+	const struct select *s = &j->sel;
+	const float *x = s->v.x + at;
 	uint32_t members = 0;
 
-	for (uint32_t j = 0; j < n; j++) {
-		uint32_t key = key_of(v->x[i + j]);
-		bool in = (uint64_t)key >> shift == bits && is_kept(within, key, id_of(v, i + j));
+	if (s->by_distance && s->within.key == 0) {
+		for (uint32_t i = 0; i < n; i++)
+			bin[i] = bin_by_distance(j->max, x[i]);
+		return (1u << n) - 1;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t key = key_of(x[i]);
+		bool in = (key >= j->lo) & (key <= j->hi);
 
-		members |= (uint32_t)in << j;
+		in = in && is_kept(s->within, key, id_of(&s->v, at + i));
+		members |= (uint32_t)in << i;
+		bin[i] = s->by_distance ? bin_by_distance(j->max, x[i]) : (j->hi - key) >> s->shift;
 	}
 	return members;
 }
 
-#define ANY_KEY 32 /* a shift that leaves no bits of a key */
-
-/* One level of find_cut: bins of the `bits` key bits above `shift`, where those above are prefix.
- */
-static void histogram(const struct measure *m, const struct view *v, struct cut within,
-                      uint32_t shift, uint32_t bits, uint32_t prefix, uint64_t *bin)
+/* Adds n <= 16 entries to their bins. */
+static void bins16(struct job *j, uint32_t at, uint32_t n)
 {
 	uint64_t value[16];
+	uint32_t bin[16];
+	uint32_t members = members16(j, at, n, bin);
 
-	memset(bin, 0, BINS * sizeof *bin);
-	for (uint32_t i = 0; i < v->n; i += 16) {
-		uint32_t members = members16(v, i, within, shift + bits, prefix);
+	if (members && j->sel.weighed)
+		weights16(j, j->sel.v.x + at, n, 1.0f, value);
+	for (; members; members &= members - 1) {
+		uint32_t i = (uint32_t)__builtin_ctz(members);
 
-		if (members)
-			measure16(m, v, i, value);
-		for (; members; members &= members - 1) {
-			uint32_t j = (uint32_t)__builtin_ctz(members);
-
-			bin[(key_of(v->x[i + j]) >> shift) & ((1u << bits) - 1)] += value[j];
-		}
+		j->bin[bin[i]] += j->sel.weighed ? value[i] : 1;
 	}
 }
 
-/* Among entries equal to key, inside `within`, the id with which the measure reaches left. */
-static uint32_t cut_equals(const struct measure *m, const struct view *v, struct cut within,
-                           uint32_t key, uint64_t left)
+static void run_bins(struct job *j, uint32_t at, uint32_t end)
 {
-	uint64_t value[16];
-	uint32_t last = 0;
+	float limit = float_of(j->lo);
 
-	for (uint32_t i = 0; i < v->n; i += 16) {
-		uint32_t members = members16(v, i, within, 0, key);
-
-		if (members)
-			measure16(m, v, i, value);
-		for (; members; members &= members - 1) {
-			uint32_t j = (uint32_t)__builtin_ctz(members);
-
-			last = id_of(v, i + j);
-			if (value[j] >= left)
-				return last;
-			left -= value[j];
-		}
-	}
-	return last;
+	for (uint32_t i = at; i < end; i += 16)
+		if (!block_is_below(j, &j->sel.v, i, limit))
+			bins16(j, i, end - i < 16 ? end - i : 16);
 }
 
-/* The shortest prefix of `within` whose measure reaches target (> 0); within, if none does. */
-static struct cut find_cut(const struct measure *m, const struct view *v, struct cut within,
-                           uint64_t target, uint64_t *bin)
+static void run_equals(struct job *j, uint32_t at, uint32_t end)
 {
-	static const uint32_t shifts[] = {21, 10, 0};
-	static const uint32_t widths[] = {11, 11, 10};
-	struct cut c = {0, 0};
+	struct select *s = &j->sel;
+	float limit = float_of(j->lo);
 
-	for (uint32_t level = 0; level < 3; level++) {
-		int32_t b = (1 << widths[level]) - 1;
-
-		histogram(m, v, within, shifts[level], widths[level], c.key, bin);
-		while (b >= 0 && bin[b] < target)
-			target -= bin[b--];
-		if (b < 0)
-			return within;
-		c.key = c.key << widths[level] | (uint32_t)b;
-	}
-	c.max_id = cut_equals(m, v, within, c.key, target);
-	return c;
-}
-
-static uint64_t total(const struct measure *m, const struct view *v, struct cut within)
-{
-	uint64_t value[16];
-	uint64_t sum = 0;
-
-	for (uint32_t i = 0; i < v->n; i += 16) {
-		uint32_t members = members16(v, i, within, ANY_KEY, 0);
-
-		if (members)
-			measure16(m, v, i, value);
-		for (; members; members &= members - 1)
-			sum += value[__builtin_ctz(members)];
-	}
-	return sum;
-}
-
-/* The logits that are at least `limit`, ids increasing; false when there are too many. */
-static bool gather(const struct view *all, float limit, struct scratch *s, struct view *out)
-{
-	uint32_t n = 0;
-
-	for (uint32_t b = 0; b * BLOCK < all->n; b++) {
-		uint32_t end = (b + 1) * BLOCK < all->n ? (b + 1) * BLOCK : all->n;
-
-		if (s->block_max[b] < limit)
+	for (uint32_t i = at; i < end; i++) {
+		if (block_is_below(j, &s->v, i, limit)) {
+			i |= BLOCK - 1;
 			continue;
-		for (uint32_t i = b * BLOCK; i < end; i++) {
-			if (all->x[i] < limit)
-				continue;
-			if (n == CANDIDATES)
-				return false;
-			s->x[n] = all->x[i];
-			s->id[n++] = i;
 		}
+		uint32_t id = id_of(&s->v, i);
+
+		if (key_of(s->v.x[i]) != j->lo || !is_kept(s->within, j->lo, id) || --s->left > 0)
+			continue;
+		j->c = (struct cut){j->lo, id};
+		j->at = j->end;
+		return;
 	}
-	*out = (struct view){s->x, s->id, n};
+}
+
+static void sum_begin(struct job *j, enum goal goal, const struct view *v, struct cut c,
+                      float inv_temperature)
+{
+	pass_begin(j, PASS_SUM, goal, v->n);
+	j->over = *v;
+	j->sum_cut = c;
+	j->sum_min_p = goal == FOR_DRAW ? j->s.min_p : 0.0f;
+	j->inv_temperature = inv_temperature;
+	j->sum = 0;
+}
+
+/* Sets the least probable of n logits to -inf. */
+static void min_p_mask(const struct job *j, float *x, uint32_t n)
+{
+	const float least = ceilf(j->sum_min_p * ONE);
+	float e[16];
+
+	for (uint32_t i = 0; i < n; i += 16) {
+		uint32_t m = n - i < 16 ? n - i : 16;
+
+		for (uint32_t l = 0; l < 16; l++)
+			e[l] = l < m ? x[i + l] - j->max : -INFINITY;
+		j->k->exp(e, e, 16);
+		for (uint32_t l = 0; l < m; l++)
+			x[i + l] = e[l] * ONE < least ? -INFINITY : x[i + l];
+	}
+}
+
+/* The logits of a stretch, -inf where the cut or min-p leaves one out. */
+static const float *kept_stretch(const struct job *j, uint32_t at, uint32_t n, float buf[STRETCH])
+{
+	const struct view *v = &j->over;
+
+	if (j->sum_cut.key == 0 && j->sum_min_p <= 0.0f)
+		return v->x + at;
+	const float last = j->sum_cut.key ? float_of(j->sum_cut.key) : -INFINITY;
+
+	for (uint32_t i = 0; i < n; i++) {
+		float x = v->x[at + i];
+		bool kept = x > last || (x >= last && id_of(v, at + i) <= j->sum_cut.max_id);
+
+		buf[i] = kept ? x : -INFINITY;
+	}
+	if (j->sum_min_p > 0.0f)
+		min_p_mask(j, buf, n);
+	return buf;
+}
+
+static bool stretch_is_below(const struct job *j, uint32_t at, uint32_t end, float limit)
+{
+	uint32_t i = at;
+
+	while (i < end && block_is_below(j, &j->over, i, limit))
+		i += BLOCK;
+	return i >= end;
+}
+
+static void run_sum(struct job *j, uint32_t at, uint32_t end)
+{
+	bool cuts = j->sum_cut.key != 0;
+	float limit = cuts ? float_of(j->sum_cut.key) : -INFINITY;
+	float buf[STRETCH];
+
+	for (uint32_t i = at; i < end; i += STRETCH) {
+		uint32_t n = end - i < STRETCH ? end - i : STRETCH;
+		uint64_t sum = 0;
+
+		if (!cuts || !stretch_is_below(j, i, i + n, limit))
+			sum = j->k->weight_sum(kept_stretch(j, i, n, buf), n, j->max,
+			                       j->inv_temperature);
+		j->bin[i / STRETCH] = sum;
+		j->sum += sum;
+	}
+}
+
+/* Keeps the best n_top, best first, by insertion. */
+static void run_top(struct job *j, uint32_t at, uint32_t end)
+{
+	for (uint32_t i = at; i < end; i++) {
+		float x = j->v.x[i];
+		uint32_t to = j->n_best;
+
+		while (to > 0 && j->top[to - 1].logprob < x)
+			to--;
+		if (to == j->n_top)
+			continue;
+		j->n_best = j->n_best < j->n_top ? j->n_best + 1 : j->n_best;
+		memmove(&j->top[to + 1], &j->top[to], (j->n_best - 1 - to) * sizeof *j->top);
+		j->top[to] = (struct plx_k_logprob){id_of(&j->v, i), x};
+	}
+}
+
+/* ---- finding a cut -------------------------------------------------------------------------- */
+
+static void bins_begin(struct job *j)
+{
+	pass_begin(j, PASS_BINS, j->goal, j->sel.v.n);
+	memset(j->bin, 0, sizeof j->bin);
+}
+
+/* Its cut will be in j->c. */
+static void select_begin(struct job *j, enum goal goal, const struct view *v, bool weighed,
+                         uint64_t target)
+{
+	j->sel = (struct select){
+	    .v = *v, .within = j->c, .weighed = weighed, .by_distance = true, .left = target};
+	j->lo = weighed ? key_of(j->max - SPAN) : 0;
+	j->hi = key_of(j->max);
+	j->goal = goal;
+	bins_begin(j);
+}
+
+/* The least key in lo .. hi whose bin by distance is at most `bin`. */
+static uint32_t first_key(const struct job *j, uint32_t bin)
+{
+	uint32_t lo = key_of(-INFINITY) > j->lo ? key_of(-INFINITY) : j->lo;
+	uint32_t hi = j->hi;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (bin_by_distance(j->max, float_of(mid)) <= bin)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return lo;
+}
+
+/* Leaves in lo .. hi the keys of one bin. */
+static void keys_narrow(struct job *j, uint32_t bin)
+{
+	struct select *s = &j->sel;
+
+	if (s->by_distance) {
+		uint32_t lo = first_key(j, bin);
+
+		j->hi = bin > 0 ? first_key(j, bin - 1) - 1 : j->hi;
+		j->lo = lo;
+	} else {
+		j->hi -= bin << s->shift;
+		if ((j->hi - j->lo) >> s->shift > 0)
+			j->lo = j->hi - ((1u << s->shift) - 1);
+	}
+	s->by_distance = false;
+}
+
+/* The next pass over what lo .. hi leaves. */
+static void select_refine(struct job *j)
+{
+	struct select *s = &j->sel;
+	uint64_t value[16];
+
+	s->narrowing = false;
+	if (j->lo < j->hi) {
+		uint32_t bits = 32 - (uint32_t)__builtin_clz(j->hi - j->lo);
+
+		s->shift = bits > BIN_BITS ? bits - BIN_BITS : 0;
+		bins_begin(j);
+		return;
+	}
+	if (s->weighed) {
+		float x = float_of(j->lo);
+
+		weights16(j, &x, 1, 1.0f, value);
+		s->left = (s->left + value[0] - 1) / value[0];
+	}
+	pass_begin(j, PASS_EQUALS, j->goal, s->v.n);
+}
+
+/* After a pass of the select; false when j->c is its cut: `within`, if none reaches the target. */
+static bool select_goes_on(struct job *j)
+{
+	struct select *s = &j->sel;
+	uint32_t bin = 0;
+
+	if (j->pass == PASS_EQUALS)
+		return false;
+	if (s->narrowing) {
+		s->v = gathered(j);
+		select_refine(j);
+		return true;
+	}
+	while (bin < BINS && j->bin[bin] < s->left)
+		s->left -= j->bin[bin++];
+	if (bin == BINS)
+		return false;
+	keys_narrow(j, bin);
+	s->narrowing = is_all(j, &s->v);
+	if (s->narrowing)
+		gather_begin(j, j->goal, j->lo, j->hi);
+	else
+		select_refine(j);
 	return true;
 }
 
-/* At least the n_best (> 0) first logits: no fewer blocks have a maximum that reaches the limit. */
-static struct view narrow_to_best(const struct view *all, uint32_t n_best, struct scratch *s)
-{
-	const struct measure count = {0};
-	struct view maxima = {s->block_max, NULL, (all->n + BLOCK - 1) / BLOCK};
-	struct view out;
-
-	if (n_best > maxima.n || n_best > CANDIDATES)
-		return *all;
-	struct cut c = find_cut(&count, &maxima, everything, n_best, s->bin);
-
-	return gather(all, float_of(c.key), s, &out) ? out : *all;
-}
-
-/* Every logit that top-p (weight target) and min-p (least weight) can keep, when there is no top-k.
- */
-static struct view narrow_to_weight(const struct measure *m, const struct view *all,
-                                    uint64_t target, float min_p, struct scratch *s)
-{
-	for (float drop = 4.0f; drop <= 32.0f; drop *= 2.0f) {
-		struct view out;
-
-		if (!gather(all, m->max - drop, s, &out))
-			return *all;
-		if (plx_k_expf(-drop) < min_p * 0.5f || total(m, &out, everything) >= target)
-			return out;
-	}
-	return *all;
-}
+/* ---- from pass to pass ---------------------------------------------------------------------- */
 
 /* floor(random / 2^64 * n) */
 static uint64_t scaled(uint64_t random, uint64_t n)
@@ -255,167 +533,137 @@ static uint64_t scaled(uint64_t random, uint64_t n)
 	return (uint64_t)((u128)random * n >> 64);
 }
 
-/* Draw one of the entries that the cut and min-p leave, ids in increasing order. */
-static int64_t draw_one(const struct measure *plain, const struct measure *tempered,
-                        const struct view *v, struct cut c, float min_p, uint64_t random)
+/* The id with which the running sum of weights exceeds r, found through the stretches' sums. */
+static int64_t draw_one(struct job *j)
 {
-	const uint64_t least = (uint64_t)(int64_t)ceilf(min_p * ONE);
-	uint64_t weight[16] = {0};
+	uint64_t r = scaled(j->random, j->sum);
+	float buf[STRETCH];
 	uint64_t value[16];
-	uint64_t sum = 0;
-	uint64_t r = 0;
-
-	for (int pass = 0; pass < 2; pass++) {
-		uint64_t run = 0;
-
-		for (uint32_t i = 0; i < v->n; i += 16) {
-			uint32_t members = members16(v, i, c, ANY_KEY, 0);
-
-			if (members && least > 0)
-				measure16(plain, v, i, weight);
-			if (members)
-				measure16(tempered, v, i, value);
-			for (; members; members &= members - 1) {
-				uint32_t j = (uint32_t)__builtin_ctz(members);
-
-				run += weight[j] < least ? 0 : value[j];
-				if (pass == 1 && run > r)
-					return id_of(v, i + j);
-			}
-		}
-		sum = run;
-		r = scaled(random, sum);
-	}
-	return PLX_E_FAULT; /* not reached: r < sum, and the largest logit's weight is ONE */
-}
-
-/* draw_one when nothing is cut: stretches that end before r are skipped by their sums. */
-static int64_t draw_from_all(const struct measure *tempered, const struct view *all,
-                             uint64_t random)
-{
-	const struct plx_kernels *k = tempered->k;
-	const float max = tempered->max;
-	const float inv = tempered->inv_temperature;
-	uint64_t r = scaled(random, k->weight_sum(all->x, all->n, max, inv));
 	uint32_t at = 0;
-	uint64_t value[16];
 
-	for (uint32_t step = STRETCH; at + step <= all->n; at += step) {
-		uint64_t sum = k->weight_sum(all->x + at, step, max, inv);
-
-		if (sum > r)
-			break;
-		r -= sum;
+	while (j->bin[at / STRETCH] <= r) {
+		r -= j->bin[at / STRETCH];
+		at += STRETCH;
+		PLX_CHECK(at < j->over.n); /* r is below the sum */
 	}
-	for (; at < all->n; at += 16) {
-		measure16(tempered, all, at, value);
-		for (uint32_t j = 0; j < 16; r -= value[j++])
-			if (value[j] > r)
-				return at + j;
-	}
-	return PLX_E_FAULT; /* not reached: r is below the sum */
-}
+	uint32_t n = j->over.n - at < STRETCH ? j->over.n - at : STRETCH;
+	const float *x = kept_stretch(j, at, n, buf);
 
-static bool settings_are_valid(const struct plx_k_sampling *s)
-{
-	return s->temperature < INFINITY && s->top_p > 0.0f && s->top_p <= 1.0f &&
-	       s->min_p >= 0.0f && s->min_p <= 1.0f;
+	for (uint32_t i = 0; i < n; i += 16) {
+		weights16(j, x + i, n - i < 16 ? n - i : 16, j->inv_temperature, value);
+		for (uint32_t l = 0; l < 16; r -= value[l++])
+			if (value[l] > r)
+				return id_of(&j->over, at + i + l);
+	}
+	return PLX_E_FAULT; /* not reached: r is below the stretch's sum */
 }
 
 /* The first of the logits equal to max, through the blocks' maxima. */
-static int64_t first_of(const struct view *all, const float *block_max, float max)
+static int64_t first_of_max(const struct job *j)
 {
 	uint32_t i = 0;
 
-	while (block_max[i / BLOCK] < max)
+	while (j->block_max[i / BLOCK] < j->max)
 		i += BLOCK;
-	while (all->x[i] < max)
+	while (j->all.x[i] < j->max)
 		i++;
 	return i;
 }
 
-static uint64_t random_bits(const struct plx_k_sampling *s, uint32_t position, uint32_t draw)
+static void draw_begin(struct job *j)
 {
-	const uint32_t ctr[4] = {position, draw, s->sample, 0};
-	const uint32_t key[2] = {(uint32_t)s->seed, (uint32_t)(s->seed >> 32)};
-	uint32_t out[4];
-
-	plx_k_philox(ctr, key, out);
-	return (uint64_t)out[1] << 32 | out[0];
+	sum_begin(j, FOR_DRAW, &j->v, j->c, 1.0f / j->s.temperature);
 }
 
-/* Steps 3 to 7 of the definition. */
-static int64_t sample(const struct plx_kernels *k, const struct plx_k_sampling *s,
-                      const struct view *all, float max, uint64_t random, struct scratch *tmp)
+static void top_p_begin(struct job *j)
 {
-	const struct measure count = {.k = k};
-	const struct measure plain = {.k = k, .max = max, .inv_temperature = 1.0f};
-	const struct measure tempered = {
-	    .k = k, .max = max, .inv_temperature = 1.0f / s->temperature};
-	struct view v = *all;
-	struct cut c = everything;
-	uint64_t target = 0;
+	if (j->target > 0)
+		select_begin(j, FOR_TOP_P, &j->v, true, j->target);
+	else
+		draw_begin(j);
+}
 
-	if (s->top_k > 0 && s->top_k < all->n) {
-		v = narrow_to_best(all, s->top_k, tmp);
-		c = find_cut(&count, &v, c, s->top_k, tmp->bin);
+static void drop_begin(struct job *j, float drop)
+{
+	j->drop = drop;
+	gather_begin(j, FOR_DROP, key_of(j->max - drop), key_of(j->max));
+}
+
+/* With the total in j->target, where top-p needs it. */
+static void after_total(struct job *j)
+{
+	if (!j->v.id && j->c.key == 0 && (j->target > 0 || j->s.min_p > 0.0f))
+		drop_begin(j, 4.0f);
+	else
+		top_p_begin(j);
+}
+
+static void after_top_k(struct job *j)
+{
+	if (j->s.top_p < 1.0f)
+		sum_begin(j, FOR_TOTAL, &j->v, j->c, 1.0f);
+	else
+		after_total(j);
+}
+
+/* Some logits were gathered: enough of them, too many, or too few yet. */
+static void after_drop(struct job *j)
+{
+	struct view v = gathered(j);
+	bool min_p_ends = plx_k_expf(-j->drop) < j->s.min_p * 0.5f;
+
+	if (j->overflow || min_p_ends || (j->goal == FOR_DROP_SUM && j->sum >= j->target)) {
+		j->v = v;
+		top_p_begin(j);
+	} else if (j->goal == FOR_DROP && j->target > 0) {
+		sum_begin(j, FOR_DROP_SUM, &v, everything, 1.0f);
+	} else if (j->drop < 32.0f) {
+		drop_begin(j, j->drop * 2.0f);
+	} else {
+		top_p_begin(j);
 	}
-	if (s->top_p < 1.0f) {
-		float top = max;
-		uint64_t sum = c.key ? total(&plain, &v, c) : k->logit_sum(all->x, all->n, &top);
-
-		target = (uint64_t)ceil((double)s->top_p * (double)sum);
-	}
-	if (!v.id && c.key == 0 && (target > 0 || s->min_p > 0.0f))
-		v = narrow_to_weight(&plain, all, target ? target : UINT64_MAX, s->min_p, tmp);
-	if (target > 0)
-		c = find_cut(&plain, &v, c, target, tmp->bin);
-	if (!v.id && c.key == 0 && s->min_p <= 0.0f)
-		return draw_from_all(&tempered, all, random);
-	return draw_one(&plain, &tempered, &v, c, s->min_p, random);
 }
 
-size_t plx_k_sample_scratch_bytes(void)
+/* j->v has the n_best first ones. */
+static void after_best(struct job *j)
 {
-	return sizeof(struct scratch);
+	if (j->logprobs)
+		pass_begin(j, PASS_TOP, FOR_TOP, j->v.n);
+	else
+		select_begin(j, FOR_TOP_K, &j->v, false, j->s.top_k);
 }
 
-int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s,
-                     const float *logits, uint32_t n_vocab, uint32_t position, uint32_t draw,
-                     void *scratch)
+/* At least the n_best (> 0) first logits: no fewer blocks have a maximum that reaches the limit. */
+static void best_begin(struct job *j, uint32_t n_best)
 {
-	struct scratch *tmp = scratch;
-	struct view all = {logits, NULL, n_vocab};
+	struct view maxima = {j->block_max, NULL, (j->all.n + BLOCK - 1) / BLOCK};
 
-	if (n_vocab == 0 || n_vocab > PLX_K_VOCAB_MAX || !settings_are_valid(s))
-		return PLX_E_INVAL;
-	float max = k->block_max(tmp->block_max, logits, n_vocab);
-
-	if (!(max > -INFINITY && max < INFINITY))
-		return PLX_E_FAULT;
-	if (s->temperature <= 0.0f)
-		return first_of(&all, tmp->block_max, max);
-	return sample(k, s, &all, max, random_bits(s, position, draw), tmp);
+	if (n_best > maxima.n || n_best > CANDIDATES)
+		after_best(j);
+	else
+		select_begin(j, FOR_BEST, &maxima, false, n_best);
 }
 
-static bool seen_before(const uint32_t *recent, uint32_t i)
+static void after_best_cut(struct job *j)
 {
-	for (uint32_t j = 0; j < i; j++)
-		if (recent[j] == recent[i])
-			return true;
-	return false;
+	uint32_t lo = j->c.key;
+
+	j->c = everything;
+	gather_begin(j, FOR_BEST_GATHER, lo, key_of(j->max));
 }
 
-void plx_k_penalise(float *logits, uint32_t n_vocab, const uint32_t *recent, uint32_t n_recent,
-                    float penalty)
+static void after_max(struct job *j)
 {
-	for (uint32_t i = 0; i < n_recent; i++) {
-		uint32_t id = recent[i];
-
-		if (id >= n_vocab || seen_before(recent, i))
-			continue;
-		logits[id] = logits[id] > 0.0f ? logits[id] / penalty : logits[id] * penalty;
-	}
+	if (j->nan || !(j->max > -INFINITY && j->max < INFINITY))
+		done(j, PLX_E_FAULT);
+	else if (j->logprobs)
+		sum_begin(j, FOR_TOTAL, &j->v, everything, 1.0f);
+	else if (j->s.temperature <= 0.0f)
+		done(j, first_of_max(j));
+	else if (j->s.top_k > 0 && j->s.top_k < j->all.n)
+		best_begin(j, j->s.top_k);
+	else
+		after_top_k(j);
 }
 
 /*
@@ -439,69 +687,213 @@ static double log_of(double x)
 	return 2.0 * f * p + e * 0x1.62e42fefa39efp-1;
 }
 
-/* Keep the best n_top of the view, best first, by insertion. */
-static void best_of(const struct view *v, struct plx_k_logprob *top, uint32_t n_top)
+static void logprob_set(struct job *j)
 {
-	uint32_t n = 0;
+	j->log_sum = log_of((double)j->sum * 0x1p-40);
+	j->logprob = (float)((double)j->all.x[j->logprob_id] - (double)j->max - j->log_sum);
+	if (j->n_top > 0)
+		best_begin(j, j->n_top);
+	else
+		done(j, PLX_E_OK);
+}
 
-	for (uint32_t i = 0; i < v->n; i++) {
-		uint32_t at = n;
+static void top_set(struct job *j)
+{
+	for (uint32_t i = 0; i < j->n_top; i++)
+		j->top[i].logprob =
+		    (float)((double)j->top[i].logprob - (double)j->max - j->log_sum);
+	done(j, PLX_E_OK);
+}
 
-		while (at > 0 && top[at - 1].logprob < v->x[i])
-			at--;
-		if (at == n_top)
-			continue;
-		n = n < n_top ? n + 1 : n;
-		memmove(&top[at + 1], &top[at], (n - 1 - at) * sizeof *top);
-		top[at] = (struct plx_k_logprob){id_of(v, i), v->x[i]};
+static bool is_select(enum goal g)
+{
+	return g == FOR_BEST || g == FOR_TOP_K || g == FOR_TOP_P;
+}
+
+static void pass_ended(struct job *j)
+{
+	if (is_select(j->goal) && select_goes_on(j))
+		return;
+	switch (j->goal) {
+	case FOR_MAX:
+		after_max(j);
+		break;
+	case FOR_BEST:
+		after_best_cut(j);
+		break;
+	case FOR_BEST_GATHER:
+		j->v = gathered(j);
+		after_best(j);
+		break;
+	case FOR_TOP_K:
+		after_top_k(j);
+		break;
+	case FOR_TOTAL:
+		if (j->logprobs) {
+			logprob_set(j);
+			break;
+		}
+		j->target = (uint64_t)ceil((double)j->s.top_p * (double)j->sum);
+		after_total(j);
+		break;
+	case FOR_DROP:
+	case FOR_DROP_SUM:
+		after_drop(j);
+		break;
+	case FOR_TOP_P:
+		draw_begin(j);
+		break;
+	case FOR_DRAW:
+		done(j, draw_one(j));
+		break;
+	case FOR_TOP:
+		top_set(j);
+		break;
 	}
+}
+
+/* Looks at some more logits, about budget's worth; returns what they cost. */
+static uint64_t pass_some(struct job *j, uint64_t budget)
+{
+	/* Logits that cost as much as one of PASS_BINS. */
+	static const uint8_t worth[] = {
+	    [PASS_MAX] = 4,    [PASS_GATHER] = 2, [PASS_BINS] = 1,
+	    [PASS_EQUALS] = 2, [PASS_SUM] = 2,    [PASS_TOP] = 2,
+	};
+	static void (*const run[])(struct job * j, uint32_t at, uint32_t end) = {
+	    [PASS_MAX] = run_max,       [PASS_GATHER] = run_gather, [PASS_BINS] = run_bins,
+	    [PASS_EQUALS] = run_equals, [PASS_SUM] = run_sum,       [PASS_TOP] = run_top,
+	};
+	enum pass pass = j->pass;
+	uint32_t at = j->at;
+	uint64_t n = budget * worth[pass] / STRETCH * STRETCH;
+
+	n = n < STRETCH ? STRETCH : n;
+	j->at = n < j->end - at ? at + (uint32_t)n : j->end;
+	n = j->at - at;
+	run[pass](j, at, j->at);
+	if (j->at == j->end)
+		pass_ended(j);
+	return n / worth[pass] + 1;
+}
+
+static int64_t job_step(struct job *j, uint32_t budget)
+{
+	uint64_t left = budget;
+
+	while (j->pass != PASS_DONE) {
+		uint64_t cost = pass_some(j, left);
+
+		if (cost >= left)
+			break;
+		left -= cost;
+	}
+	return j->pass == PASS_DONE ? j->result : PLX_E_AGAIN;
+}
+
+/* ---- the functions of the header ------------------------------------------------------------ */
+
+static bool settings_are_valid(const struct plx_k_sampling *s)
+{
+	return s->temperature < INFINITY && s->top_p > 0.0f && s->top_p <= 1.0f &&
+	       s->min_p >= 0.0f && s->min_p <= 1.0f;
+}
+
+static uint64_t random_bits(const struct plx_k_sampling *s, uint32_t position, uint32_t draw)
+{
+	const uint32_t ctr[4] = {position, draw, s->sample, 0};
+	const uint32_t key[2] = {(uint32_t)s->seed, (uint32_t)(s->seed >> 32)};
+	uint32_t out[4];
+
+	plx_k_philox(ctr, key, out);
+	return (uint64_t)out[1] << 32 | out[0];
+}
+
+size_t plx_k_sample_scratch_bytes(void)
+{
+	return sizeof(struct job);
+}
+
+static void job_begin(struct job *j, const struct plx_kernels *k, const float *logits,
+                      uint32_t n_vocab)
+{
+	j->k = k;
+	j->all = (struct view){logits, NULL, n_vocab};
+	j->v = j->all;
+	j->c = everything;
+	j->target = 0;
+	j->max = -INFINITY;
+	j->nan = false;
+	pass_begin(j, PASS_MAX, FOR_MAX, n_vocab);
+	if (n_vocab == 0 || n_vocab > PLX_K_VOCAB_MAX)
+		done(j, PLX_E_INVAL);
+}
+
+void plx_k_sample_begin(void *scratch, const struct plx_kernels *k, const struct plx_k_sampling *s,
+                        const float *logits, uint32_t n_vocab, uint32_t position, uint32_t draw)
+{
+	struct job *j = scratch;
+
+	job_begin(j, k, logits, n_vocab);
+	j->s = *s;
+	j->logprobs = false;
+	if (settings_are_valid(s))
+		j->random = random_bits(s, position, draw);
+	else
+		done(j, PLX_E_INVAL);
+}
+
+int64_t plx_k_sample_step(void *scratch, uint32_t budget)
+{
+	return job_step(scratch, budget);
+}
+
+int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s,
+                     const float *logits, uint32_t n_vocab, uint32_t position, uint32_t draw,
+                     void *scratch)
+{
+	int64_t id = PLX_E_AGAIN;
+
+	plx_k_sample_begin(scratch, k, s, logits, n_vocab, position, draw);
+	while (id == PLX_E_AGAIN)
+		id = plx_k_sample_step(scratch, UINT32_MAX);
+	return id;
+}
+
+void plx_k_logprobs_begin(void *scratch, const struct plx_kernels *k, const float *logits,
+                          uint32_t n_vocab, uint32_t id, uint32_t n_top)
+{
+	struct job *j = scratch;
+
+	job_begin(j, k, logits, n_vocab);
+	j->logprobs = true;
+	j->logprob_id = id;
+	j->n_top = n_top;
+	j->n_best = 0;
+	if (id >= n_vocab || n_top > n_vocab || n_top > PLX_K_TOP_MAX)
+		done(j, PLX_E_INVAL);
+}
+
+int plx_k_logprobs_step(void *scratch, uint32_t budget, float *logprob, struct plx_k_logprob *top)
+{
+	struct job *j = scratch;
+	int err = (int)job_step(j, budget);
+
+	if (err != 0)
+		return err;
+	*logprob = j->logprob;
+	if (j->n_top > 0)
+		memcpy(top, j->top, j->n_top * sizeof *top);
+	return PLX_E_OK;
 }
 
 int plx_k_logprobs(const struct plx_kernels *k, const float *logits, uint32_t n_vocab, uint32_t id,
                    float *logprob, struct plx_k_logprob *top, uint32_t n_top, void *scratch)
 {
-	struct scratch *tmp = scratch;
-	struct view all = {logits, NULL, n_vocab};
-	float max;
+	int err = PLX_E_AGAIN;
 
-	if (n_vocab == 0 || n_vocab > PLX_K_VOCAB_MAX || id >= n_vocab || n_top > n_vocab ||
-	    n_top > PLX_K_TOP_MAX)
-		return PLX_E_INVAL;
-	uint64_t sum = k->logit_sum(logits, n_vocab, &max);
-
-	if (sum == 0)
-		return PLX_E_FAULT;
-	double log_sum = log_of((double)sum * 0x1p-40);
-
-	*logprob = (float)((double)logits[id] - (double)max - log_sum);
-	if (n_top == 0)
-		return PLX_E_OK;
-	k->block_max(tmp->block_max, logits, n_vocab);
-	struct view v = narrow_to_best(&all, n_top, tmp);
-
-	best_of(&v, top, n_top);
-	for (uint32_t i = 0; i < n_top; i++)
-		top[i].logprob = (float)((double)top[i].logprob - (double)max - log_sum);
-	return PLX_E_OK;
-}
-
-void plx_k_philox(const uint32_t ctr[4], const uint32_t key[2], uint32_t out[4])
-{
-	uint32_t k0 = key[0];
-	uint32_t k1 = key[1];
-
-	memcpy(out, ctr, 4 * sizeof *out);
-	for (int round = 0; round < 10; round++) {
-		uint64_t a = UINT64_C(0xd2511f53) * out[0];
-		uint64_t b = UINT64_C(0xcd9e8d57) * out[2];
-		uint32_t c1 = out[1];
-		uint32_t c3 = out[3];
-
-		out[0] = (uint32_t)(b >> 32) ^ c1 ^ k0;
-		out[1] = (uint32_t)b;
-		out[2] = (uint32_t)(a >> 32) ^ c3 ^ k1;
-		out[3] = (uint32_t)a;
-		k0 += 0x9e3779b9u;
-		k1 += 0xbb67ae85u;
-	}
+	plx_k_logprobs_begin(scratch, k, logits, n_vocab, id, n_top);
+	while (err == PLX_E_AGAIN)
+		err = plx_k_logprobs_step(scratch, UINT32_MAX, logprob, top);
+	return err;
 }

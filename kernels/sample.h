@@ -74,6 +74,23 @@ int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s
                      void *scratch);
 
 /*
+ * plx_k_sample_begin, plx_k_sample_step - plx_k_sample in bounded pieces, the same id at any
+ * budget.
+ *
+ * @scratch  as above; holds all that is known between steps, and belongs to this choice alone until
+ *           a step returns something else than AGAIN.
+ * @logits   stay as they are until then.
+ * @budget   about how many logits a step looks at, in the dearest of ways (some 2 ns each); at
+ * least 1,024 are looked at.
+ *
+ * A step returns AGAIN, or what plx_k_sample does.
+ * Thread: any, each step another one, when what the last one wrote is visible.
+ */
+void plx_k_sample_begin(void *scratch, const struct plx_kernels *k, const struct plx_k_sampling *s,
+                        const float *logits, uint32_t n_vocab, uint32_t position, uint32_t draw);
+int64_t plx_k_sample_step(void *scratch, uint32_t budget);
+
+/*
  * plx_k_logprobs - log-probability of one id and the n_top most probable ones, best first, lower
  * id first among equals.
  *
@@ -88,6 +105,15 @@ int64_t plx_k_sample(const struct plx_kernels *k, const struct plx_k_sampling *s
 #define PLX_K_TOP_MAX 20
 int plx_k_logprobs(const struct plx_kernels *k, const float *logits, uint32_t n_vocab, uint32_t id,
                    float *logprob, struct plx_k_logprob *top, uint32_t n_top, void *scratch);
+
+/*
+ * plx_k_logprobs_begin, plx_k_logprobs_step - the same in bounded pieces; as for plx_k_sample.
+ *
+ * @logprob, @top  out, written when 0 is returned.
+ */
+void plx_k_logprobs_begin(void *scratch, const struct plx_kernels *k, const float *logits,
+                          uint32_t n_vocab, uint32_t id, uint32_t n_top);
+int plx_k_logprobs_step(void *scratch, uint32_t budget, float *logprob, struct plx_k_logprob *top);
 
 /*
  * plx_k_philox - Philox4x32-10.

@@ -15,11 +15,12 @@
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
-#define VOCAB 5000
+#define VOCAB     5000
+#define VOCAB_BIG 262144
 
 static const struct plx_kernels *tables[PLX_T_ISAS];
 static uint32_t n_tables;
-static float logits[VOCAB];
+static float logits[VOCAB_BIG];
 static void *scratch;
 
 static const struct plx_k_sampling plain = {
@@ -48,8 +49,8 @@ static int by_rank(const void *pa, const void *pb)
 /* Weights, in sorted order and by the definition; cuts in integers as the definition has them. */
 static int64_t reference(const struct plx_k_sampling *s, uint32_t n, uint64_t random)
 {
-	static uint32_t rank[VOCAB];
-	static bool kept[VOCAB];
+	static uint32_t rank[VOCAB_BIG];
+	static bool kept[VOCAB_BIG];
 	uint32_t n_kept = s->top_k > 0 && s->top_k < n ? s->top_k : n;
 	uint64_t sum = 0;
 	uint64_t run = 0;
@@ -72,7 +73,8 @@ static int64_t reference(const struct plx_k_sampling *s, uint32_t n, uint64_t ra
 	memset(kept, 0, sizeof kept);
 	sum = 0;
 	for (uint32_t i = 0; i < n_kept; i++)
-		kept[rank[i]] = plx_k_expf(logits[rank[i]] - max) >= s->min_p;
+		kept[rank[i]] = floorf(plx_k_expf(logits[rank[i]] - max) * 0x1p40f) >=
+		                ceilf(s->min_p * 0x1p40f);
 	for (int pass = 0; pass < 2; pass++) {
 		run = 0;
 		for (uint32_t i = 0; i < n; i++) {
@@ -140,6 +142,122 @@ static void test_sample_follows_the_definition(void **state)
 		for (uint32_t k = 0; k < n_tables; k++)
 			assert_int_equal(plx_k_sample(tables[k], &s, logits, n, i, 0, scratch),
 			                 want);
+	}
+}
+
+/* Kinds of logits: what the search for a cut could trip over. */
+static void make_kind(uint32_t kind, uint32_t n, uint64_t seed)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		float u = plx_t_uniform(&seed);
+
+		switch (kind) {
+		case 0: /* flat, but no two bits equal by intent */
+			logits[i] = 10.0f + u * 1e-3f;
+			break;
+		case 1: /* many equals, both zeros among them */
+			logits[i] = truncf(u * 3.0f);
+			break;
+		case 2: /* next to each other as floats, across a power of two */
+			logits[i] =
+			    plx_f32_from_bits(0x41000000u + (uint32_t)(int32_t)(u * 900.0f));
+			break;
+		case 3: /* tiny, around zero */
+			logits[i] = u * 1e-30f;
+			break;
+		case 4: /* bell-shaped, some at -inf */
+			logits[i] = i % 3 == 1
+			                ? -INFINITY
+			                : 4.0f * (u + plx_t_uniform(&seed) + plx_t_uniform(&seed));
+			break;
+		default: /* a comb around where weights end, below one peak */
+			logits[i] = i == n / 2 ? 30.0f : (float)(i % 64) * 0.02f + 2.0f;
+			break;
+		}
+	}
+}
+
+/* The id at a budget, the same at once and after any number of steps. */
+static int64_t sample_in_steps(const struct plx_kernels *k, const struct plx_k_sampling *s,
+                               uint32_t n, uint32_t position, uint32_t budget, uint32_t *n_steps)
+{
+	int64_t id = PLX_E_AGAIN;
+
+	plx_k_sample_begin(scratch, k, s, logits, n, position, 0);
+	for (*n_steps = 0; id == PLX_E_AGAIN; ++*n_steps)
+		id = plx_k_sample_step(scratch, budget);
+	return id;
+}
+
+static void check_kind(uint32_t kind, uint32_t n, const struct plx_k_sampling *s, uint32_t position)
+{
+	static const uint32_t budgets[] = {0, 1500, 8192, UINT32_MAX};
+	uint32_t n_steps;
+
+	make_kind(kind, n, position + 1);
+	int64_t want = reference(s, n, bits_of(s->seed, position, 0, 0));
+
+	for (uint32_t k = 0; k < n_tables; k++) {
+		assert_int_equal(plx_k_sample(tables[k], s, logits, n, position, 0, scratch), want);
+		uint32_t budget = budgets[(position + k) % 4];
+
+		assert_int_equal(sample_in_steps(tables[k], s, n, position, budget, &n_steps),
+		                 want);
+		if (n > 8192 && budget < 8192)
+			assert_true(n_steps > n / 8192);
+	}
+}
+
+static void test_sample_any_logits_any_budget(void **state)
+{
+	static const struct plx_k_sampling how[] = {
+	    {.temperature = 1.0f, .top_p = 0.95f, .seed = 2},
+	    {.temperature = 0.7f, .top_p = 0.3f, .min_p = 0.02f, .seed = 3},
+	    {.temperature = 1.5f, .top_p = 0.9f, .top_k = 9000, .seed = 4},
+	    {.temperature = 1.5f, .top_p = 1.0f, .min_p = 0.5f, .seed = 5},
+	    {.temperature = 0.9f, .top_p = 0.999f, .top_k = 12, .seed = 6},
+	    {.temperature = 3.0f, .top_p = 1.0f, .min_p = 1e-12f, .seed = 7},
+	    {.temperature = 2.0f, .top_p = 0.9999f, .min_p = 0.3f, .seed = 9},
+	};
+	static const uint32_t sizes[] = {17, 64, 1000, 1024, 1025, 4099, 20011};
+
+	(void)state;
+	for (uint32_t i = 0; i < 6 * 7 * 7; i++)
+		check_kind(i % 6, sizes[i / 42], &how[i / 6 % 7], i);
+}
+
+static void test_sample_large_vocabularies(void **state)
+{
+	static const struct plx_k_sampling p = {.temperature = 1.0f, .top_p = 0.95f, .seed = 8};
+
+	(void)state;
+	check_kind(0, VOCAB_BIG, &p, 1);
+	check_kind(1, VOCAB_BIG - 5, &p, 2);
+	check_kind(4, 151936, &p, 3);
+}
+
+static void test_logprobs_at_any_budget(void **state)
+{
+	static const uint32_t budgets[] = {0, 3000, UINT32_MAX};
+	struct plx_k_logprob want[PLX_K_TOP_MAX], top[PLX_K_TOP_MAX];
+	float want_lp, lp;
+
+	(void)state;
+	for (uint32_t kind = 0; kind < 6; kind++) {
+		make_kind(kind, 20011, kind + 1);
+		assert_int_equal(
+		    plx_k_logprobs(tables[0], logits, 20011, 77, &want_lp, want, 20, scratch), 0);
+		for (uint32_t b = 0; b < 3; b++) {
+			const struct plx_kernels *k = tables[b % n_tables];
+			int err = PLX_E_AGAIN;
+
+			plx_k_logprobs_begin(scratch, k, logits, 20011, 77, 20);
+			while (err == PLX_E_AGAIN)
+				err = plx_k_logprobs_step(scratch, budgets[b], &lp, top);
+			assert_int_equal(err, 0);
+			assert_memory_equal(&lp, &want_lp, sizeof lp);
+			assert_memory_equal(top, want, sizeof top);
+		}
 	}
 }
 
@@ -267,7 +385,6 @@ static void test_logprobs_are_near_double(void **state)
 static int setup(void **state)
 {
 	(void)state;
-	plx_k_fpu_setup();
 	n_tables = plx_t_tables(tables);
 	scratch = malloc(plx_k_sample_scratch_bytes());
 	return scratch ? 0 : -1;
@@ -285,6 +402,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_philox_known_answers),
 	    cmocka_unit_test(test_sample_follows_the_definition),
+	    cmocka_unit_test(test_sample_any_logits_any_budget),
+	    cmocka_unit_test(test_sample_large_vocabularies),
+	    cmocka_unit_test(test_logprobs_at_any_budget),
 	    cmocka_unit_test(test_sample_among_many_equals),
 	    cmocka_unit_test(test_sample_frequencies_are_the_probabilities),
 	    cmocka_unit_test(test_sample_greedy_takes_the_lowest_of_equals),
