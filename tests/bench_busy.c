@@ -226,6 +226,10 @@ static int asleep(const char *model)
 	print_trips("one after another, client waits in poll");
 	ping_times(c, N_IDLE, IDLE_US);
 	print_trips("after 50 ms of silence, client waits in poll");
+	/* Without the client's own waking up. */
+	box.wait = false;
+	ping_times(c, N_IDLE, IDLE_US);
+	print_trips("after 50 ms of silence, client spins");
 	(void)usleep(100000);
 	print_idle_cpu();
 	plx_client_close(c);
