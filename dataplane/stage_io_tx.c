@@ -8,7 +8,7 @@
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 
-#define RESEND_AT_ONCE   4u /* messages of a stream that a timeout sends again */
+#define PROBE_DOUBLINGS  4u /* of the messages that a timeout repeats: at most 16 */
 #define NO_MBUF_WAIT_NS  UINT64_C(100000)
 #define TOKENS_ACK_EVERY 16u /* a round-trip sample out of so many TOKENS messages */
 
@@ -258,17 +258,31 @@ static void check_age(struct plx_stage_io *io, struct plx_session *s, struct plx
 	}
 }
 
+/*
+ * A stream's timeout repeats its oldest message; each further one without news twice as many, while
+ * the time between them doubles: where much is lost one probe in a long time is too few, and the
+ * rate never grows. Source: RFC 9002 section 6.2.4, which allows more than one probe.
+ */
+static void probe_stream(struct plx_stage_io *io, struct plx_session *s, struct plx_answer *a,
+                         uint16_t sample)
+{
+	struct plx_stream *st = &a->stream[sample];
+	uint32_t doublings = st->timer.n_timeouts - 1;
+	uint32_t most = 1u << (doublings < PROBE_DOUBLINGS ? doublings : PROBE_DOUBLINGS);
+
+	plx_stream_rewind(st);
+	for (uint32_t n = 0; n < most && st->resend != 0 && send_message(io, s, a, sample); n++)
+		;
+	st->resend = 0;
+}
+
 static void retransmit_streams(struct plx_stage_io *io, struct plx_session *s, struct plx_answer *a)
 {
 	for (uint16_t i = 0; i < a->n_streams; i++) {
 		struct plx_stream *st = &a->stream[i];
 
 		if (plx_retx_due(&st->timer, io->now_ns)) {
-			plx_stream_rewind(st);
-			if (st->resend != 0)
-				(void)send_message(io, s, a,
-				                   i); /* one probes; an ACK frees the rest */
-			st->resend = 0;
+			probe_stream(io, s, a, i);
 			if (plx_stream_sent_unacked(st))
 				arm(io, s, &st->timer);
 		} else if (st->timer.deadline_ns != 0 && st->timer.deadline_ns < s->retx_ns) {

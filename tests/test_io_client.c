@@ -303,6 +303,13 @@ static void test_io_every_request_ends_once_on_a_bad_network(void **state)
 		run(seed, 0.10);
 }
 
+/* Three of ten packets are lost, both ways: slow (some 7 s of this clock), but everything ends. */
+static void test_io_every_request_ends_once_on_a_terrible_network(void **state)
+{
+	(void)state;
+	run(20, 0.30);
+}
+
 /* The end of a request arrives and its tokens never do: the appliance lets go of them after their
  * time, and the client, a little later, of the request. */
 static void test_io_tokens_out_of_time_end_the_request_once(void **state)
@@ -366,6 +373,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_io_every_request_ends_once_on_a_good_network),
 	    cmocka_unit_test(test_io_every_request_ends_once_on_a_bad_network),
+	    cmocka_unit_test(test_io_every_request_ends_once_on_a_terrible_network),
 	    cmocka_unit_test(test_io_tokens_out_of_time_end_the_request_once),
 	};
 

@@ -215,6 +215,51 @@ static void test_io_repeats_until_acknowledged(void **state)
 	assert_int_equal(count(PLX_M_TX_RETRANSMITS), before);
 }
 
+/* Turns until TOKENS packets come: how many came at once. */
+static uint32_t one_round(void)
+{
+	uint32_t n = 0;
+
+	for (int i = 0; i < 40000 && n == 0; i++) {
+		plx_rig_turn(&rig, PLX_NS_PER_MS / 10);
+		while (plx_rig_hear(&cli, &hdr, buf))
+			n += hdr.type == PLX_T_TOKENS;
+	}
+	return n;
+}
+
+/* A stream's first timeout repeats one message, later ones without news twice as many each, up to
+ * 16; news begins anew; an acknowledgement that brings none repeats nothing. */
+static void test_io_probes_more_after_each_timeout(void **state)
+{
+	static const uint32_t want[] = {1, 2, 4, 8, 16, 16};
+
+	(void)state;
+	rig.cfg.tmr.coalesce_us = 0;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	uint64_t id = ask("x");
+	struct plx_req *r = plx_rig_take(&rig, 0);
+
+	for (uint32_t i = 0; i < 40; i++) {
+		plx_rig_tokens(&rig, r, i, (int32_t)i, "a", false);
+		plx_rig_turn(&rig, 1000);
+	}
+	uint32_t n_first = 0;
+
+	while (plx_rig_hear(&cli, &hdr, buf))
+		n_first += hdr.type == PLX_T_TOKENS;
+	assert_int_equal(n_first, 40);
+	for (uint32_t i = 0; i < sizeof(want) / sizeof(want[0]); i++)
+		assert_int_equal(one_round(), want[i]);
+	tok_ack(id, 10, 0);
+	assert_int_equal(one_round(), 1);
+	for (int i = 0; i < 3; i++)
+		tok_ack(id, 10, 0); /* the same again is no news */
+	while (plx_rig_hear(&cli, &hdr, buf))
+		assert_int_not_equal(hdr.type, PLX_T_TOKENS);
+	assert_int_equal(one_round(), 2);
+}
+
 /* The client had everything, but its acknowledgements come late: they speak of packets from before
  * the repeats. */
 static void test_io_counts_what_it_repeated_in_vain(void **state)
@@ -860,6 +905,7 @@ int main(void)
 	    T(test_io_is_silent_to_a_wrong_mac),
 	    T(test_io_carries_a_request_and_its_answer),
 	    T(test_io_repeats_until_acknowledged),
+	    T(test_io_probes_more_after_each_timeout),
 	    T(test_io_counts_what_it_repeated_in_vain),
 	    T(test_io_end_without_id_is_kept_until_told),
 	    T(test_io_runs_a_request_once),
