@@ -115,14 +115,9 @@ void plx_io_queue(struct plx_stage_io *io, struct rte_mbuf *m);
 /* plx_io_flush - give what is queued to the port. */
 void plx_io_flush(struct plx_stage_io *io);
 
-/*
- * plx_io_say - seal and send a message of one packet. Returns false when it did not go.
- * plx_io_say_to - to another address than the session's (challenges).
- */
+/* plx_io_say - seal and send a message of one packet. Returns false when it did not go. */
 bool plx_io_say(struct plx_stage_io *io, struct plx_session *s, uint8_t type, uint8_t flags,
                 uint64_t req_id, const void *payload, uint32_t bytes);
-bool plx_io_say_to(struct plx_stage_io *io, struct plx_session *s, const struct plx_net_peer *to,
-                   uint8_t type, const void *payload, uint32_t bytes);
 
 /* plx_io_challenge - ask the address under trial to prove itself, as far as 3x allows. */
 void plx_io_challenge(struct plx_stage_io *io, struct plx_session *s);
