@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, running and testing Pollux takes on a bare Debian 12, and nothing else.
 # Prints nothing and asks for no privilege when everything is there.
-set -eu
+set -euo pipefail
 build="gcc libc6-dev make pkg-config binutils git ca-certificates clang-14 llvm-14 bpftool libclang-rt-14-dev
  dpdk libdpdk-dev libsodium-dev libipsec-mb-dev libcyaml-dev libyaml-dev libjansson-dev libbpf-dev libxdp-dev
  libpcre2-dev libutf8proc-dev libxxhash-dev libcmocka-dev libsystemd-dev linux-libc-dev"
@@ -20,4 +20,5 @@ fi
 $sudo apt-get update -qq
 # shellcheck disable=SC2086  # a list of words on purpose
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y --no-install-recommends -o Dpkg::Progress-Fancy=0 $missing |
-	awk '/^Setting up/ {n++; printf "\rdeps: %d packages set up", n; fflush()} END {print ""}'
+	awk -v tty="$([ -t 1 ] && echo 1)" '/^Setting up/ {n++; if (tty) {printf "\rdeps: %d packages set up", n; fflush()}}
+		END {printf "%sdeps: %d packages set up\n", tty ? "\r" : "", n}'
