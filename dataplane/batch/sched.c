@@ -1,4 +1,5 @@
-/* Admission, waiting and every way to end; sched_step.c has the rest, sched.h the policy. */
+/* Admission, waiting and every way to end; starts, steps and results have files of their own,
+ * sched.h the policy. */
 #include "dataplane/batch/sched_int.h"
 
 #include <string.h>

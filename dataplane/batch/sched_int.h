@@ -28,4 +28,15 @@ void plx_sched_ent_end(struct plx_sched *s, uint32_t key, enum plx_seq_end end, 
 void plx_sched_ent_fail(struct plx_sched *s, uint32_t key, enum plx_sched_final_kind kind, int err,
                         uint8_t cause, uint64_t now_ns);
 
+#define PLX_SCHED_NOT_YET UINT64_MAX /* shared_step: no step has the last shared position yet */
+
+/* plx_sched_records - sink records that one token with n_top alternatives takes. */
+static inline uint32_t plx_sched_records(uint32_t n_top)
+{
+	return 1 + (n_top + 2) / 3;
+}
+
+/* plx_sched_start_waiting - start what has room, in the order of the policy (sched_start.c). */
+void plx_sched_start_waiting(struct plx_sched *s, uint64_t now_ns);
+
 #endif

@@ -1,0 +1,160 @@
+/* What a step brought back: ids, ends, faults, lost devices. */
+#include "dataplane/batch/sched_int.h"
+
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+
+#define SMOOTH           8u  /* weight of a new measurement: 1/8 */
+#define TOK_NS_LEAST_TOK 16u /* steps with fewer tokens say nothing about time a token */
+
+static void smooth(uint64_t *mean, uint64_t x)
+{
+	*mean = *mean ? *mean - *mean / SMOOTH + x / SMOOTH : x;
+}
+
+static void measure(struct plx_sched *s, const struct plx_step *st)
+{
+	uint64_t ns = st->end_ns > st->start_ns ? st->end_ns - st->start_ns : 0;
+
+	smooth(&s->load.step_ns, ns);
+	if (st->n_tok >= TOK_NS_LEAST_TOK)
+		smooth(&s->load.tok_ns, ns / st->n_tok);
+}
+
+/* A number that is none: alone it ends its sample; in the prompt it ends the request. */
+static void seq_fault(struct plx_sched *s, uint32_t slot, uint64_t device_ns, uint64_t now_ns)
+{
+	struct plx_seq *q = &s->seq[slot];
+	struct plx_sched_ent *e = &s->ent[q->ent];
+
+	s->stats.faulted++;
+	if (q->n_out == 0) {
+		e->out.kind = PLX_SCHED_DONE;
+		plx_sched_ent_end(s, q->ent, PLX_SEQ_END_FAULT, now_ns);
+		return;
+	}
+	s->sink.end(s->sink.ctx, q->ent, q->sample, PLX_SEQ_END_FAULT, device_ns);
+	plx_sched_sample_end(s, slot, PLX_SEQ_END_FAULT, now_ns);
+}
+
+static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint64_t now_ns)
+{
+	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
+	const struct plx_step_out *o = &plx_step_outs(st)[i];
+	struct plx_seq *q = &s->seq[r->slot];
+	struct plx_sched_ent *e = &s->ent[q->ent];
+	const struct plx_top *top =
+	    o->top_off ? (const struct plx_top *)(const void *)((const char *)st + o->top_off)
+		       : NULL;
+	uint32_t index = q->n_out;
+	enum plx_seq_end end =
+	    plx_seq_take(q, r->n_tok, o->n_out ? &o->id[0] : NULL, s->conf.eog, s->conf.n_eog);
+
+	plx_seq_publish(q, &s->prefix);
+	if (o->n_out == 0)
+		return;
+	q->last_ns = st->end_ns;
+	if (e->first_ns == 0)
+		e->first_ns = st->end_ns;
+	if (end == PLX_SEQ_END_EOS)
+		s->sink.end(s->sink.ctx, q->ent, q->sample, end, st->end_ns);
+	else
+		s->sink.token(s->sink.ctx, q->ent, q->sample, index, o->id[0], o->logprob[0], top,
+		              top ? r->n_top : 0, end, st->end_ns);
+	if (end != PLX_SEQ_END_NONE)
+		plx_sched_sample_end(s, r->slot, end, now_ns);
+}
+
+static void take_result(struct plx_sched *s, struct plx_step *st, uint32_t i, int status,
+                        uint64_t now_ns)
+{
+	uint32_t slot = plx_step_seqs(st)[i].slot;
+	struct plx_seq *q = &s->seq[slot];
+
+	PLX_CHECK(q->in_flight > 0);
+	q->in_flight--;
+	s->promised -= plx_sched_records(q->n_top);
+	if (q->state == PLX_SEQ_DRAIN) {
+		if (status == 0)
+			s->stats.late_tokens += plx_step_outs(st)[i].n_out;
+		if (q->in_flight == 0)
+			plx_sched_seq_leave(s, slot);
+	} else if (plx_step_outs(st)[i].status != 0) {
+		seq_fault(s, slot, st->end_ns, now_ns);
+	} else {
+		seq_result(s, st, i, now_ns);
+	}
+}
+
+static void mark_bad(struct plx_sched *s, const struct plx_seq *q)
+{
+	for (uint32_t b = 0; b < q->n_blocks; b++)
+		plx_kv_mark_bad(&s->kv, q->block[b]);
+	s->need_reset = true;
+}
+
+static void lose_request(struct plx_sched *s, uint32_t key, uint64_t now_ns)
+{
+	const struct plx_sched_ent *e = &s->ent[key];
+
+	for (uint32_t i = 0; i < e->job.n_samples; i++)
+		if (e->out.end[i] == PLX_SEQ_END_NONE) {
+			mark_bad(s, &s->seq[e->slot[i]]);
+			s->stats.faulted++;
+		}
+	plx_sched_ent_fail(s, key, PLX_SCHED_REJECT, PLX_E_DEVICE_LOST, 0, now_ns);
+}
+
+/* A step failed: what it ran is lost, and with a lost device whatever runs. */
+static void lose_step(struct plx_sched *s, struct plx_step *st, int status, uint64_t now_ns)
+{
+	plx_prefix_clear(&s->prefix);
+	for (uint32_t i = 0; i < st->n_seq; i++) {
+		struct plx_seq *q = &s->seq[plx_step_seqs(st)[i].slot];
+
+		if (q->state == PLX_SEQ_RUN)
+			lose_request(s, q->ent, now_ns);
+		else
+			mark_bad(s, q);
+	}
+	if (status != PLX_E_LOST)
+		return;
+	s->lost = s->need_reset = true;
+	for (uint32_t i = 0; i < s->n_run;) {
+		struct plx_seq *q = &s->seq[s->run[i]];
+
+		if (q->state != PLX_SEQ_RUN) {
+			i++;
+			continue;
+		}
+		lose_request(s, q->ent, now_ns);
+		i = 0; /* s->run changed; each time a request fewer runs */
+	}
+}
+
+void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint64_t now_ns)
+{
+	PLX_CHECK(s->n_steps_out > 0);
+	s->n_steps_out--;
+	if (status == 0)
+		measure(s, step);
+	else
+		lose_step(s, step, status, now_ns);
+	for (uint32_t i = 0; i < step->n_seq; i++)
+		take_result(s, step, i, status, now_ns);
+	plx_sched_update_load(s);
+}
+
+bool plx_sched_wants_reset(const struct plx_sched *s)
+{
+	return s->need_reset && s->n_steps_out == 0 && s->n_run == 0;
+}
+
+void plx_sched_reset_done(struct plx_sched *s)
+{
+	plx_prefix_clear(&s->prefix);
+	plx_kv_end_quarantine(&s->kv);
+	for (uint32_t i = 0; i < s->conf.n_slots; i++)
+		s->seq[i].slot_dirty = false;
+	s->need_reset = s->lost = false;
+}
