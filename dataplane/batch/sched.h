@@ -41,6 +41,9 @@ struct plx_sched_conf {
 	uint32_t steps_in_flight;
 	uint32_t window; /* ids a sample may make before the first plx_sched_window */
 	uint64_t pause_ns;
+	uint64_t ttft_slo_ns; /* objective of a request that names none; 0: none */
+	uint64_t itl_slo_ns;  /* likewise, from one token to the next */
+	uint64_t wait_ns;     /* an idle device waits so long for a first step to fill; 0: not */
 	bool prefix_cache;
 	uint64_t secret;
 	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
@@ -57,9 +60,13 @@ struct plx_sched_job {
 	uint32_t flags; /* enum plx_seq_flag */
 	uint32_t tenant;
 	uint32_t tenant_blocks; /* share of the pool; 0: no limit */
+	uint32_t session;       /* whose fair share this is taken from */
+	uint32_t weight;        /* of that share; 0 counts as 1 */
 	uint8_t priority;       /* 0..15, larger first */
 	bool ignore_eos;
 	uint64_t deadline_ns; /* 0: none */
+	uint64_t ttft_slo_ns; /* first token after arrival; 0: the configured one */
+	uint64_t itl_slo_ns;  /* from one token to the next; 0: the configured one */
 	struct plx_sampler sampler;
 };
 

@@ -99,6 +99,9 @@ struct plx_cfg_timers {
 	uint32_t reasm_ttl_ms;     /* how long a partial message is kept */
 	uint32_t pause_ms;         /* how long a sequence waits for a client that does not read */
 	uint32_t drain_ms;         /* how long SIGTERM waits for requests in flight */
+	uint32_t ttft_slo_us;      /* first token's objective where a request names none; 0: none */
+	uint32_t itl_slo_us;       /* and from one token to the next; 0: none */
+	uint32_t batch_wait_us;    /* an idle device waits so long for a first step to fill */
 	uint32_t step_deadline_ms; /* a device step without completion for this long is a fault */
 };
 
