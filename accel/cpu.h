@@ -80,6 +80,21 @@ struct plx_cpu_stats {
 	uint64_t item_max_ns;
 };
 
+/* An item as it ran. */
+struct plx_cpu_event {
+	uint64_t begin_ns;
+	uint64_t end_ns;
+	uint32_t phase; /* phases are counted from the device's opening on */
+	uint32_t op;    /* enum plx_fwd_op; PLX_FWD_N_OPS: choosing tokens, or a copy */
+};
+
+/* A lane's events, for benchmarks: what does not fit is not kept. */
+struct plx_cpu_trace {
+	struct plx_cpu_event *event;
+	uint32_t n_event;
+	uint32_t max_event;
+};
+
 struct plx_cpu_load; /* cpu_load.c */
 
 struct plx_cpu {
@@ -104,6 +119,7 @@ struct plx_cpu {
 	struct plx_choice *choice;     /* runner and items: [max_step_tokens] by row */
 	uint32_t *row_seq;             /* runner: [max_step_tokens] sequence of each row */
 	struct plx_cpu_stats *stats;   /* [n_threads] */
+	struct plx_cpu_trace *trace;   /* [n_threads] while a benchmark looks on, else NULL */
 	uint64_t generation;
 
 	struct plx_work phase;
@@ -111,6 +127,7 @@ struct plx_cpu {
 	_Atomic uint32_t abort;   /* owner: complete everything as LOST */
 	enum plx_cpu_state state; /* runner */
 	uint64_t n_started;       /* runner: entries begun */
+	uint32_t n_phase;         /* runner: phases begun */
 	struct plx_cpu_entry cur; /* runner */
 	struct plx_step *step;    /* runner: of a STEP entry */
 };

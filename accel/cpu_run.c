@@ -30,6 +30,15 @@ static void compute(struct plx_cpu *c, const struct plx_claim *it, uint32_t lane
 		copy_item(c, it->item);
 }
 
+static void trace(struct plx_cpu_trace *t, const struct plx_cpu *c, uint64_t begin_ns,
+                  uint64_t end_ns)
+{
+	uint32_t op = c->state == PLX_CPU_BODY ? (uint32_t)c->fwd.op : PLX_FWD_N_OPS;
+
+	if (t->n_event < t->max_event)
+		t->event[t->n_event++] = (struct plx_cpu_event){begin_ns, end_ns, c->n_phase, op};
+}
+
 /* Computes an item and counts its time; *now_ns moves on to the item's end. */
 static void compute_timed(struct plx_cpu *c, const struct plx_claim *it, uint32_t lane,
                           uint64_t *now_ns)
@@ -46,6 +55,8 @@ static void compute_timed(struct plx_cpu *c, const struct plx_claim *it, uint32_
 	else if (c->state == PLX_CPU_SAMPLE)
 		s->sample_ns += ns;
 	s->n_items++;
+	if (c->trace != NULL)
+		trace(&c->trace[lane], c, begin, *now_ns);
 	if (ns > s->item_max_ns)
 		s->item_max_ns = ns;
 }
@@ -112,6 +123,7 @@ static bool entry_begin(struct plx_cpu *c)
 /* The next phase of the entry: its number of items, 0 at the entry's end. */
 static uint32_t phase_next(struct plx_cpu *c)
 {
+	c->n_phase++;
 	switch (c->state) {
 	case PLX_CPU_BODY:
 		if (c->fwd.op == PLX_FWD_HEAD) {

@@ -2,8 +2,9 @@
  * Tokens a second of the CPU device on a real model: prefill of 512 tokens and decode of 128, on
  * one and two threads, and where the time goes.
  *
- * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode]
+ * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | profile]
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "accel/cpu.h"
 #include "fw/base/clock.h"
 #include "tests/lib/devkit.h"
+#include "tests/lib/devprof.h"
 #include "tests/lib/model_path.h"
 
 #define N_PREFILL 512u
@@ -80,6 +82,34 @@ static void report(struct devkit *k, const char *isa, bool prefill)
 	fflush(stdout);
 }
 
+/* One prompt and a run of single tokens, op by op. */
+static void profile(struct devkit *k)
+{
+	run(k, N_PREFILL, 1, NULL);
+	struct devprof *p = devprof_begin(k);
+
+	for (uint32_t i = 0; i < 5; i++)
+		run(k, N_PREFILL, 1, NULL);
+	devprof_end(p, "prefill 512", N_PREFILL);
+	p = devprof_begin(k);
+	for (uint32_t i = 0; i < 3; i++)
+		run(k, 1, N_DECODE, NULL);
+	devprof_end(p, "decode 128", N_DECODE / 2);
+}
+
+/* Each lane on a core of its own, as lcores are; left alone where the machine has too few. */
+static void pin(struct devkit *k)
+{
+	for (uint32_t i = 0; i < k->lim.n_threads; i++) {
+		cpu_set_t set;
+
+		CPU_ZERO(&set);
+		CPU_SET(i, &set);
+		(void)pthread_setaffinity_np(i > 0 ? k->worker[i - 1] : pthread_self(), sizeof(set),
+		                             &set);
+	}
+}
+
 /* How long a poll holds its lcore while a long prompt runs: what a packet may have to wait. */
 static void slices(struct devkit *k)
 {
@@ -114,9 +144,12 @@ int main(int argc, char **argv)
 			continue;
 		lim.n_threads = n;
 		devkit_open(&k, path, isa, &lim);
-		if (strcmp(part, "decode") != 0)
+		pin(&k);
+		if (strcmp(part, "profile") == 0)
+			profile(&k);
+		if (part[0] == '\0' || strcmp(part, "prefill") == 0)
 			report(&k, isa, true);
-		if (strcmp(part, "prefill") != 0)
+		if (part[0] == '\0' || strcmp(part, "decode") == 0)
 			report(&k, isa, false);
 		if (part[0] == '\0')
 			slices(&k);
