@@ -34,3 +34,13 @@ $(O)/overseer: $(call obj,tests/overseer/main.c)
 tests: $(O)/overseer
 
 EXTRA_test_ask := tools/ask/options.c
+
+# Model files for benchmarks, and what a token of one reads: for tests/bench_cpu.sh.
+$(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c)) $(O)/libtestlib.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
+	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lutf8proc -lxxhash -lm
+benches: $(O)/mkmodel
+
+# The simulated H100, its trace and the baselines.
+EXTRA_bench_batcher := $(wildcard tests/sim/*.c)
+EXTRA_test_sim := $(wildcard tests/sim/*.c)
