@@ -93,10 +93,13 @@ fuzzers: $(FUZZ_BINS)
 
 # ---- rules ---------------------------------------------------------------------------------
 $(O)/obj/%_avx2.o: ARCHFLAGS := -march=x86-64-v3
-$(O)/obj/%_avx512.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
+$(O)/obj/%_avxvnni.o: ARCHFLAGS := -march=x86-64-v3 -mavxvnni
+$(O)/obj/%_avx512.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mprefer-vector-width=512
+$(O)/obj/%_avx512bf16.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
 # The ISA files are thousands of inlined vector operations, and the sanitizers take a minute to
 # compile the scalar one: MODE=asan watches the two vector files, all else is built plain.
-ISA_OBJS := $(call obj,$(if $(filter asan,$(MODE)),kernels/cpu/isa_scalar.c,$(wildcard kernels/cpu/isa_*.c)))
+ISA_PLAIN := $(wildcard kernels/cpu/isa_*.c kernels/cpu/mm_*.c)
+ISA_OBJS := $(call obj,$(if $(filter asan,$(MODE)),$(filter-out %/isa_avx2.c %/isa_avx512.c,$(ISA_PLAIN)),$(ISA_PLAIN)))
 $(ISA_OBJS): MODEFLAGS := $(if $(filter release,$(MODE)),-O3,-O2 -w)
 
 $(O)/obj/dataplane/wire/%.o: EXTRA :=

@@ -20,7 +20,9 @@ static int isa_of(const char *name)
 	            {"auto", PLX_K_ISA_BEST},
 	            {"scalar", PLX_K_ISA_SCALAR},
 	            {"avx2", PLX_K_ISA_AVX2},
-	            {"avx512", PLX_K_ISA_AVX512}};
+	            {"avxvnni", PLX_K_ISA_AVXVNNI},
+	            {"avx512", PLX_K_ISA_AVX512},
+	            {"avx512bf16", PLX_K_ISA_AVX512BF16}};
 
 	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
 		if (strcmp(list[i].name, name) == 0)
@@ -44,8 +46,8 @@ int plx_cpu_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct p
 
 	if (isa < 0) {
 		err = plx_diag_set(d, PLX_E_NOT_FOUND,
-		                   "device %s: no instruction set '%s'; give auto, scalar, avx2 or "
-		                   "avx512",
+		                   "device %s: no instruction set '%s'; give auto, scalar, avx2, "
+		                   "avxvnni, avx512 or avx512bf16",
 		                   c->conf.name, c->conf.isa);
 		goto out;
 	}

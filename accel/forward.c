@@ -27,7 +27,7 @@ static const struct rates *rates_of(const struct plx_fwd *f)
 
 	if (f->k->isa == PLX_K_ISA_SCALAR)
 		return &scalar;
-	return f->k->isa == PLX_K_ISA_AVX512 ? &avx512 : &avx2;
+	return f->k->isa >= PLX_K_ISA_AVX512 ? &avx512 : &avx2;
 }
 
 static double mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t n_tok)
@@ -35,7 +35,8 @@ static double mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_
 	const struct rates *r = rates_of(f);
 	double elems = (double)w->n_out * w->n_in;
 	double block = (double)plx_qtype_block_bytes(w->type) / plx_qtype_block_elems(w->type);
-	double macs_ns = elems * n_tok / (plx_k_wants_q8(w->type) ? r->q8_macs : r->f32_macs);
+	bool q8 = plx_k_wants(w->type) == PLX_K_ACT_Q8;
+	double macs_ns = elems * n_tok / (q8 ? r->q8_macs : r->f32_macs);
 	double bytes_ns = elems * block / r->bytes;
 
 	return macs_ns > bytes_ns ? macs_ns : bytes_ns;
@@ -99,7 +100,8 @@ static uint32_t tiles(const struct plx_k_mat *w)
 static void seg_rows(const struct plx_fwd *f, const struct seg *s, const struct plx_range *tile,
                      const struct plx_range *tok)
 {
-	struct plx_k_mm mm = {.w = s->w, .q = s->in->q8, .x = s->in->f32, .y = s->y};
+	const struct plx_fwd_act *in = s->in;
+	struct plx_k_mm mm = {.w = s->w, .q = in->q8, .bf16 = in->bf16, .x = in->f32, .y = s->y};
 
 	mm.y_stride = s->y_stride;
 	mm.row_begin = tile->begin * PLX_K_TILE;
@@ -167,6 +169,8 @@ static void ffn_rows(const struct plx_fwd *f, const struct plx_k_mat *w, float *
 
 	if (f->norm.q8 != NULL)
 		mm.q = f->norm.q8 + (size_t)tok->begin * (w->n_in / PLX_K_QBLOCK);
+	if (f->norm.bf16 != NULL)
+		mm.bf16 = f->norm.bf16 + (size_t)tok->begin * w->n_in;
 	if (f->norm.f32 != NULL)
 		mm.x = f->norm.f32 + (size_t)tok->begin * w->n_in;
 	mm.row_end = view.n_out;
@@ -194,6 +198,8 @@ static void gate_up_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uin
 		if (f->mid.q8 != NULL)
 			f->k->quantise(f->mid.q8 + ((size_t)t * n_ff + row.begin) / PLX_K_QBLOCK, g,
 			               1, n, n);
+		if (f->mid.bf16 != NULL)
+			f->k->to_bf16(f->mid.bf16 + (size_t)t * n_ff + row.begin, g, n);
 		if (f->mid.f32 != NULL)
 			memcpy(f->mid.f32 + (size_t)t * n_ff + row.begin, g, n * sizeof(float));
 	}
@@ -207,6 +213,8 @@ static void act_store(const struct plx_fwd *f, const struct plx_fwd_act *a, uint
 {
 	if (a->q8 != NULL)
 		f->k->quantise(a->q8 + (size_t)t * (n / PLX_K_QBLOCK), src, 1, n, n);
+	if (a->bf16 != NULL)
+		f->k->to_bf16(a->bf16 + (size_t)t * n, src, n);
 	if (a->f32 != NULL && a->f32 + (size_t)t * n != src)
 		memcpy(a->f32 + (size_t)t * n, src, n * sizeof(float));
 }
@@ -324,6 +332,8 @@ static void attn_out(struct plx_fwd *f, const struct plx_fwd_span *sp, uint32_t 
 		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd);
 		if (f->att_by_head && f->att.q8 != NULL)
 			f->k->quantise(f->att.q8 + at / PLX_K_QBLOCK, out, 1, n, n);
+		if (f->att_by_head && f->att.bf16 != NULL)
+			f->k->to_bf16(f->att.bf16 + at, out, n);
 	}
 }
 

@@ -84,9 +84,10 @@ struct plx_fwd_lane {
 	float *acc;
 };
 
-/* Activations in both forms a matrix may take; what no matrix of the model takes is NULL. */
+/* Activations in the forms a matrix may take; what no matrix of the model takes is NULL. */
 struct plx_fwd_act {
 	struct plx_k_qblk *q8; /* [n_tok][n / 32] */
+	uint16_t *bf16;        /* [n_tok][n] */
 	float *f32;            /* [n_tok][n] */
 };
 

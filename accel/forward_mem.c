@@ -114,21 +114,24 @@ static float *carve_floats(struct carver *c, uint64_t n)
 /* Which forms of its activations a set of matrices takes. */
 struct forms {
 	bool q8;
+	bool bf16;
 	bool f32;
 };
 
 static void forms_add(struct forms *f, const struct plx_tensor *t)
 {
-	if (plx_k_wants_q8((enum plx_qtype)t->type))
-		f->q8 = true;
-	else
-		f->f32 = true;
+	enum plx_k_act act = plx_k_wants((enum plx_qtype)t->type);
+
+	f->q8 = f->q8 || act == PLX_K_ACT_Q8;
+	f->bf16 = f->bf16 || act == PLX_K_ACT_BF16;
+	f->f32 = f->f32 || act == PLX_K_ACT_F32;
 }
 
 static void carve_act(struct carver *c, struct plx_fwd_act *a, struct forms f, uint64_t n_tok,
                       uint32_t n)
 {
 	a->q8 = f.q8 ? carve(c, n_tok * (n / PLX_K_QBLOCK), sizeof(struct plx_k_qblk)) : NULL;
+	a->bf16 = f.bf16 ? carve(c, n_tok * n, sizeof(*a->bf16)) : NULL;
 	a->f32 = f.f32 ? carve_floats(c, n_tok * n) : NULL;
 }
 

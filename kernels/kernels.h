@@ -73,10 +73,19 @@ struct plx_k_qblk {
 };
 _Static_assert(sizeof(struct plx_k_qblk) == 48, "kernels step through blocks of 48 bytes");
 
-/* plx_k_wants_q8 - true where matmul takes quantised activations, false where it takes f32. */
-static inline bool plx_k_wants_q8(enum plx_qtype type)
+/* The forms of activations that matmul takes. */
+enum plx_k_act {
+	PLX_K_ACT_F32,
+	PLX_K_ACT_BF16, /* rounded to nearest, ties to even: 2 bytes a value */
+	PLX_K_ACT_Q8,   /* struct plx_k_qblk */
+};
+
+/* plx_k_wants - which form weights of a type take: F32 and F16 f32, BF16 bf16, all others Q8. */
+static inline enum plx_k_act plx_k_wants(enum plx_qtype type)
 {
-	return type != PLX_Q_F32 && type != PLX_Q_F16 && type != PLX_Q_BF16;
+	if (type == PLX_Q_F32 || type == PLX_Q_F16)
+		return PLX_K_ACT_F32;
+	return type == PLX_Q_BF16 ? PLX_K_ACT_BF16 : PLX_K_ACT_Q8;
 }
 
 /* ---- matrix product ---------------------------------------------------------------------- */
@@ -93,8 +102,9 @@ enum plx_k_mode {
  */
 struct plx_k_mm {
 	const struct plx_k_mat *w;
-	const struct plx_k_qblk *q; /* in [n_tok][n_in/32]; read where plx_k_wants_q8(w->type) */
-	const float *x;             /* in [n_tok][n_in]; read otherwise */
+	const struct plx_k_qblk *q; /* in [n_tok][n_in/32]; read where w wants Q8 */
+	const uint16_t *bf16;       /* in [n_tok][n_in]; read where w wants BF16 */
+	const float *x;             /* in [n_tok][n_in]; read where w wants F32 */
 	float *y;           /* [n_tok][y_stride]; only the named rows and tokens are written */
 	uint32_t y_stride;  /* floats from one token's y to the next; >= n_out */
 	uint32_t row_begin; /* multiple of 16 */
@@ -163,8 +173,10 @@ static inline uint32_t plx_k_attn_splits(uint32_t pos)
 enum plx_k_isa {
 	PLX_K_ISA_BEST = 0, /* the best this machine can do */
 	PLX_K_ISA_SCALAR,
-	PLX_K_ISA_AVX2,   /* AVX2, FMA, F16C */
-	PLX_K_ISA_AVX512, /* AVX-512 F, BW, DQ, VL and VNNI */
+	PLX_K_ISA_AVX2,       /* AVX2, FMA, F16C */
+	PLX_K_ISA_AVXVNNI,    /* and AVX-VNNI */
+	PLX_K_ISA_AVX512,     /* AVX-512 F, BW, DQ, VL and VNNI */
+	PLX_K_ISA_AVX512BF16, /* and BF16 */
 };
 
 /* Which halves rope turns together: llama files use adjacent pairs, qwen files halves. */
@@ -177,7 +189,7 @@ enum plx_k_rope {
 
 struct plx_kernels {
 	enum plx_k_isa isa;
-	const char *isa_name;     /* "scalar", "avx2", "avx512vnni" */
+	const char *isa_name;     /* as plx_kernels_isa takes it */
 	const char *numeric_kind; /* names the arithmetic: equal strings, equal bits. One for all */
 
 	/*
@@ -191,13 +203,20 @@ struct plx_kernels {
 	                 uint32_t x_stride);
 
 	/*
+	 * to_bf16 - y[i] = x[i] rounded to bf16, nearest, ties to even; NaN stays NaN.
+	 * n % 16 == 0. Relative error at most 2^-9 for normal results.
+	 */
+	void (*to_bf16)(uint16_t *y, const float *x, uint32_t n);
+
+	/*
 	 * matmul - see struct plx_k_mm. One pass over the weights serves up to 8 tokens.
 	 * Order, block formats: acc = 0; for each 32-block b in increasing k
 	 *   acc = fma(scale, d_b * (float)idot, acc), then, where the format has a minimum,
 	 *   acc = fma(min, s_b, acc);
 	 * idot is the exact integer dot (Q6_K: sc0*dot0 + sc1*dot1, scale = d; Q4_K, Q5_K: scale =
-	 * d*sc, min = -(dmin*mn)). Float formats: four sums, p[k % 4] = fma(w, x, p[k % 4]), and
-	 * acc = (p0 + p1) + (p2 + p3).
+	 * d*sc, min = -(dmin*mn)). F32 and F16: four sums, p[k % 4] = fma(w, x, p[k % 4]), and
+	 * acc = (p0 + p1) + (p2 + p3). BF16: two sums of pairs i of columns (2i, 2i+1),
+	 * p[i % 2] = fma(w[2i], x[2i], fma(w[2i+1], x[2i+1], p[i % 2])), and acc = p0 + p1.
 	 */
 	void (*matmul)(const struct plx_k_mm *m);
 
@@ -299,7 +318,8 @@ struct plx_kernels {
 
 /*
  * plx_kernels_select - the table for an instruction set; NULL where this machine lacks it.
- * plx_kernels_isa - by name: "best", "scalar", "avx2", "avx512vnni"; INVAL for another.
+ * plx_kernels_isa - by name: "best", "scalar", "avx2", "avxvnni", "avx512vnni", "avx512bf16";
+ * INVAL for another.
  */
 const struct plx_kernels *plx_kernels_select(enum plx_k_isa isa);
 int plx_kernels_isa(const char *name);

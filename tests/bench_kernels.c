@@ -157,6 +157,7 @@ static void bench_machine(void)
 struct product {
 	struct plx_k_mat w;
 	struct plx_k_qblk *q;
+	uint16_t *bf16;
 	float *x;
 	float *y;
 	uint32_t n_tok;
@@ -173,6 +174,7 @@ static void run_product(void *ctx, uint32_t idx)
 	for (uint32_t row = from; row < to; row += p->row_step) {
 		struct plx_k_mm m = {.w = &p->w,
 		                     .q = p->q,
+		                     .bf16 = p->bf16,
 		                     .x = p->x,
 		                     .y = p->y,
 		                     .y_stride = p->w.n_out,
@@ -210,6 +212,8 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	for (size_t i = 0; i < (size_t)n_tok * n_in; i++)
 		p.x[i] = plx_t_uniform(&seed);
 	k->quantise(p.q, p.x, n_tok, n_in, n_in);
+	p.bf16 = aligned((size_t)n_tok * n_in * sizeof *p.bf16);
+	k->to_bf16(p.bf16, p.x, n_tok * n_in);
 	p.row_step = 64;
 	double s = timed(run_product, &p);
 
@@ -220,6 +224,7 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	free(stored);
 	free(p.x);
 	free(p.q);
+	free(p.bf16);
 	free(p.y);
 }
 
@@ -435,7 +440,9 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		n_threads = (uint32_t)atoi(argv[2]);
 	if (!k || n_threads < 1 || n_threads > MAX_THREADS) {
-		fprintf(stderr, "usage: %s [best|scalar|avx2|avx512vnni [1|2]]\n", argv[0]);
+		fprintf(stderr,
+		        "usage: %s [best|scalar|avx2|avxvnni|avx512vnni|avx512bf16 [1|2]]\n",
+		        argv[0]);
 		return 2;
 	}
 	printf("kernels %s (%s), %u threads\n", k->isa_name, k->numeric_kind, n_threads);

@@ -4,4 +4,5 @@
  */
 #include "kernels/cpu/table_impl.h"
 
-const struct plx_kernels plx_kernels_scalar = PLX_KERNELS_TABLE(PLX_K_ISA_SCALAR, "scalar");
+const struct plx_kernels plx_kernels_scalar =
+    PLX_KERNELS_TABLE(PLX_K_ISA_SCALAR, "scalar", op_matmul);

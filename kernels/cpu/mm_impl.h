@@ -10,20 +10,10 @@
 
 #include "fw/base/check.h"
 #include "kernels/cpu/layout.h"
+#include "kernels/cpu/mm_bf16.h"
+#include "kernels/cpu/mm_tile.h"
 #include "kernels/cpu/v16.h"
 #include "kernels/kernels.h"
-
-#define MM_PREFETCH_BYTES 4096 /* ahead of the block in work; a page, found by measurement */
-
-/* Where a register block reads and what it has to know; constant but for the pointers. */
-struct mm_tile {
-	const uint8_t *w;           /* the tile */
-	const struct plx_k_qblk *a; /* first token's first block */
-	const float *x;             /* or first token's activations, for float formats */
-	size_t stride;              /* blocks (or floats) from one token to the next */
-	uint32_t n_in;
-	uint32_t prefetch; /* MM_PREFETCH_BYTES, or 0 when the tile is in cache already */
-};
 
 V16_INLINE bool mm_has_min(enum plx_qtype t)
 {
@@ -182,18 +172,12 @@ V16_INLINE void mm_blocks(enum plx_qtype type, const int nt, const struct mm_til
 /* 16 rows' weights at column k. */
 V16_INLINE vf mm_float_weights(enum plx_qtype type, const uint8_t *w, uint32_t k)
 {
-	const uint16_t *f16 = (const uint16_t *)(const void *)w;
-
 	if (type == PLX_Q_F32)
 		return vf_load((const float *)(const void *)w + (size_t)k * 16);
-	if (type == PLX_Q_F16)
-		return vf_from_f16(f16 + (size_t)k * 16);
-	vi pair = vi_load(f16 + (size_t)(k & ~1u) * 16);
-
-	return vf_from_bits(k & 1 ? vi_and(pair, vi_set1(-65536)) : vi_shl(pair, 16));
+	return vf_from_f16((const uint16_t *)(const void *)w + (size_t)k * 16);
 }
 
-/* Float formats: sum j takes the columns k with k % 4 == j. */
+/* F32 and F16: sum j takes the columns k with k % 4 == j. */
 V16_INLINE void mm_floats(enum plx_qtype type, const int nt, const struct mm_tile *m, vf *acc)
 {
 	const uint32_t col_bytes = type == PLX_Q_F32 ? 64 : 32;
@@ -237,8 +221,10 @@ static void mm_store(float *y, vf acc, uint32_t n_rows, enum plx_k_mode mode)
 
 V16_INLINE void mm_some(enum plx_qtype type, const int nt, const struct mm_tile *tile, vf *acc)
 {
-	if (plx_k_wants_q8(type))
+	if (plx_k_wants(type) == PLX_K_ACT_Q8)
 		mm_blocks(type, nt, tile, acc);
+	else if (plx_k_wants(type) == PLX_K_ACT_BF16)
+		mm_bf16_tokens(nt <= MM_BF16_TOKENS ? nt : MM_BF16_TOKENS, tile, acc);
 	else
 		mm_floats(type, nt <= V16_MM_TOKENS / 2 ? nt : V16_MM_TOKENS / 2, tile, acc);
 }
@@ -258,7 +244,15 @@ static uint32_t mm_step(uint32_t left, uint32_t most)
 #endif
 }
 
-/* The register block by its number of tokens, 1..V16_MM_TOKENS (float formats: half of it). */
+/* Most tokens of a register block. */
+V16_INLINE uint32_t mm_most(enum plx_qtype type)
+{
+	if (plx_k_wants(type) == PLX_K_ACT_F32)
+		return V16_MM_TOKENS / 2;
+	return plx_k_wants(type) == PLX_K_ACT_BF16 ? MM_BF16_TOKENS : V16_MM_TOKENS;
+}
+
+/* The register block by its number of tokens, 1..mm_most(type). */
 V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile *tile, vf *acc)
 {
 #ifdef V16_PLAIN
@@ -299,10 +293,12 @@ V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile
 /* All tiles and tokens of a call, for one format. */
 V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 {
-	const bool q8 = plx_k_wants_q8(type);
-	const uint32_t most = q8 ? V16_MM_TOKENS : V16_MM_TOKENS / 2;
+	const enum plx_k_act form = plx_k_wants(type);
 	uint64_t tile_bytes = plx_layout_tile_bytes(type, m->w->n_in);
-	struct mm_tile tile = {.n_in = m->w->n_in, .stride = q8 ? m->w->n_in / 32 : m->w->n_in};
+	struct mm_tile tile = {.n_in = m->w->n_in, .stride = m->w->n_in};
+
+	if (form == PLX_K_ACT_Q8)
+		tile.stride /= PLX_K_QBLOCK;
 
 	for (uint32_t row = m->row_begin; row < m->row_end; row += PLX_K_TILE) {
 		tile.w = (const uint8_t *)m->w->data + row / PLX_K_TILE * tile_bytes;
@@ -310,9 +306,13 @@ V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 		for (uint32_t t = m->tok_begin, nt; t < m->tok_end; t += nt) {
 			vf acc[V16_MM_TOKENS];
 
-			nt = mm_step(m->tok_end - t, most);
-			tile.a = q8 ? m->q + t * tile.stride : NULL;
-			tile.x = q8 ? NULL : m->x + t * tile.stride;
+			nt = mm_step(m->tok_end - t, mm_most(type));
+			if (form == PLX_K_ACT_Q8)
+				tile.a = m->q + t * tile.stride;
+			else if (form == PLX_K_ACT_BF16)
+				tile.x16 = m->bf16 + t * tile.stride;
+			else
+				tile.x = m->x + t * tile.stride;
 			mm_tokens(type, nt, &tile, acc);
 			tile.prefetch = 0;
 			for (uint32_t i = 0; i < nt; i++)

@@ -45,6 +45,13 @@ static void op_quantise(struct plx_k_qblk *q, const float *x, uint32_t n_tok, ui
 			quantise_block(q++, x + (size_t)t * x_stride + (size_t)b * PLX_K_QBLOCK);
 }
 
+static void op_to_bf16(uint16_t *y, const float *x, uint32_t n)
+{
+	PLX_DCHECK(n % 16 == 0);
+	for (uint32_t i = 0; i < n; i += 16)
+		vf_to_bf16(y + i, vf_load(x + i));
+}
+
 static void op_rmsnorm(float *y, const float *x, const float *w, uint32_t n_tok, uint32_t n,
                        uint32_t stride, float eps)
 {

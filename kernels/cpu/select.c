@@ -21,10 +21,27 @@ static bool has_f16c(void)
 	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
+/* A bit of EAX of cpuid leaf 7, subleaf 1; the compilers' lists of names lack some. */
+static bool has_7_1_eax(unsigned bit)
+{
+	unsigned a;
+	unsigned b;
+	unsigned c;
+	unsigned d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 &&
+	       __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> bit & 1);
+}
+
 static bool has_avx2(void)
 {
 	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
 	       __builtin_cpu_supports("bmi2") && has_f16c();
+}
+
+static bool has_avxvnni(void)
+{
+	return has_avx2() && has_7_1_eax(4);
 }
 
 static bool has_avx512(void)
@@ -35,20 +52,30 @@ static bool has_avx512(void)
 	       __builtin_cpu_supports("avx512vnni");
 }
 
+static bool has_avx512bf16(void)
+{
+	return has_avx512() && has_7_1_eax(5) && plx_k_bf16_agrees();
+}
+
+/* From the least to the best. */
+static const struct {
+	const struct plx_kernels *k;
+	bool (*here)(void); /* NULL: everywhere */
+} list[] = {
+    {&plx_kernels_scalar, NULL},
+    {&plx_kernels_avx2, has_avx2},
+    {&plx_kernels_avxvnni, has_avxvnni},
+    {&plx_kernels_avx512, has_avx512},
+    {&plx_kernels_avx512bf16, has_avx512bf16},
+};
+#define N_LIST (sizeof list / sizeof *list)
+
 const struct plx_kernels *plx_kernels_select(enum plx_k_isa isa)
 {
-	switch (isa) {
-	case PLX_K_ISA_BEST:
-		if (has_avx512())
-			return &plx_kernels_avx512;
-		return has_avx2() ? &plx_kernels_avx2 : &plx_kernels_scalar;
-	case PLX_K_ISA_SCALAR:
-		return &plx_kernels_scalar;
-	case PLX_K_ISA_AVX2:
-		return has_avx2() ? &plx_kernels_avx2 : NULL;
-	case PLX_K_ISA_AVX512:
-		return has_avx512() ? &plx_kernels_avx512 : NULL;
-	}
+	for (size_t i = N_LIST; i-- > 0;)
+		if ((isa == PLX_K_ISA_BEST || isa == list[i].k->isa) &&
+		    (list[i].here == NULL || list[i].here()))
+			return list[i].k;
 	return NULL;
 }
 
@@ -56,12 +83,9 @@ int plx_kernels_isa(const char *name)
 {
 	if (strcmp(name, "best") == 0)
 		return PLX_K_ISA_BEST;
-	if (strcmp(name, plx_kernels_scalar.isa_name) == 0)
-		return PLX_K_ISA_SCALAR;
-	if (strcmp(name, plx_kernels_avx2.isa_name) == 0)
-		return PLX_K_ISA_AVX2;
-	if (strcmp(name, plx_kernels_avx512.isa_name) == 0)
-		return PLX_K_ISA_AVX512;
+	for (size_t i = 0; i < N_LIST; i++)
+		if (strcmp(name, list[i].k->isa_name) == 0)
+			return (int)list[i].k->isa;
 	return PLX_E_INVAL;
 }
 

@@ -9,12 +9,12 @@
 #include "kernels/cpu/mm_impl.h"
 #include "kernels/cpu/ops_impl.h"
 
-#define PLX_KERNELS_TABLE(isa_id, name)                                                            \
+#define PLX_KERNELS_TABLE(isa_id, name, product)                                                   \
 	{                                                                                          \
 		.isa = (isa_id), .isa_name = (name), .numeric_kind = PLX_K_NUMERIC_KIND,           \
-		.quantise = op_quantise, .matmul = op_matmul, .rmsnorm = op_rmsnorm,               \
-		.rope = op_rope, .silu_mul = op_silu_mul, .add = op_add, .kv_store = op_kv_store,  \
-		.attn_part = op_attn_part, .attn_merge = op_attn_merge,                            \
+		.quantise = op_quantise, .to_bf16 = op_to_bf16, .matmul = (product),               \
+		.rmsnorm = op_rmsnorm, .rope = op_rope, .silu_mul = op_silu_mul, .add = op_add,    \
+		.kv_store = op_kv_store, .attn_part = op_attn_part, .attn_merge = op_attn_merge,   \
 		.attn_finish = op_attn_finish, .exp = op_exp, .argmax = op_argmax,                 \
 		.block_max = op_block_max, .logit_sum = op_logit_sum, .weight_sum = op_weight_sum, \
 	}

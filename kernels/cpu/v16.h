@@ -121,6 +121,22 @@ V16_INLINE void vf_to_f16(uint16_t *p, vf a)
 	_mm256_storeu_si256((__m256i *)(void *)p,
 	                    _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+V16_INLINE vf vf_from_bf16(const uint16_t *p)
+{
+	__m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
+
+	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+V16_INLINE void vf_to_bf16(uint16_t *p, vf a)
+{
+	__m512i u = _mm512_castps_si512(a);
+	__m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+	__m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+
+	r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), u,
+	                         _mm512_set1_epi32(64 << 16));
+	_mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+}
 V16_INLINE vu vu_zero(void)
 {
 	return _mm512_setzero_si512();
@@ -241,6 +257,19 @@ V16_INLINE vi vi_dot_wide(vi acc, vb w, const int8_t *a4)
 {
 	return vi_dot(acc, w, a4);
 }
+#ifdef __AVX512BF16__
+/*
+ * Two products of bf16 a lane, w's odd half by x[1] first, each added by an fma of its own; FTZ and
+ * DAZ whatever the thread has set. bf16_probe.h tells whether a machine does just that.
+ */
+V16_INLINE vf vf_dot_bf16(vf acc, vi w, const uint16_t *x)
+{
+	int32_t x2;
+
+	memcpy(&x2, x, sizeof x2);
+	return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)_mm512_set1_epi32(x2));
+}
+#endif
 
 #elif defined(__AVX2__)
 
@@ -355,6 +384,30 @@ V16_INLINE void vf_to_f16(uint16_t *p, vf x)
 	_mm_storeu_si128((__m128i *)(void *)(p + 8),
 	                 _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+V16_INLINE vf vf_from_bf16(const uint16_t *p)
+{
+	__m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+	__m256i hi = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)));
+
+	return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+	            _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+V16_INLINE __m256i to_bf16_half(__m256 x)
+{
+	__m256i u = _mm256_castps_si256(x);
+	__m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+	__m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+	__m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+
+	r = _mm256_blendv_epi8(r, _mm256_or_si256(u, _mm256_set1_epi32(64 << 16)), nan);
+	return _mm256_srli_epi32(r, 16);
+}
+V16_INLINE void vf_to_bf16(uint16_t *p, vf x)
+{
+	__m256i r = _mm256_packus_epi32(to_bf16_half(x.a), to_bf16_half(x.b));
+
+	_mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute4x64_epi64(r, 0xd8));
+}
 V16_INLINE __m256 rope_pairs_half(__m256 x, __m256 tab)
 {
 	__m256 swapped = _mm256_permute_ps(x, 0xb1);
@@ -450,6 +503,21 @@ V16_INLINE vb vb_or_bits(vb x, vb bits, int n, int mask)
 {
 	return (vb){or_bits_half(x.a, bits.a, n, mask), or_bits_half(x.b, bits.b, n, mask)};
 }
+#ifdef __AVXVNNI__
+V16_INLINE vi vi_dot(vi acc, vb w, const int8_t *a4)
+{
+	int32_t bits;
+
+	memcpy(&bits, a4, sizeof bits);
+	__m256i a = _mm256_set1_epi32(bits);
+
+	return (vi){_mm256_dpbusd_avx_epi32(acc.a, w.a, a), _mm256_dpbusd_avx_epi32(acc.b, w.b, a)};
+}
+V16_INLINE vi vi_dot_wide(vi acc, vb w, const int8_t *a4)
+{
+	return vi_dot(acc, w, a4);
+}
+#else
 /* maddubs adds pairs in 16 bits: exact while w <= 127, since 2 * 127 * 127 fits. */
 V16_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i a)
 {
@@ -485,6 +553,7 @@ V16_INLINE vi vi_dot_wide(vi acc, vb w, const int8_t *a4)
 
 	return (vi){dot_wide_half(acc.a, w.a, a), dot_wide_half(acc.b, w.b, a)};
 }
+#endif
 
 #else /* the definition */
 
@@ -597,6 +666,15 @@ V16_INLINE void vf_to_f16(uint16_t *p, vf a)
 {
 	for (int i = 0; i < 16; i++)
 		p[i] = plx_f32_to_f16(a.v[i]);
+}
+V16_INLINE vf vf_from_bf16(const uint16_t *p)
+{
+	V16_EACH(vf, plx_bf16_to_f32(p[i]));
+}
+V16_INLINE void vf_to_bf16(uint16_t *p, vf a)
+{
+	for (int i = 0; i < 16; i++)
+		p[i] = plx_f32_to_bf16(a.v[i]);
 }
 /* Pairs (a, b) with (cos, sin) become (a*cos - b*sin, b*cos + a*sin). */
 V16_INLINE vf vf_rope_pairs(vf x, vf tab)

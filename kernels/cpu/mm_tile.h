@@ -1,0 +1,22 @@
+/*
+ * What a register block of the matrix product is told: shared by mm_impl.h and mm_bf16.h.
+ */
+#ifndef PLX_KERNELS_CPU_MM_TILE_H
+#define PLX_KERNELS_CPU_MM_TILE_H
+
+#include "kernels/kernels.h"
+
+#define MM_PREFETCH_BYTES 4096 /* ahead of the block in work; a page, found by measurement */
+
+/* Where a register block reads and what it has to know; constant but for the pointers. */
+struct mm_tile {
+	const uint8_t *w;           /* the tile */
+	const struct plx_k_qblk *a; /* first token's first block */
+	const float *x;             /* or first token's activations, for F32 and F16 */
+	const uint16_t *x16;        /* or in bf16, for BF16 */
+	size_t stride;              /* blocks (or values) from one token to the next */
+	uint32_t n_in;
+	uint32_t prefetch; /* MM_PREFETCH_BYTES, or 0 when the tile is in cache already */
+};
+
+#endif
