@@ -1,0 +1,313 @@
+/*
+ * The batcher against three baselines on a simulated H100; tests/sim/README.md says what is
+ * simulated and how to read the figures.
+ *
+ *   bench_batcher                     100,000 requests, every scheduler at every load (what
+ *                                     `make bench` runs); as many at once as there are CPUs, or
+ *                                     PLX_BENCH_JOBS
+ *   bench_batcher quick               the same with 5,000
+ *   bench_batcher point LOAD WHO [N]  one run: LOAD of capacity (0.95), WHO ours, static, orca or
+ *                                     sarathi, with :NUMBER for another batch or budget
+ *   bench_batcher steps LOAD WHO FROM TO [N]
+ *                                     what each step between two seconds was made of
+ *   bench_batcher sweep [N]           each baseline's best setting, and with it the capacity
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+#include "tests/sim/report.h"
+
+#define SEED     1u
+#define N_FULL   100000u
+#define N_QUICK  5000u
+#define N_POINT  20000u
+#define MAX_RUNS 160u
+
+static const double loads[] = {0.50, 0.80, 0.95, 1.20};
+static const char *const everybody[] = {"static", "orca", "sarathi", "ours"};
+
+#define N_LOADS (sizeof(loads) / sizeof(loads[0]))
+#define N_WHO   (sizeof(everybody) / sizeof(everybody[0]))
+
+struct point {
+	char who[24];
+	double load;
+	uint32_t n;
+	sim_watch_fn watch;
+	void *watch_ctx;
+};
+
+/* "sarathi" or "sarathi:512". */
+static struct sim_engine engine_of(struct sim *s, const char *who)
+{
+	const char *colon = strchr(who, ':');
+	uint32_t x = colon ? (uint32_t)atoi(colon + 1) : 0;
+	size_t len = colon ? (size_t)(colon - who) : strlen(who);
+
+	if (len == 6 && memcmp(who, "static", len) == 0)
+		return sim_static(s, x ? x : SIM_BEST_STATIC);
+	if (len == 4 && memcmp(who, "orca", len) == 0)
+		return sim_orca(s, x ? x : SIM_BEST_ORCA);
+	if (len == 7 && memcmp(who, "sarathi", len) == 0)
+		return sim_sarathi(s, x ? x : SIM_BEST_SARATHI);
+	if (len == 4 && memcmp(who, "ours", len) == 0)
+		return sim_ours(s, &(struct sim_ours_conf){.step_tokens = x});
+	fprintf(stderr, "%s: no such scheduler; give ours, static, orca or sarathi\n", who);
+	exit(2);
+}
+
+static void run_point(const struct point *p, struct sim_result *out)
+{
+	struct sim_trace t;
+	struct sim s;
+
+	sim_trace_make(&t, p->n, p->load * SIM_CAPACITY_HZ, SEED);
+	sim_open(&s, &t, SEED);
+	s.watch = p->watch;
+	s.watch_ctx = p->watch_ctx;
+	struct sim_engine e = engine_of(&s, p->who);
+
+	sim_run(&s, &e);
+	sim_result_of(&s, p->who, p->load, out);
+	sim_close(&s);
+	sim_trace_free(&t);
+}
+
+/* ---- several runs at once, each in a process of its own ---- */
+
+struct child {
+	pid_t pid;
+	int fd;
+};
+
+static struct child start(const struct point *p)
+{
+	int fd[2];
+
+	PLX_CHECK(pipe(fd) == 0);
+	fflush(stdout);
+	struct child c = {fork(), fd[0]};
+
+	PLX_CHECK(c.pid >= 0);
+	if (c.pid == 0) {
+		struct sim_result r;
+
+		run_point(p, &r);
+		_exit(write(fd[1], &r, sizeof(r)) == (ssize_t)sizeof(r) ? 0 : 1);
+	}
+	close(fd[1]);
+	return c;
+}
+
+static void collect(const struct child *c, struct sim_result *out)
+{
+	int status;
+
+	PLX_CHECK(read(c->fd, out, sizeof(*out)) == (ssize_t)sizeof(*out));
+	close(c->fd);
+	PLX_CHECK(waitpid(c->pid, &status, 0) == c->pid && status == 0);
+}
+
+static void run_all(const struct point *p, uint32_t n, struct sim_result *out)
+{
+	const char *env = getenv("PLX_BENCH_JOBS");
+	long jobs = env ? atol(env) : sysconf(_SC_NPROCESSORS_ONLN);
+	uint32_t at_once = jobs < 1 ? 1 : jobs > 16 ? 16 : (uint32_t)jobs;
+	struct child c[MAX_RUNS];
+
+	PLX_CHECK(n <= MAX_RUNS);
+	for (uint32_t i = 0; i < n + at_once; i++) {
+		if (i >= at_once)
+			collect(&c[i - at_once], &out[i - at_once]);
+		if (i < n)
+			c[i] = start(&p[i]);
+	}
+}
+
+/* ---- the sweep that finds capacity ---- */
+
+static const uint32_t try_static[] = {16, 32, 64, 128, 256};
+static const uint32_t try_orca[] = {512, 2048, 8192, 36864};
+static const uint32_t try_sarathi[] = {256, 320, 384, 448, 512, 640, 768, 1024};
+static const double try_loads[] = {0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35};
+
+#define N_TRY_LOADS (sizeof(try_loads) / sizeof(try_loads[0]))
+
+static double sweep_one(const char *name, uint32_t x, uint32_t n)
+{
+	struct point p[N_TRY_LOADS];
+	struct sim_result r[N_TRY_LOADS];
+	double best = 0;
+
+	for (uint32_t i = 0; i < N_TRY_LOADS; i++) {
+		p[i] = (struct point){.load = try_loads[i], .n = n};
+		snprintf(p[i].who, sizeof(p[i].who), "%s:%u", name, x);
+	}
+	run_all(p, N_TRY_LOADS, r);
+	printf("%-8s %6u:", name, x);
+	for (uint32_t i = 0; i < N_TRY_LOADS; i++) {
+		printf(" %6.2f/%5.2f", r[i].goodput_hz, r[i].offered_hz);
+		best = r[i].goodput_hz > best ? r[i].goodput_hz : best;
+	}
+	printf("  peak %.2f\n", best);
+	fflush(stdout);
+	return best;
+}
+
+static void sweep(uint32_t n)
+{
+	printf("goodput/offered, requests a second, %u requests a run\n", n);
+	for (uint32_t i = 0; i < sizeof(try_static) / 4; i++)
+		sweep_one("static", try_static[i], n);
+	for (uint32_t i = 0; i < sizeof(try_orca) / 4; i++)
+		sweep_one("orca", try_orca[i], n);
+	for (uint32_t i = 0; i < sizeof(try_sarathi) / 4; i++)
+		sweep_one("sarathi", try_sarathi[i], n);
+}
+
+/* ---- all schedulers at all loads ---- */
+
+static const struct sim_result *at(const struct sim_result *r, uint32_t load, uint32_t who)
+{
+	return &r[load * N_WHO + who];
+}
+
+static void verdict(const char *what, double is, const char *rel, double target, bool met)
+{
+	printf("target %-62s %8.3f, wanted %s %.3f: %s\n", what, is, rel, target,
+	       met ? "met" : "MISSED");
+}
+
+/* The best baseline at a load: by goodput. */
+static const struct sim_result *best_baseline(const struct sim_result *r, uint32_t load)
+{
+	const struct sim_result *best = at(r, load, 0);
+
+	for (uint32_t w = 1; w + 1 < N_WHO; w++)
+		if (at(r, load, w)->goodput_hz > best->goodput_hz)
+			best = at(r, load, w);
+	return best;
+}
+
+static void print_targets(const struct sim_result *r)
+{
+	const struct sim_result *o = at(r, 2, N_WHO - 1), *b = best_baseline(r, 2);
+	const struct sim_result *over = at(r, 3, N_WHO - 1);
+	double spread = o->burst_gap[1] / o->burst_gap[0], peak = 0;
+	double median = o->burst_gap[0] / b->burst_gap[0];
+
+	for (uint32_t l = 0; l < N_LOADS; l++)
+		if (at(r, l, N_WHO - 1)->goodput_hz > peak)
+			peak = at(r, l, N_WHO - 1)->goodput_hz;
+	verdict("95 %, prefill bursts: p99/p50 between tokens", spread, "<=", SIM_TARGET_SPREAD,
+	        spread <= SIM_TARGET_SPREAD);
+	verdict("95 %, prefill bursts: p50 over the best baseline's", median,
+	        "<=", SIM_TARGET_MEDIAN, median <= SIM_TARGET_MEDIAN);
+	verdict("95 %: goodput over the best baseline's", o->goodput_hz / b->goodput_hz, ">=", 1,
+	        o->goodput_hz >= b->goodput_hz);
+	verdict("120 %: goodput over its own peak", over->goodput_hz / peak, ">=", SIM_TARGET_KEPT,
+	        over->goodput_hz >= SIM_TARGET_KEPT * peak);
+	verdict("120 %: slowest reject, ms", over->reject[2], "<=", SIM_TARGET_REJECT_MS,
+	        over->reject[2] <= SIM_TARGET_REJECT_MS);
+}
+
+static void compare(uint32_t n)
+{
+	struct point p[N_LOADS * N_WHO];
+	struct sim_result r[N_LOADS * N_WHO];
+
+	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++) {
+		p[i] = (struct point){.load = loads[i / N_WHO], .n = n};
+		snprintf(p[i].who, sizeof(p[i].who), "%s", everybody[i % N_WHO]);
+	}
+	run_all(p, N_LOADS * N_WHO, r);
+	printf("batcher: simulated H100, Llama 3 8B in BF16, %u requests a run; capacity %.2f "
+	       "requests/s; chat %u/%u ms, documents %u/%u ms\n",
+	       n, SIM_CAPACITY_HZ, sim_objectives[SIM_CHAT].first_ms,
+	       sim_objectives[SIM_CHAT].between_ms, sim_objectives[SIM_DOC].first_ms,
+	       sim_objectives[SIM_DOC].between_ms);
+	sim_report_head();
+	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++)
+		sim_report_row(&r[i]);
+	print_targets(r);
+	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++)
+		sim_report_line(&r[i]);
+}
+
+/* ---- a look at steps ---- */
+
+struct look {
+	uint64_t from_ns, to_ns;
+};
+
+static void print_step(void *ctx, struct plx_step *st, uint64_t now_ns)
+{
+	const struct look *k = ctx;
+	struct sim_load l;
+
+	if (now_ns < k->from_ns || now_ns >= k->to_ns)
+		return;
+	sim_load_of(st, &l);
+	printf("%10.4f s  step %-8lu %7.2f ms  decodes %3u (context %6lu)  chunks %2u of %5u "
+	       "tokens (context %6lu)\n",
+	       (double)now_ns / 1e9, (unsigned long)st->id,
+	       (double)(st->end_ns - st->start_ns) / 1e6, l.n_decode, (unsigned long)l.n_context,
+	       l.n_chunks, l.n_prefill, (unsigned long)l.chunk_context);
+}
+
+static void one_point(struct point *p)
+{
+	struct sim_result r;
+	uint64_t t0 = plx_clock_ns();
+
+	run_point(p, &r);
+	sim_report_head();
+	sim_report_row(&r);
+	sim_report_line(&r);
+	printf("batcher took %.1f s\n", (double)(plx_clock_ns() - t0) / 1e9);
+}
+
+static uint32_t number(int argc, char **argv, int i, uint32_t otherwise)
+{
+	return argc > i && atoi(argv[i]) > 0 ? (uint32_t)atoi(argv[i]) : otherwise;
+}
+
+int main(int argc, char **argv)
+{
+	struct point p = {.who = ""};
+
+	if (argc < 2 || strcmp(argv[1], "quick") == 0) {
+		compare(argc < 2 ? N_FULL : number(argc, argv, 2, N_QUICK));
+		return 0;
+	}
+	if (strcmp(argv[1], "sweep") == 0) {
+		sweep(number(argc, argv, 2, N_POINT));
+		return 0;
+	}
+	bool steps = strcmp(argv[1], "steps") == 0;
+
+	if (argc < (steps ? 6 : 4) || (!steps && strcmp(argv[1], "point") != 0)) {
+		fprintf(stderr,
+		        "usage: %s [quick | point LOAD WHO [N] | steps LOAD WHO FROM TO "
+		        "[N] | sweep [N]]\n",
+		        argv[0]);
+		return 2;
+	}
+	p.load = atof(argv[2]);
+	snprintf(p.who, sizeof(p.who), "%s", argv[3]);
+	p.n = number(argc, argv, steps ? 6 : 4, N_POINT);
+	struct look k = {steps ? (uint64_t)(atof(argv[4]) * 1e9) : 0,
+	                 steps ? (uint64_t)(atof(argv[5]) * 1e9) : 0};
+
+	if (steps) {
+		p.watch = print_step;
+		p.watch_ctx = &k;
+	}
+	one_point(&p);
+	return 0;
+}

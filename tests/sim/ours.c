@@ -1,0 +1,209 @@
+/* plx_sched as an engine: keys for requests, prompts written out, everything that comes back
+ * scored. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/batch/sched.h"
+#include "fw/base/check.h"
+#include "fw/base/err.h"
+#include "tests/sim/sim.h"
+
+#define MS 1000000u
+
+struct ours {
+	struct sim *s;
+	struct sim_ours_conf conf;
+	struct plx_arena arena;
+	struct plx_sched sched;
+	uint32_t n_keys;
+	uint32_t *free_key;
+	uint32_t n_free;
+	uint32_t *req; /* [n_keys] */
+	int32_t **ids; /* [n_keys] prompt; NULL: key is free */
+	uint64_t now_ns;
+};
+
+static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                     float logprob, const struct plx_top *top, uint32_t n_top, enum plx_seq_end end,
+                     uint64_t device_ns)
+{
+	struct ours *o = ctx;
+
+	(void)sample, (void)logprob, (void)top, (void)n_top, (void)end;
+	sim_score_token(o->s->score, o->req[key], index, id, device_ns);
+}
+
+static void on_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                   uint64_t device_ns)
+{
+	(void)ctx, (void)key, (void)sample, (void)end, (void)device_ns;
+}
+
+static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
+{
+	struct ours *o = ctx;
+	bool whole = f->kind == PLX_SCHED_DONE && f->end[0] == PLX_SEQ_END_EOS;
+	enum sim_end end = whole ? SIM_DONE : f->kind == PLX_SCHED_REJECT ? SIM_REJECTED : SIM_CUT;
+
+	sim_score_end(o->s->score, o->req[key], end, end == SIM_REJECTED ? f->err : 0, o->now_ns);
+	free(o->ids[key]);
+	o->ids[key] = NULL;
+	o->free_key[o->n_free++] = key;
+}
+
+static int32_t *write_prompt(const struct sim_req *r)
+{
+	int32_t *ids = malloc(4 * (size_t)r->n_prompt);
+
+	PLX_CHECK(ids != NULL);
+	for (uint32_t i = 0; i < r->n_prompt; i++)
+		ids[i] = sim_text_id(&r->text, i);
+	return ids;
+}
+
+static struct plx_sched_job job_of(const struct ours *o, uint32_t req, const int32_t *ids)
+{
+	const struct sim_req *r = &o->s->trace->req[req];
+	const struct sim_objective *want = &sim_objectives[r->kind];
+	struct plx_sched_job j = {
+	    .ids = ids,
+	    .n_ids = r->n_prompt,
+	    .max_new = r->max_new,
+	    .n_samples = 1,
+	    .session = r->session,
+	    .sampler = {.top_p = 1, .repeat_penalty = 1, .seed = req},
+	};
+
+	if (!o->conf.no_objectives) {
+		j.ttft_slo_ns = (uint64_t)want->first_ms * MS;
+		j.itl_slo_ns = (uint64_t)want->between_ms * MS;
+	}
+	return j;
+}
+
+static void arrive(void *ctx, uint32_t req, uint64_t now_ns)
+{
+	struct ours *o = ctx;
+	struct plx_sched_admit out;
+
+	o->now_ns = now_ns;
+	if (o->n_free == 0) {
+		sim_score_end(o->s->score, req, SIM_REJECTED, PLX_E_QUEUE_FULL, now_ns);
+		return;
+	}
+	uint32_t key = o->free_key[o->n_free - 1];
+	int32_t *ids = write_prompt(&o->s->trace->req[req]);
+	struct plx_sched_job j = job_of(o, req, ids);
+	int e = plx_sched_add(&o->sched, key, &j, now_ns, &out);
+
+	if (e) {
+		free(ids);
+		sim_score_end(o->s->score, req, SIM_REJECTED, e, now_ns);
+		return;
+	}
+	o->n_free--;
+	o->req[key] = req;
+	o->ids[key] = ids;
+	sim_score_estimate(o->s->score, req, out.est_ttft_ns);
+}
+
+static uint32_t fill(void *ctx, struct plx_step *st, uint64_t now_ns)
+{
+	struct ours *o = ctx;
+
+	o->now_ns = now_ns;
+	return plx_sched_fill(&o->sched, st, UINT32_MAX, now_ns);
+}
+
+static void done(void *ctx, struct plx_step *st, uint64_t now_ns)
+{
+	struct ours *o = ctx;
+
+	o->now_ns = now_ns;
+	plx_sched_done(&o->sched, st, st->status, now_ns);
+}
+
+static void tick(void *ctx, uint64_t now_ns)
+{
+	struct ours *o = ctx;
+
+	o->now_ns = now_ns;
+	plx_sched_tick(&o->sched, now_ns);
+}
+
+static bool idle(void *ctx)
+{
+	struct ours *o = ctx;
+
+	return plx_sched_idle(&o->sched);
+}
+
+static void close_ours(void *ctx)
+{
+	struct ours *o = ctx;
+
+	plx_sched_check(&o->sched);
+	PLX_CHECK(plx_sched_idle(&o->sched) && o->n_free == o->n_keys);
+	PLX_CHECK(plx_kv_room(&o->sched.kv) == o->s->n_blocks);
+	plx_arena_close(&o->arena);
+	free(o->free_key);
+	free(o->req);
+	free(o->ids);
+	free(o);
+}
+
+static struct plx_sched_conf sched_conf(const struct ours *o)
+{
+	const struct sim_ours_conf *c = &o->conf;
+
+	return (struct plx_sched_conf){
+	    .n_keys = o->n_keys,
+	    .n_slots = SIM_SLOTS,
+	    .n_blocks = o->s->n_blocks,
+	    .block_tokens = SIM_BLOCK_TOKENS,
+	    .ctx_tokens = SIM_CONTEXT,
+	    .max_prompt = SIM_MAX_PROMPT,
+	    .max_new = SIM_MAX_NEW,
+	    .step_tokens = c->step_tokens ? c->step_tokens : 2048,
+	    .step_seqs = SIM_SLOTS,
+	    .steps_in_flight = 2,
+	    .window = c->window ? c->window : UINT32_MAX,
+	    .pause_ns = c->pause_ns ? c->pause_ns : UINT64_MAX,
+	    .prefix_cache = true,
+	    .secret = sim_mix(o->s->seed),
+	    .eog = {SIM_EOS},
+	    .n_eog = 1,
+	};
+}
+
+struct sim_engine sim_ours(struct sim *s, const struct sim_ours_conf *conf)
+{
+	struct ours *o = calloc(1, sizeof(*o));
+	struct plx_diag d = {""};
+
+	PLX_CHECK(o != NULL);
+	o->s = s;
+	o->conf = *conf;
+	o->n_keys = conf->n_keys ? conf->n_keys : 1024;
+	struct plx_sched_conf c = sched_conf(o);
+	struct plx_sched_sink sink = {o, on_token, on_end, on_final};
+
+	PLX_CHECK(plx_arena_open(&o->arena, plx_sched_bytes(&c), &d) == 0);
+	PLX_CHECK(plx_sched_init(&o->sched, &o->arena, &c, &sink, &d) == 0);
+	o->free_key = calloc(o->n_keys, sizeof(*o->free_key));
+	o->req = calloc(o->n_keys, sizeof(*o->req));
+	o->ids = calloc(o->n_keys, sizeof(*o->ids));
+	PLX_CHECK(o->free_key && o->req && o->ids);
+	for (uint32_t k = o->n_keys; k-- > 0;)
+		o->free_key[o->n_free++] = k;
+	return (struct sim_engine){.name = "ours",
+	                           .steps_in_flight = 2,
+	                           .max_step_tokens = c.step_tokens,
+	                           .ctx = o,
+	                           .arrive = arrive,
+	                           .fill = fill,
+	                           .done = done,
+	                           .tick = tick,
+	                           .idle = idle,
+	                           .close = close_ours};
+}
