@@ -2,12 +2,14 @@
  * Speed of the kernels: matrix products in the shapes of real models, attention and the small ops,
  * beside what the machine can do at all (a read-only stream, the raw rate of dot instructions).
  *
- * bench_kernels [isa [threads]]: isa as in plx_kernels_isa; threads 1 or 2 (2 by default).
+ * bench_kernels [isa [threads [format]]]: isa as in plx_kernels_isa; threads 1 or 2 (2 by default);
+ * with a format (q4_0 ...) its matrix products alone.
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <immintrin.h>
 
 #include "fw/base/check.h"
@@ -228,15 +230,18 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	free(p.y);
 }
 
-static void bench_products(void)
+/* All formats, or one. */
+static void bench_products(const char *only)
 {
 	static const enum plx_qtype types[] = {PLX_Q_Q4_1, PLX_Q_Q4_0, PLX_Q_Q8_0,
 	                                       PLX_Q_Q4_K, PLX_Q_Q6_K, PLX_Q_BF16};
-	static const uint32_t batches[] = {1, 4, 8};
+	static const uint32_t batches[] = {1, 4, 8, 16};
 
 	for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
 		uint32_t narrow = plx_qtype_block_elems(types[i]) > 32 ? 512 : 576;
 
+		if (only && strcasecmp(only, plx_qtype_name(types[i])) != 0)
+			continue;
 		for (uint32_t b = 0; b < sizeof batches / sizeof *batches; b++)
 			bench_product(types[i], narrow, batches[b], weight_bytes);
 		bench_product(types[i], 4096, 1, weight_bytes);
@@ -440,9 +445,10 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		n_threads = (uint32_t)atoi(argv[2]);
 	if (!k || n_threads < 1 || n_threads > MAX_THREADS) {
-		fprintf(stderr,
-		        "usage: %s [best|scalar|avx2|avxvnni|avx512vnni|avx512bf16 [1|2]]\n",
-		        argv[0]);
+		fprintf(
+		    stderr,
+		    "usage: %s [best|scalar|avx2|avxvnni|avx512vnni|avx512bf16 [1|2 [format]]]\n",
+		    argv[0]);
 		return 2;
 	}
 	printf("kernels %s (%s), %u threads\n", k->isa_name, k->numeric_kind, n_threads);
@@ -453,7 +459,9 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	plx_k_fpu_setup();
 	bench_machine();
-	bench_products();
+	bench_products(argc > 3 ? argv[3] : NULL);
+	if (argc > 3)
+		return 0;
 	bench_attention(64, 3, 1, 512);
 	bench_attention(64, 3, 16, 512);
 	bench_attention(128, 4, 1, 1024);

@@ -19,74 +19,65 @@
 #define MM_BF16_TOKENS (V16_MM_TOKENS / 2)
 #endif
 
+/*
+ * Columns whose activations are copied beside each other before use: in place, the tokens of a
+ * width that is a power of two would all fall into one set of the first-level cache.
+ */
+#define MM_BF16_PANEL 256
+
+/* Pairs of weights by pairs of activations; mm_bf16_x is what an activation is copied as. */
 #ifdef __AVX512BF16__
+typedef uint16_t mm_bf16_x;
 
-/* chain[j][t] += the pairs of tile m, for nt tokens. */
-V16_INLINE void mm_bf16_chains(const int nt, const struct mm_tile *m, vf chain[2][MM_BF16_TOKENS])
+V16_INLINE void mm_bf16_copy(mm_bf16_x *to, const uint16_t *from)
 {
-	for (uint32_t k = 0; k < m->n_in; k += 4) {
-		const uint8_t *w = m->w + (size_t)k * 32;
+	memcpy(to, from, 16 * sizeof *to);
+}
+V16_INLINE void mm_bf16_pair(const int nt, vi pair, const mm_bf16_x *x, vf *chain)
+{
+#pragma GCC unroll 8
+	for (int t = 0; t < nt; t++)
+		chain[t] = vf_dot_bf16(chain[t], pair, x + t * MM_BF16_PANEL);
+}
+#else
+typedef float mm_bf16_x;
 
-		__builtin_prefetch(w + m->prefetch);
-		__builtin_prefetch(w + m->prefetch + 64);
-#pragma GCC unroll 2
-		for (uint32_t j = 0; j < 2; j++) {
-			vi pair = vi_load(w + 64 * j);
+V16_INLINE void mm_bf16_copy(mm_bf16_x *to, const uint16_t *from)
+{
+	vf_store(to, vf_from_bf16(from));
+}
+V16_INLINE void mm_bf16_pair(const int nt, vi pair, const mm_bf16_x *x, vf *chain)
+{
+	vf odd = vf_from_bits(vi_and(pair, vi_set1(-65536)));
+	vf even = vf_from_bits(vi_shl(pair, 16));
 
 #pragma GCC unroll 8
-			for (int t = 0; t < nt; t++)
-				chain[j][t] = vf_dot_bf16(
-				    chain[j][t], pair, m->x16 + (size_t)t * m->stride + k + 2 * j);
-		}
+	for (int t = 0; t < nt; t++) {
+		chain[t] = vf_fma(odd, vf_set1(x[t * MM_BF16_PANEL + 1]), chain[t]);
+		chain[t] = vf_fma(even, vf_set1(x[t * MM_BF16_PANEL]), chain[t]);
 	}
 }
+#endif
 
-#else
-
-#define MM_BF16_PANEL 256 /* columns whose activations are widened at once */
-
-/* The same for n columns from k0, whose activations x has as f32. */
+/* chain[i % 2][t] += pair i of columns k0 .. k0 + n, for nt tokens. */
 V16_INLINE void mm_bf16_panel(const int nt, const struct mm_tile *m, uint32_t k0, uint32_t n,
-                              float x[MM_BF16_TOKENS][MM_BF16_PANEL], vf chain[2][MM_BF16_TOKENS])
+                              vf chain[2][MM_BF16_TOKENS])
 {
+	_Alignas(64) mm_bf16_x x[MM_BF16_TOKENS * MM_BF16_PANEL];
+
+	for (int t = 0; t < nt; t++)
+		for (uint32_t i = 0; i < n; i += 16)
+			mm_bf16_copy(x + t * MM_BF16_PANEL + i,
+			             m->x16 + (size_t)t * m->stride + k0 + i);
 	for (uint32_t k = 0; k < n; k += 4) {
 		const uint8_t *w = m->w + (size_t)(k0 + k) * 32;
 
 		__builtin_prefetch(w + m->prefetch);
 		__builtin_prefetch(w + m->prefetch + 64);
-#pragma GCC unroll 2
-		for (uint32_t j = 0; j < 2; j++) {
-			vi pair = vi_load(w + 64 * j);
-			vf odd = vf_from_bits(vi_and(pair, vi_set1(-65536)));
-			vf even = vf_from_bits(vi_shl(pair, 16));
-
-#pragma GCC unroll 8
-			for (int t = 0; t < nt; t++) {
-				const float *xt = &x[t][k + 2 * j];
-
-				chain[j][t] = vf_fma(odd, vf_set1(xt[1]), chain[j][t]);
-				chain[j][t] = vf_fma(even, vf_set1(xt[0]), chain[j][t]);
-			}
-		}
+		mm_bf16_pair(nt, vi_load(w), x + k, chain[0]);
+		mm_bf16_pair(nt, vi_load(w + 64), x + k + 2, chain[1]);
 	}
 }
-
-V16_INLINE void mm_bf16_chains(const int nt, const struct mm_tile *m, vf chain[2][MM_BF16_TOKENS])
-{
-	float x[MM_BF16_TOKENS][MM_BF16_PANEL];
-
-	for (uint32_t k = 0; k < m->n_in; k += MM_BF16_PANEL) {
-		uint32_t n = m->n_in - k < MM_BF16_PANEL ? m->n_in - k : MM_BF16_PANEL;
-
-		for (int t = 0; t < nt; t++)
-			for (uint32_t i = 0; i < n; i += 16)
-				vf_store(&x[t][i],
-				         vf_from_bf16(m->x16 + (size_t)t * m->stride + k + i));
-		mm_bf16_panel(nt, m, k, n, x, chain);
-	}
-}
-
-#endif
 
 /* A tile by nt tokens, at most MM_BF16_TOKENS, over the whole of k. */
 V16_INLINE void mm_bf16_tokens(const int nt, const struct mm_tile *m, vf *acc)
@@ -95,7 +86,9 @@ V16_INLINE void mm_bf16_tokens(const int nt, const struct mm_tile *m, vf *acc)
 
 	for (int t = 0; t < nt; t++)
 		chain[0][t] = chain[1][t] = vf_set1(0.0f);
-	mm_bf16_chains(nt, m, chain);
+	for (uint32_t k = 0; k < m->n_in; k += MM_BF16_PANEL)
+		mm_bf16_panel(nt, m, k, m->n_in - k < MM_BF16_PANEL ? m->n_in - k : MM_BF16_PANEL,
+		              chain);
 	for (int t = 0; t < nt; t++)
 		acc[t] = vf_add(chain[0][t], chain[1][t]);
 }
