@@ -2,7 +2,7 @@
  * The CPU device's inside, shared by the cpu_*.c files. The contract is accel.h.
  *
  * One queue a device. The queue's entries (steps and block copies) run one at a time, in order,
- * each as a sequence of phases (work.h). Whoever finishes the last item of a phase is alone with
+ * each as a sequence of phases (phase.h). Whoever finishes the last item of a phase is alone with
  * the device until it opens the next one: it moves the pass on, completes the entry and begins the
  * next. Fields below say who may touch them: "runner" is that lcore, "owner" is the lcore that
  * submits, polls and resets.
@@ -18,7 +18,7 @@
 #include "accel/forward.h"
 #include "accel/sampler.h"
 #include "accel/step.h"
-#include "accel/work.h"
+#include "accel/phase.h"
 #include "fw/base/arena.h"
 
 #define PLX_CPU_COPY_ENTRIES 64u   /* block copies (calls) waiting at once */
@@ -122,7 +122,7 @@ struct plx_cpu {
 	struct plx_cpu_trace *trace;   /* [n_threads] while a benchmark looks on, else NULL */
 	uint64_t generation;
 
-	struct plx_work phase;
+	struct plx_phase phase;
 	_Atomic uint32_t running; /* 1 while an entry runs; owner 0 -> 1, runner 1 -> 0 */
 	_Atomic uint32_t abort;   /* owner: complete everything as LOST */
 	enum plx_cpu_state state; /* runner */
@@ -153,14 +153,30 @@ int plx_cpu_reset(struct plx_dev *dev);
 /* ---- cpu_run.c ---- */
 
 /*
- * plx_cpu_run_item - claim an item and compute it; open what follows when it was the last.
+ * plx_cpu_run_items - claim items and compute them until none is left or the deadline has passed;
+ * open what follows when the phase's last one was among them.
  *
- * @deadline_ns  the runner does small following phases itself until then.
+ * @deadline_ns  at least one item is done, however late it is.
  * @now_ns       in and out: the time, so that it is read once an item.
  *
  * Returns false when there was nothing to claim.
  */
-bool plx_cpu_run_item(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns);
+bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns);
+
+#define PLX_CPU_AHEAD_STEP  512u           /* fetched between two looks at the phase */
+#define PLX_CPU_AHEAD_BYTES (128u * 1024u) /* fetched in a phase, of each matrix */
+
+/* How far a waiting lane has fetched; zero at first. */
+struct plx_cpu_wait {
+	const char *at;
+	uint32_t bytes;
+};
+
+/*
+ * plx_cpu_run_wait - be idle for a moment: bring weights that this lane will read next into its
+ * cache. Thread: any.  Cost: 50 to 200 ns.
+ */
+void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w);
 
 /* plx_cpu_run_start - begin the next entry. Thread: the owner, after it took running from 0 to 1.
  */

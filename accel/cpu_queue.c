@@ -35,6 +35,7 @@ int plx_cpu_queue_open(struct plx_dev *dev, struct plx_queue **out, struct plx_d
 		    "device %s: a CPU device has one queue, and it is open; place one "
 		    "accel stage on it",
 		    c->conf.name);
+	plx_phase_init(&c->phase, c->lim.n_threads);
 	c->queue = c->spare;
 	*out = &c->queue->base;
 	return PLX_E_OK;
@@ -151,6 +152,7 @@ int plx_cpu_poll(struct plx_queue *base, uint32_t budget_us, uint32_t *done_idx,
 	struct plx_cpu_queue *q = queue_of(base);
 	uint64_t now = plx_clock_ns();
 	uint64_t deadline = now + budget_us * PLX_NS_PER_US;
+	struct plx_cpu_wait wait = {0};
 
 	plx_k_fpu_setup();
 	for (;;) {
@@ -159,8 +161,8 @@ int plx_cpu_poll(struct plx_queue *base, uint32_t budget_us, uint32_t *done_idx,
 
 		if (n > 0 || !some || now >= deadline)
 			return n;
-		if (!plx_cpu_run_item(q->cpu, 0, deadline, &now)) {
-			relax();
+		if (!plx_cpu_run_items(q->cpu, 0, deadline, &now)) {
+			plx_cpu_run_wait(q->cpu, 0, &wait);
 			now = plx_clock_ns();
 		}
 	}
@@ -176,14 +178,15 @@ int plx_cpu_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
 		return 0;
 	uint64_t now = plx_clock_ns();
 	uint64_t deadline = now + budget_us * PLX_NS_PER_US;
+	struct plx_cpu_wait wait = {0};
 	int did = 0;
 
 	plx_k_fpu_setup();
 	while (now < deadline && atomic_load_explicit(&c->running, memory_order_relaxed) != 0) {
-		if (plx_cpu_run_item(c, worker_idx, deadline, &now)) {
+		if (plx_cpu_run_items(c, worker_idx, deadline, &now)) {
 			did = 1;
 		} else {
-			relax();
+			plx_cpu_run_wait(c, worker_idx, &wait);
 			now = plx_clock_ns();
 		}
 	}
@@ -200,7 +203,7 @@ int plx_cpu_reset(struct plx_dev *dev)
 	while (c->queue != NULL && keep_running(c)) {
 		uint64_t now = plx_clock_ns();
 
-		if (!plx_cpu_run_item(c, 0, 0, &now))
+		if (!plx_cpu_run_items(c, 0, 0, &now))
 			relax();
 	}
 	if (c->queue != NULL)

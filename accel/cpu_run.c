@@ -8,26 +8,30 @@
 
 /* ---- items ---------------------------------------------------------------------------------- */
 
-static void copy_item(struct plx_cpu *c, uint32_t item)
+static void copy_pair(struct plx_cpu *c, uint32_t i)
 {
 	const struct plx_block_copy *p =
-	    &c->queue->pair[(c->cur.first_pair + item) % PLX_CPU_COPY_PAIRS];
+	    &c->queue->pair[(c->cur.first_pair + i) % PLX_CPU_COPY_PAIRS];
 
 	if (p->dst != p->src)
 		memcpy(c->fwd.kv + p->dst * c->fwd.block_bytes,
 		       c->fwd.kv + p->src * c->fwd.block_bytes, c->fwd.block_bytes);
 }
 
-static void compute(struct plx_cpu *c, const struct plx_claim *it, uint32_t lane)
+static void compute(struct plx_cpu *c, struct plx_range u, uint32_t lane)
 {
 	if (atomic_load_explicit(&c->abort, memory_order_relaxed) != 0)
 		return;
-	if (c->state == PLX_CPU_BODY)
-		plx_fwd_item(&c->fwd, it->item, it->n_items, lane);
-	else if (c->state == PLX_CPU_SAMPLE)
-		plx_cpu_step_sample(c, it->item);
-	else
-		copy_item(c, it->item);
+	if (c->state == PLX_CPU_BODY) {
+		plx_fwd_units(&c->fwd, u, lane);
+		return;
+	}
+	for (uint32_t i = u.begin; i < u.end; i++) {
+		if (c->state == PLX_CPU_SAMPLE)
+			plx_cpu_step_sample(c, i);
+		else
+			copy_pair(c, i);
+	}
 }
 
 static void trace(struct plx_cpu_trace *t, const struct plx_cpu *c, uint64_t begin_ns,
@@ -40,13 +44,12 @@ static void trace(struct plx_cpu_trace *t, const struct plx_cpu *c, uint64_t beg
 }
 
 /* Computes an item and counts its time; *now_ns moves on to the item's end. */
-static void compute_timed(struct plx_cpu *c, const struct plx_claim *it, uint32_t lane,
-                          uint64_t *now_ns)
+static void compute_timed(struct plx_cpu *c, struct plx_range u, uint32_t lane, uint64_t *now_ns)
 {
 	struct plx_cpu_stats *s = &c->stats[lane];
 	uint64_t begin = *now_ns;
 
-	compute(c, it, lane);
+	compute(c, u, lane);
 	*now_ns = plx_clock_ns();
 	uint64_t ns = *now_ns - begin;
 
@@ -120,38 +123,60 @@ static bool entry_begin(struct plx_cpu *c)
 	return false;
 }
 
-/* The next phase of the entry: its number of items, 0 at the entry's end. */
-static uint32_t phase_next(struct plx_cpu *c)
+/* One row or one pair an item: each takes an item's time. */
+static struct plx_cut one_by_one(uint32_t n)
+{
+	return (struct plx_cut){.n_units = n, .most = 1, .alone = n == 1};
+}
+
+/* The next phase of the entry; false at the entry's end. */
+static bool phase_next(struct plx_cpu *c, struct plx_cut *out)
 {
 	c->n_phase++;
 	switch (c->state) {
 	case PLX_CPU_BODY:
-		if (c->fwd.op == PLX_FWD_HEAD) {
-			c->state = PLX_CPU_SAMPLE;
-			plx_cpu_step_sample_begin(c);
-			return c->fwd.n_head_row;
-		}
-		return plx_fwd_next(&c->fwd);
+		if (c->fwd.op != PLX_FWD_HEAD)
+			return plx_fwd_next(&c->fwd, out);
+		c->state = PLX_CPU_SAMPLE;
+		plx_cpu_step_sample_begin(c);
+		*out = one_by_one(c->fwd.n_head_row);
+		return true;
 	case PLX_CPU_SAMPLE:
-		/* The items' own counts; work.h made them visible. */
+		*out = one_by_one(c->fwd.n_head_row);
+		/* The items' own counts; phase.h made them visible. */
 		if (atomic_load_explicit(&c->n_choosing, memory_order_relaxed) > 0)
-			return c->fwd.n_head_row;
+			return true;
 		c->state = PLX_CPU_BODY;
-		return plx_fwd_next(&c->fwd);
+		return plx_fwd_next(&c->fwd, out);
 	case PLX_CPU_COPY_FIRST:
 		c->state = PLX_CPU_COPYING;
-		return c->cur.n_pair;
+		*out = one_by_one(c->cur.n_pair);
+		return true;
 	case PLX_CPU_COPYING:
 	case PLX_CPU_IDLE:
 		break;
 	}
-	return 0;
+	return false;
+}
+
+/* Tells waiting lanes what to fetch, then lets them claim. */
+static void phase_open(struct plx_cpu *c, const struct plx_cut *cut)
+{
+	struct plx_phase *p = &c->phase;
+
+	for (uint32_t i = 0; i < p->n_share && c->state == PLX_CPU_BODY; i++) {
+		const char *at[2];
+
+		plx_fwd_ahead(&c->fwd, i, p->n_share, at);
+		atomic_store_explicit(&p->share[i].ahead[0], at[0], memory_order_relaxed);
+		atomic_store_explicit(&p->share[i].ahead[1], at[1], memory_order_relaxed);
+	}
+	plx_phase_open(p, cut->n_units, cut->most);
 }
 
 static void go_idle(struct plx_cpu *c)
 {
 	c->state = PLX_CPU_IDLE;
-	plx_work_close(&c->phase);
 	/* R1: pairs with R2 in the poll, so that the owner sees what the runner left. */
 	atomic_store_explicit(&c->running, 0, memory_order_release);
 }
@@ -162,10 +187,10 @@ static void entries_next(struct plx_cpu *c)
 	while (pending(c)) {
 		if (!entry_begin(c))
 			continue;
-		uint32_t n = stopped(c) != 0 ? 0 : phase_next(c);
+		struct plx_cut cut;
 
-		if (n > 0) {
-			plx_work_open(&c->phase, n);
+		if (stopped(c) == 0 && phase_next(c, &cut)) {
+			phase_open(c, &cut);
 			return;
 		}
 		entry_complete(c, stopped(c));
@@ -174,25 +199,25 @@ static void entries_next(struct plx_cpu *c)
 }
 
 /*
- * After a phase: open the next one. Phases of one item are done here, until the deadline, since
- * handing them out costs more than they do.
+ * After a phase: open the next one. Short phases are done here, until the deadline, since handing
+ * them out costs more than they do.
  */
 static void advance(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns)
 {
 	for (;;) {
 		int stop = stopped(c);
-		uint32_t n = stop != 0 ? 0 : phase_next(c);
+		struct plx_cut cut;
 
-		if (n == 0) {
+		if (stop != 0 || !phase_next(c, &cut)) {
 			entry_complete(c, stop);
 			entries_next(c);
 			return;
 		}
-		if (n > 1 || *now_ns >= deadline_ns) {
-			plx_work_open(&c->phase, n);
+		if (!cut.alone || *now_ns >= deadline_ns) {
+			phase_open(c, &cut);
 			return;
 		}
-		compute_timed(c, &(struct plx_claim){0, 1}, lane, now_ns);
+		compute_timed(c, (struct plx_range){0, cut.n_units}, lane, now_ns);
 	}
 }
 
@@ -201,14 +226,43 @@ void plx_cpu_run_start(struct plx_cpu *c)
 	entries_next(c);
 }
 
-bool plx_cpu_run_item(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns)
+bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns)
 {
-	struct plx_claim it;
+	struct plx_range u;
+	uint32_t done = 0;
 
-	if (!plx_work_claim(&c->phase, &it))
+	do {
+		if (!plx_phase_claim(&c->phase, lane, &u))
+			break;
+		compute_timed(c, u, lane, now_ns);
+		done += u.end - u.begin;
+	} while (*now_ns < deadline_ns);
+	if (done == 0)
 		return false;
-	compute_timed(c, &it, lane, now_ns);
-	if (plx_work_finish(&c->phase, &it))
+	if (plx_phase_finish(&c->phase, done))
 		advance(c, lane, deadline_ns, now_ns);
 	return true;
+}
+
+void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w)
+{
+	const struct plx_share *s = &c->phase.share[lane % c->phase.n_share];
+	const char *at[2];
+
+	for (uint32_t i = 0; i < 2; i++)
+		at[i] = atomic_load_explicit(&s->ahead[i], memory_order_relaxed);
+	if (at[0] != w->at) {
+		w->at = at[0];
+		w->bytes = 0;
+	}
+	if (at[0] == NULL || w->bytes >= PLX_CPU_AHEAD_BYTES) {
+		__builtin_ia32_pause();
+		return;
+	}
+	for (uint32_t i = 0; i < PLX_CPU_AHEAD_STEP; i += 64) {
+		__builtin_prefetch(at[0] + w->bytes + i, 0, 2);
+		if (at[1] != NULL)
+			__builtin_prefetch(at[1] + w->bytes + i, 0, 2);
+	}
+	w->bytes += PLX_CPU_AHEAD_STEP;
 }

@@ -9,7 +9,7 @@
 
 #define FFN_GRAIN 32u /* rows of gate and up that make one q8 block of their product */
 
-/* ---- what an op costs, roughly: only the number of items depends on it ---------------------- */
+/* ---- what an op costs, roughly: only the cut depends on it ---------------------- */
 
 struct rates {
 	double q8_macs; /* a nanosecond */
@@ -74,7 +74,7 @@ static uint32_t qkv_segs(const struct plx_fwd *f, struct seg seg[3])
 	return 3;
 }
 
-/* The matrices of the current op, but for gate and up, which have an item function of their own. */
+/* The matrices of the current op, but for gate and up, which have a function of their own. */
 static uint32_t segs(const struct plx_fwd *f, struct seg seg[3])
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
@@ -131,18 +131,16 @@ static uint32_t op_toks(const struct plx_fwd *f)
 	return f->op == PLX_FWD_HEAD || f->op == PLX_FWD_HEAD_NORM ? f->n_head_row : f->n_tok;
 }
 
-/* Items are row ranges times chunks; a chunk's tokens pass one row range after another item's. */
-static void mat_item(struct plx_fwd *f, uint32_t item, uint32_t n_items)
+/* Rows of the op's matrices, which are counted one after another, by a chunk of tokens. */
+static void segs_rows(struct plx_fwd *f, struct plx_range row, struct plx_range tok)
 {
 	struct seg seg[3];
 	uint32_t n_seg = segs(f, seg);
-	struct plx_range tok = chunk_toks(f, item % f->n_chunk, op_toks(f));
-	struct plx_range u = plx_cut_range(f->n_units, n_items / f->n_chunk, item / f->n_chunk);
 	uint32_t first = 0;
 
 	for (uint32_t i = 0; i < n_seg; i++) {
 		uint32_t n = tiles(seg[i].w);
-		struct plx_range part = plx_range_within(u, first, n);
+		struct plx_range part = plx_range_within(row, first, n);
 
 		if (part.begin < part.end)
 			seg_rows(f, &seg[i], &part, &tok);
@@ -178,13 +176,12 @@ static void ffn_rows(const struct plx_fwd *f, const struct plx_k_mat *w, float *
 	f->k->matmul(&mm);
 }
 
-static void gate_up_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+/* Granules of gate and up, at most PLX_FWD_ROWS_MAX rows, by a chunk of tokens. */
+static void ffn_part(struct plx_fwd *f, struct plx_range row, struct plx_range tok,
+                     const struct plx_fwd_lane *s)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
-	const struct plx_fwd_lane *s = &f->lane[lane];
 	uint32_t n_ff = f->m->n_ff;
-	struct plx_range tok = chunk_toks(f, item % f->n_chunk, f->n_tok);
-	struct plx_range row = plx_cut_range(f->n_units, n_items / f->n_chunk, item / f->n_chunk);
 
 	row.begin *= FFN_GRAIN;
 	row.end *= FFN_GRAIN;
@@ -202,6 +199,46 @@ static void gate_up_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uin
 			f->k->to_bf16(f->mid.bf16 + (size_t)t * n_ff + row.begin, g, n);
 		if (f->mid.f32 != NULL)
 			memcpy(f->mid.f32 + (size_t)t * n_ff + row.begin, g, n * sizeof(float));
+	}
+}
+
+static void gate_up_rows(struct plx_fwd *f, struct plx_range row, struct plx_range tok,
+                         const struct plx_fwd_lane *s)
+{
+	const uint32_t most = PLX_FWD_ROWS_MAX / FFN_GRAIN;
+
+	for (uint32_t at = row.begin; at < row.end; at += most) {
+		struct plx_range part = {at, row.end - at > most ? at + most : row.end};
+
+		ffn_part(f, part, tok, s);
+	}
+}
+
+static void mat_rows(struct plx_fwd *f, struct plx_range row, uint32_t chunk, uint32_t lane)
+{
+	struct plx_range tok = chunk_toks(f, chunk, op_toks(f));
+
+	if (row.end > f->n_rows)
+		row.end = f->n_rows;
+	if (f->op == PLX_FWD_GATE_UP)
+		gate_up_rows(f, row, tok, &f->lane[lane]);
+	else
+		segs_rows(f, row, tok);
+}
+
+/* Units are stretches of rows times chunks: all chunks pass one stretch after another. */
+static void mat_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
+{
+	if (f->n_chunk == 1) {
+		u.begin *= f->unit_rows;
+		u.end *= f->unit_rows;
+		mat_rows(f, u, 0, lane);
+		return;
+	}
+	for (uint32_t i = u.begin; i < u.end; i++) {
+		uint32_t first = i / f->n_chunk * f->unit_rows;
+
+		mat_rows(f, (struct plx_range){first, first + f->unit_rows}, i % f->n_chunk, lane);
 	}
 }
 
@@ -298,10 +335,8 @@ static const struct plx_fwd_seq *seq_of(const struct plx_fwd *f, uint32_t t)
 	return &f->seq[lo];
 }
 
-static void tok_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+static void tok_units(struct plx_fwd *f, struct plx_range tok, uint32_t lane)
 {
-	struct plx_range tok = plx_cut_range(f->n_units, n_items, item);
-
 	for (uint32_t t = tok.begin; t < tok.end; t++) {
 		if (f->op == PLX_FWD_EMBED)
 			embed_tok(f, t);
@@ -367,10 +402,8 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 		attn_out(f, sp, head, acc, s->row);
 }
 
-static void attn_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+static void attn_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
 {
-	struct plx_range u = plx_cut_range(f->n_units, n_items, item);
-
 	for (uint32_t i = u.begin; i < u.end; i++)
 		attn_unit(f, i, &f->lane[lane]);
 }
@@ -491,51 +524,55 @@ static bool op_next(struct plx_fwd *f)
 	}
 }
 
-/* Cuts a matrix op into chunks of tokens times ranges of rows. */
-static uint32_t mat_cut(struct plx_fwd *f, double ns, uint32_t n_units, uint32_t n_tok,
-                        uint32_t least)
+/*
+ * Cuts a matrix op of n_rows into chunks of tokens times stretches of rows. With one chunk a unit
+ * is as small as can be, since a claim may take any number of them and they are computed as one.
+ */
+static struct plx_cut mat_cut(struct plx_fwd *f, double ns, uint32_t n_rows, uint32_t n_tok)
 {
 	uint32_t n_chunk = (n_tok + PLX_FWD_TOK_CHUNK - 1) / PLX_FWD_TOK_CHUNK;
 	uint32_t per_chunk = (n_tok + n_chunk - 1) / n_chunk;
 
 	f->tok_chunk = (per_chunk + 7) & ~7u;
 	f->n_chunk = (n_tok + f->tok_chunk - 1) / f->tok_chunk;
-	f->n_units = n_units;
-	uint32_t ranges = plx_cut_items(ns / f->n_chunk, n_units, f->lim.n_threads);
+	f->n_rows = n_rows;
+	f->unit_rows = 1;
+	if (f->n_chunk > 1) {
+		double fit = PLX_CUT_UNIT_NS * n_rows * f->n_chunk / ns;
 
-	return (ranges > least ? ranges : least) * f->n_chunk;
+		f->unit_rows = fit < 1 ? 1 : fit > n_rows ? n_rows : (uint32_t)fit;
+	}
+	return plx_cut_op(ns, (n_rows + f->unit_rows - 1) / f->unit_rows * f->n_chunk);
 }
 
-static uint32_t segs_cut(struct plx_fwd *f)
+static struct plx_cut segs_cut(struct plx_fwd *f)
 {
 	struct seg seg[3];
 	uint32_t n_seg = segs(f, seg);
-	uint32_t n_units = 0;
+	uint32_t n_rows = 0;
 	double ns = 0;
 
 	for (uint32_t i = 0; i < n_seg; i++) {
-		n_units += tiles(seg[i].w);
+		n_rows += tiles(seg[i].w);
 		ns += mat_ns(f, seg[i].w, op_toks(f));
 	}
-	return mat_cut(f, ns, n_units, op_toks(f), 1);
+	return mat_cut(f, ns, n_rows, op_toks(f));
 }
 
-static uint32_t gate_up_cut(struct plx_fwd *f)
+static struct plx_cut gate_up_cut(struct plx_fwd *f)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
-	uint32_t least = (f->m->n_ff + PLX_FWD_ROWS_MAX - 1) / PLX_FWD_ROWS_MAX;
 	double ns = mat_ns(f, &l->gate, f->n_tok) + mat_ns(f, &l->up, f->n_tok);
 
-	return mat_cut(f, ns, f->m->n_ff / FFN_GRAIN, f->n_tok, least);
+	return mat_cut(f, ns, f->m->n_ff / FFN_GRAIN, f->n_tok);
 }
 
-static uint32_t tok_cut(struct plx_fwd *f, uint32_t n_tok, uint32_t width)
+static struct plx_cut tok_cut(struct plx_fwd *f, uint32_t n_tok, uint32_t width)
 {
-	f->n_units = n_tok;
-	return plx_cut_items((double)n_tok * width / rates_of(f)->floats, n_tok, f->lim.n_threads);
+	return plx_cut_op((double)n_tok * width / rates_of(f)->floats, n_tok);
 }
 
-static uint32_t op_cut(struct plx_fwd *f)
+static struct plx_cut op_cut(struct plx_fwd *f)
 {
 	switch (f->op) {
 	case PLX_FWD_EMBED:
@@ -549,8 +586,7 @@ static uint32_t op_cut(struct plx_fwd *f)
 	case PLX_FWD_ROPE:
 		return tok_cut(f, f->n_tok, 2 * f->qkv_width);
 	case PLX_FWD_ATTN:
-		f->n_units = f->n_span * f->m->n_head_kv;
-		return plx_cut_items(attn_ns(f), f->n_units, f->lim.n_threads);
+		return plx_cut_op(attn_ns(f), f->n_span * f->m->n_head_kv);
 	case PLX_FWD_GATE_UP:
 		return gate_up_cut(f);
 	case PLX_FWD_QKV:
@@ -561,7 +597,7 @@ static uint32_t op_cut(struct plx_fwd *f)
 	case PLX_FWD_N_OPS:
 		break;
 	}
-	return 0;
+	return (struct plx_cut){1, 1, true};
 }
 
 void plx_fwd_begin(struct plx_fwd *f)
@@ -573,12 +609,15 @@ void plx_fwd_begin(struct plx_fwd *f)
 	spans_make(f);
 }
 
-uint32_t plx_fwd_next(struct plx_fwd *f)
+bool plx_fwd_next(struct plx_fwd *f, struct plx_cut *out)
 {
-	return op_next(f) ? op_cut(f) : 0;
+	if (!op_next(f))
+		return false;
+	*out = op_cut(f);
+	return true;
 }
 
-void plx_fwd_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane)
+void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 {
 	switch (f->op) {
 	case PLX_FWD_EMBED:
@@ -587,23 +626,71 @@ void plx_fwd_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t l
 	case PLX_FWD_QATT:
 	case PLX_FWD_NORM2:
 	case PLX_FWD_HEAD_NORM:
-		tok_item(f, item, n_items, lane);
+		tok_units(f, units, lane);
 		break;
 	case PLX_FWD_ATTN:
-		attn_item(f, item, n_items, lane);
+		attn_units(f, units, lane);
 		break;
 	case PLX_FWD_GATE_UP:
-		gate_up_item(f, item, n_items, lane);
-		break;
 	case PLX_FWD_QKV:
 	case PLX_FWD_OUT:
 	case PLX_FWD_DOWN:
 	case PLX_FWD_HEAD:
-		mat_item(f, item, n_items);
+		mat_units(f, units, lane);
 		break;
 	case PLX_FWD_N_OPS:
 		break;
 	}
+}
+
+/* ---- what is read next ---------------------------------------------------------------------- */
+
+/* Where the share-th of n_share stretches of a matrix op's rows begins. */
+static const char *seg_at(const struct plx_k_mat *const w[], uint32_t n_seg, uint32_t share,
+                          uint32_t n_share)
+{
+	uint32_t n_rows = 0;
+	uint32_t i = 0;
+
+	for (uint32_t j = 0; j < n_seg; j++)
+		n_rows += tiles(w[j]);
+	uint32_t row = plx_cut_range(n_rows, n_share, share).begin;
+
+	while (i + 1 < n_seg && row >= tiles(w[i]))
+		row -= tiles(w[i++]);
+	return (const char *)w[i]->data +
+	       row * plx_k_pack_bytes(w[i]->type, PLX_K_TILE, w[i]->n_in);
+}
+
+void plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share, const char *at[2])
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	bool to_head = f->op == PLX_FWD_DOWN && f->il + 1 == f->m->n_layer;
+	const struct plx_k_mat *w[3] = {&f->head};
+	uint32_t n_seg = 1;
+
+	at[0] = at[1] = NULL;
+	if (f->n_tok > PLX_FWD_AHEAD_TOK)
+		return;
+	if (f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) {
+		w[0] = &l->wo;
+	} else if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2) {
+		w[0] = &l->up;
+		at[1] = seg_at(w, 1, share, n_share);
+		w[0] = &l->gate;
+	} else if (f->op == PLX_FWD_GATE_UP) {
+		w[0] = &l->down;
+	} else if (!to_head && f->op != PLX_FWD_HEAD_NORM) {
+		/* This layer's, the next one's, or, after the head, those of the next step. */
+		l = &f->layer[f->op == PLX_FWD_NORM1  ? f->il
+		              : f->op == PLX_FWD_DOWN ? f->il + 1
+		                                      : 0];
+		w[0] = &l->wq;
+		w[1] = &l->wk;
+		w[2] = &l->wv;
+		n_seg = 3;
+	}
+	at[0] = seg_at(w, n_seg, share, n_share);
 }
 
 const char *plx_fwd_op_name(enum plx_fwd_op op)

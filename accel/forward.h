@@ -2,10 +2,10 @@
  * The transformer pass as a sequence of ops over the tokens of a step (CPU).
  *
  * The tokens of all sequences are laid one after another, prefill chunks and single decode tokens
- * alike; every op works on all of them. An op is cut into items by rows and tokens; items of an op
+ * alike; every op works on all of them. An op is cut into units by rows and tokens; units of an op
  * are independent, ops follow one another. Nothing that is added up is ever cut except where the
  * kernels fix the cut by absolute position (attention splits), so a token's bits do not depend on
- * what runs beside it, on the items' sizes or on who runs them.
+ * what runs beside it, on how units are taken together or on who runs them.
  *
  *   EMBED                          x = embedding rows
  *   for each layer
@@ -19,8 +19,8 @@
  *   for each group of rows that want logits
  *     HEAD_NORM, HEAD              logits = W RMS(x) * output_norm
  *
- * The caller runs plx_fwd_next alone, then that many items in any order on any lanes, then
- * plx_fwd_next again.
+ * The caller runs plx_fwd_next alone, then all units of the cut it gave, some at a time, in any
+ * order on any lanes, then plx_fwd_next again.
  */
 #ifndef PLX_ACCEL_FORWARD_H
 #define PLX_ACCEL_FORWARD_H
@@ -30,6 +30,7 @@
 #include <stdint.h>
 
 #include "accel/accel.h"
+#include "accel/cut.h"
 #include "accel/model/model.h"
 #include "fw/base/arena.h"
 #include "kernels/kernels.h"
@@ -74,6 +75,7 @@ struct plx_fwd_span {
 /* Buffers of one lane (one lcore that computes); written inside an item only. */
 #define PLX_FWD_TOK_CHUNK 64u  /* most tokens of a matrix item */
 #define PLX_FWD_ROWS_MAX  128u /* most rows of a gate-and-up item */
+#define PLX_FWD_AHEAD_TOK 4u   /* most tokens for which weights are fetched ahead */
 #define PLX_FWD_SPAN_MAX  64u  /* most queries (tokens times heads) of an attention unit */
 
 struct plx_fwd_lane {
@@ -136,8 +138,9 @@ struct plx_fwd {
 	uint32_t split;      /* ATTN */
 	uint32_t row0;       /* HEAD: first row of the group */
 	uint32_t n_head_row; /* HEAD: rows of the group */
-	uint32_t n_units;    /* what its items share: granules of rows, tokens, spans */
-	uint32_t n_chunk;    /* matrix ops: token chunks; items are n_chunk times row ranges */
+	uint32_t n_rows;     /* matrix ops: rows, in tiles or in granules of gate and up */
+	uint32_t unit_rows;  /* of them in a unit */
+	uint32_t n_chunk;    /* token chunks; units are row stretches times chunks */
 	uint32_t tok_chunk;  /* tokens a chunk */
 };
 
@@ -174,21 +177,32 @@ int plx_fwd_init(struct plx_fwd *f, const struct plx_model *m, const struct plx_
 void plx_fwd_begin(struct plx_fwd *f);
 
 /*
- * plx_fwd_next - go to the next op and cut it.
+ * plx_fwd_next - go to the next op and cut it; false when the body is done and no group of logits
+ * is left.
  *
- * Returns the number of its items; 0 when the body is done and no group of logits is left. After
- * an op PLX_FWD_HEAD the logits of rows row0 .. row0 + n_head_row - 1 are in logits, and stay until
- * the next call.
+ * After an op PLX_FWD_HEAD the logits of rows row0 .. row0 + n_head_row - 1 are in logits, and stay
+ * until the next call.
  * Thread: one at a time.  Cost: below a microsecond.
  */
-uint32_t plx_fwd_next(struct plx_fwd *f);
+bool plx_fwd_next(struct plx_fwd *f, struct plx_cut *out);
 
 /*
- * plx_fwd_item - compute one item of the op, item < n_items as plx_fwd_next gave it.
+ * plx_fwd_units - compute some units of the op.
  *
- * Thread: any, each with a lane of its own.  Cost: about 20 us.
+ * Thread: any, each with a lane of its own.  Cost: about 20 us for as many as the cut allows.
  */
-void plx_fwd_item(struct plx_fwd *f, uint32_t item, uint32_t n_items, uint32_t lane);
+void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane);
+
+/*
+ * plx_fwd_ahead - where the next matrix op begins to read weights.
+ *
+ * @share    of n_share: the op's rows are shared out in that many stretches.
+ * @at       out: first weights of that stretch; gate's and up's, which are read in turn, or one
+ *           and NULL. Both NULL where weights are read too seldom to matter (many tokens).
+ *
+ * Thread: as plx_fwd_next.
+ */
+void plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share, const char *at[2]);
 
 /* plx_fwd_op_name - "embed", "qkv" ... */
 const char *plx_fwd_op_name(enum plx_fwd_op op);
