@@ -131,10 +131,10 @@ static void run_all(const struct point *p, uint32_t n, struct sim_result *out)
 
 /* ---- the sweep that finds capacity ---- */
 
-static const uint32_t try_static[] = {16, 32, 64, 128, 256};
-static const uint32_t try_orca[] = {512, 2048, 8192, 36864};
-static const uint32_t try_sarathi[] = {256, 320, 384, 448, 512, 640, 768, 1024};
-static const double try_loads[] = {0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35};
+static const uint32_t try_static[] = {32, 128};
+static const uint32_t try_orca[] = {512, 8192};
+static const uint32_t try_sarathi[] = {256, 320, 384, 448, 512, 640};
+static const double try_loads[] = {0.3, 0.5, 0.8, 1.0, 1.1, 1.2, 1.3, 1.4};
 
 #define N_TRY_LOADS (sizeof(try_loads) / sizeof(try_loads[0]))
 

@@ -298,6 +298,7 @@ static uint32_t fill(void *ctx, struct plx_step *st, uint64_t now_ns)
 	struct base *b = ctx;
 
 	st->n_tok = st->n_seq = st->n_delta = st->n_sampler = 0;
+	st->id = b->s->n_steps + 1;
 	if (b->mode == MODE_STATIC)
 		fill_static(b, st, now_ns);
 	else if (b->mode == MODE_ORCA)

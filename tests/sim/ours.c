@@ -74,10 +74,10 @@ static struct plx_sched_job job_of(const struct ours *o, uint32_t req, const int
 	    .sampler = {.top_p = 1, .repeat_penalty = 1, .seed = req},
 	};
 
-	if (!o->conf.no_objectives) {
-		j.ttft_slo_ns = (uint64_t)want->first_ms * MS;
-		j.itl_slo_ns = (uint64_t)want->between_ms * MS;
-	}
+	j.ttft_slo_ns = (uint64_t)want->first_ms * MS;
+	j.itl_slo_ns = (uint64_t)want->between_ms * MS;
+	if (o->conf.edit)
+		o->conf.edit(req, &j);
 	return j;
 }
 
@@ -115,12 +115,26 @@ static uint32_t fill(void *ctx, struct plx_step *st, uint64_t now_ns)
 	return plx_sched_fill(&o->sched, st, UINT32_MAX, now_ns);
 }
 
+/* Clients take what the step brought, but for the deaf ones. */
+static void clients_read(struct ours *o, struct plx_step *st)
+{
+	for (uint32_t i = 0; i < st->n_seq; i++) {
+		const struct plx_seq *q = &o->sched.seq[plx_step_seqs(st)[i].slot];
+		uint32_t req = q->state == PLX_SEQ_RUN ? o->req[q->ent] : 0;
+
+		if (q->state == PLX_SEQ_RUN && (req + 1) % o->conf.deaf_mod != 0)
+			plx_sched_window(&o->sched, q->ent, 0, q->n_out + o->conf.window);
+	}
+}
+
 static void done(void *ctx, struct plx_step *st, uint64_t now_ns)
 {
 	struct ours *o = ctx;
 
 	o->now_ns = now_ns;
 	plx_sched_done(&o->sched, st, st->status, now_ns);
+	if (o->conf.window)
+		clients_read(o, st);
 }
 
 static void tick(void *ctx, uint64_t now_ns)
@@ -144,7 +158,7 @@ static void close_ours(void *ctx)
 
 	plx_sched_check(&o->sched);
 	PLX_CHECK(plx_sched_idle(&o->sched) && o->n_free == o->n_keys);
-	PLX_CHECK(plx_kv_room(&o->sched.kv) == o->s->n_blocks);
+	PLX_CHECK(plx_kv_room(&o->sched.kv) == o->sched.conf.n_blocks);
 	plx_arena_close(&o->arena);
 	free(o->free_key);
 	free(o->req);
@@ -159,7 +173,7 @@ static struct plx_sched_conf sched_conf(const struct ours *o)
 	return (struct plx_sched_conf){
 	    .n_keys = o->n_keys,
 	    .n_slots = SIM_SLOTS,
-	    .n_blocks = o->s->n_blocks,
+	    .n_blocks = c->n_blocks ? c->n_blocks : o->s->n_blocks,
 	    .block_tokens = SIM_BLOCK_TOKENS,
 	    .ctx_tokens = SIM_CONTEXT,
 	    .max_prompt = SIM_MAX_PROMPT,

@@ -11,14 +11,14 @@ void sim_hist_add(struct sim_hist *h, uint64_t ns)
 {
 	uint32_t e, b;
 
+	if (ns > h->max_ns)
+		h->max_ns = ns;
 	ns = ns < (1u << SIM_HIST_SUB) ? 1u << SIM_HIST_SUB : ns;
 	e = 63u - (uint32_t)__builtin_clzll(ns);
 	b = ((e - SIM_HIST_SUB) << SIM_HIST_SUB) +
 	    (uint32_t)((ns >> (e - SIM_HIST_SUB)) & ((1u << SIM_HIST_SUB) - 1));
 	h->bin[b < SIM_HIST_BINS ? b : SIM_HIST_BINS - 1]++;
 	h->count++;
-	if (ns > h->max_ns)
-		h->max_ns = ns;
 }
 
 double sim_hist_ms(const struct sim_hist *h, double q)

@@ -57,13 +57,17 @@ void sim_close(struct sim *s);
 /* sim_run - the whole trace through an engine, to the last answer; closes the engine. */
 void sim_run(struct sim *s, struct sim_engine *e);
 
+struct plx_sched_job; /* dataplane/batch/sched.h */
+
 /* How ours is configured where a test or a sweep differs from the default (0). */
 struct sim_ours_conf {
 	uint32_t step_tokens;
 	uint32_t n_keys;
-	uint32_t window;
+	uint32_t n_blocks;
+	uint32_t window;   /* ids a client takes before it must say that it read some */
+	uint32_t deaf_mod; /* with a window: every so manieth request's client never reads */
 	uint64_t pause_ns;
-	bool no_objectives; /* requests do not say what they want */
+	void (*edit)(uint32_t req, struct plx_sched_job *job); /* before it is added */
 };
 
 /*
