@@ -3,6 +3,7 @@
  * one and two threads, and where the time goes.
  *
  * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | profile]
+ * BENCH_RUNS=n: that many runs of each (5), for a script that takes turns with other programs.
  */
 #include <sched.h>
 #include <stdio.h>
@@ -19,6 +20,10 @@
 #define N_DECODE  128u
 
 #define N_LONG 2000u
+
+#define MAX_RUNS 25u
+
+static uint32_t n_runs = 5;
 
 static int32_t prompt[N_LONG];
 
@@ -65,20 +70,20 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Median of five runs, with the range. */
+/* Median of the runs, with the range. */
 static void report(struct devkit *k, const char *isa, bool prefill)
 {
 	uint32_t n_prompt = prefill ? N_PREFILL : 1, n_new = prefill ? 1 : N_DECODE;
-	double n = prefill ? N_PREFILL : N_DECODE, rate[5];
+	double n = prefill ? N_PREFILL : N_DECODE, rate[MAX_RUNS];
 	const char *what = prefill ? "prefill 512" : "decode 128";
 
-	run(k, n_prompt, n_new, NULL);
-	for (uint32_t i = 0; i < 5; i++)
-		rate[i] = n / run(k, n_prompt, n_new, i == 4 ? what : NULL);
-	qsort(rate, 5, sizeof(rate[0]), by_value);
-	printf("bench_device: %s, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over 5 runs)\n",
-	       what, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[2], rate[0],
-	       rate[4]);
+	run(k, n_prompt, prefill ? 1 : N_DECODE / 8, NULL);
+	for (uint32_t i = 0; i < n_runs; i++)
+		rate[i] = n / run(k, n_prompt, n_new, i + 1 == n_runs ? what : NULL);
+	qsort(rate, n_runs, sizeof(rate[0]), by_value);
+	printf("bench_device: %s, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over %u runs)\n",
+	       what, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[n_runs / 2],
+	       rate[0], rate[n_runs - 1], n_runs);
 	fflush(stdout);
 }
 
@@ -129,7 +134,10 @@ int main(int argc, char **argv)
 	const char *isa = argc > 2 ? argv[2] : "auto";
 	uint32_t only = argc > 3 ? (uint32_t)atoi(argv[3]) : 0;
 	const char *part = argc > 4 ? argv[4] : "";
+	const char *runs = getenv("BENCH_RUNS");
 
+	if (runs != NULL && atoi(runs) >= 1 && atoi(runs) <= (int)MAX_RUNS)
+		n_runs = (uint32_t)atoi(runs);
 	if (path == NULL) {
 		printf("bench_device: SKIPPED, no model; `make model` gets it\n");
 		return 0;
