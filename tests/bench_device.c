@@ -2,7 +2,7 @@
  * Tokens a second of the CPU device on a real model: prefill of 512 tokens and decode of 128, on
  * one and two threads, and where the time goes.
  *
- * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | profile]
+ * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | batch | profile]
  * BENCH_RUNS=n: that many runs of each (5), for a script that takes turns with other programs.
  */
 #include <sched.h>
@@ -20,6 +20,9 @@
 #define N_DECODE  128u
 
 #define N_LONG 2000u
+
+#define N_BATCH     8u
+#define N_BATCH_CTX 128u /* tokens of each prompt, and new ones of each */
 
 #define MAX_RUNS 25u
 
@@ -87,6 +90,42 @@ static void report(struct devkit *k, const char *isa, bool prefill)
 	fflush(stdout);
 }
 
+static void fill_batch(struct devseq seq[N_BATCH])
+{
+	memset(seq, 0, N_BATCH * sizeof(seq[0]));
+	for (uint32_t i = 0; i < N_BATCH; i++) {
+		seq[i].prompt = prompt + i * N_BATCH_CTX;
+		seq[i].n_prompt = N_BATCH_CTX;
+		seq[i].n_new = N_BATCH_CTX + 1;
+		seq[i].sampler = devkit_greedy();
+	}
+}
+
+/* Tokens a second of all sequences together, from the step after their prompts, which run in one.
+ */
+static double run_batch(struct devkit *k)
+{
+	static struct devseq seq[N_BATCH];
+
+	fill_batch(seq);
+	devkit_run(k, seq, N_BATCH);
+	return (double)(N_BATCH * N_BATCH_CTX) * 1e9 / (double)(plx_clock_ns() - seq[0].first_ns);
+}
+
+static void batch(struct devkit *k, const char *isa)
+{
+	double rate[MAX_RUNS];
+
+	for (uint32_t i = 0; i < n_runs; i++)
+		rate[i] = run_batch(k);
+	qsort(rate, n_runs, sizeof(rate[0]), by_value);
+	printf(
+	    "bench_device: batch %u, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over %u runs)\n",
+	    N_BATCH, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[n_runs / 2],
+	    rate[0], rate[n_runs - 1], n_runs);
+	fflush(stdout);
+}
+
 /* One prompt and a run of single tokens, op by op. */
 static void profile(struct devkit *k)
 {
@@ -151,6 +190,8 @@ int main(int argc, char **argv)
 		if (only != 0 && only != n)
 			continue;
 		lim.n_threads = n;
+		if (strcmp(part, "batch") == 0)
+			lim.max_step_tokens = N_BATCH * N_BATCH_CTX;
 		devkit_open(&k, path, isa, &lim);
 		pin(&k);
 		if (strcmp(part, "profile") == 0)
@@ -159,6 +200,8 @@ int main(int argc, char **argv)
 			report(&k, isa, true);
 		if (part[0] == '\0' || strcmp(part, "decode") == 0)
 			report(&k, isa, false);
+		if (strcmp(part, "batch") == 0)
+			batch(&k, isa);
 		if (part[0] == '\0')
 			slices(&k);
 		devkit_close(&k);

@@ -6,10 +6,10 @@
  * Reading: each thread has a buffer of its own far beyond the caches, in huge pages where the
  * kernel gives them, and adds up all of it again and again, with the loop that is fastest here
  * (streams side by side, prefetch distance). Multiplying: the dot instruction alone, on registers,
- * with enough chains to fill its ports. Threads are where the scheduler puts them, as the device's
- * in bench_device are.
+ * with enough chains to fill its ports. Thread i runs on CPU i, as lane i of bench_device does.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -185,6 +185,16 @@ struct hand {
 	uint32_t idx;
 };
 
+/* Where the machine has no such CPU the thread stays where it is. */
+static void pin(uint32_t cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
 static double one_piece(struct crew *c, uint32_t idx, size_t *off)
 {
 	if (c->read == NULL)
@@ -202,6 +212,7 @@ static void *hand_main(void *arg)
 	uint64_t now;
 	size_t off = 0;
 
+	pin(h->idx);
 	(void)pthread_barrier_wait(&c->start);
 	c->begin_ns[h->idx] = now = plx_clock_ns();
 	while (!atomic_load_explicit(&c->stop, memory_order_relaxed)) {

@@ -235,6 +235,8 @@ static void take(struct devkit *k, const struct plx_step_out *o, struct devseq *
 	q->status = o->status;
 	if (q->status != 0 || o->n_out == 0)
 		return;
+	if (q->n_out == 0)
+		q->first_ns = plx_clock_ns();
 	q->out[q->n_out] = o->id[0];
 	q->logprob[q->n_out++] = o->logprob[0];
 	q->hash = XXH3_64bits_withSeed(devkit_logits(k, (*row)++),

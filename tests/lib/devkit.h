@@ -42,6 +42,7 @@ struct devseq {
 	uint32_t slot;  /* set by devkit_run */
 	uint32_t n_run; /* tokens of the prompt that ran */
 	uint32_t n_out;
+	uint64_t first_ns; /* when the first id was there */
 	int32_t out[512];
 	float logprob[512];
 	uint64_t hash; /* of the bits of every row of logits */
