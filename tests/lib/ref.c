@@ -2,19 +2,24 @@
 #include "tests/lib/ref.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fw/base/check.h"
 #include "kernels/quant.h"
+#include "tests/lib/par.h"
+#include "tests/lib/refmul.h"
+
+#define ROWS 32u /* rows of a matrix that one thread holds at once */
 
 struct plx_ref {
 	const struct plx_model *m;
-	uint32_t n_ctx;
-	uint32_t n;  /* tokens so far */
-	double *k;   /* [n_layer][n_ctx][n_head_kv * head_dim] */
-	double *v;   /* the same */
-	float *wrow; /* one row of a matrix, dequantised */
+	uint32_t n_ctx; /* a multiple of 8 */
+	uint32_t n;     /* tokens so far */
+	uint32_t round; /* enum plx_ref_round */
+	double *k;      /* [n_layer][n_head_kv][n_ctx][head_dim] */
+	double *v;      /* [n_layer][n_head_kv][head_dim][n_ctx] */
 };
 
 static double *doubles(size_t n)
@@ -28,18 +33,12 @@ static double *doubles(size_t n)
 struct plx_ref *plx_ref_open(const struct plx_model *m, uint32_t n_ctx)
 {
 	struct plx_ref *r = calloc(1, sizeof(*r));
-	size_t kv = (size_t)m->n_layer * n_ctx * m->n_head_kv * m->head_dim;
-	size_t widest = m->n_ff > m->n_embd ? m->n_ff : m->n_embd;
 
-	if (widest < (size_t)m->n_head * m->head_dim)
-		widest = (size_t)m->n_head * m->head_dim;
-	PLX_CHECK(r != NULL);
+	PLX_CHECK(r != NULL && m->head_dim % 8 == 0);
 	r->m = m;
-	r->n_ctx = n_ctx;
-	r->k = doubles(kv);
-	r->v = doubles(kv);
-	r->wrow = calloc(widest, sizeof(float));
-	PLX_CHECK(r->wrow != NULL);
+	r->n_ctx = (n_ctx + 7) & ~7u;
+	r->k = doubles((size_t)m->n_layer * r->n_ctx * m->n_head_kv * m->head_dim);
+	r->v = doubles((size_t)m->n_layer * r->n_ctx * m->n_head_kv * m->head_dim);
 	return r;
 }
 
@@ -47,34 +46,97 @@ void plx_ref_close(struct plx_ref *r)
 {
 	free(r->k);
 	free(r->v);
-	free(r->wrow);
 	free(r);
 }
 
-static double dot(const float *w, const double *x, uint32_t n)
+void plx_ref_round(struct plx_ref *r, uint32_t flags)
 {
-	double s[8] = {0};
+	r->round = flags;
+}
 
-	for (uint32_t i = 0; i < n; i += 8)
-		for (uint32_t j = 0; j < 8; j++)
-			s[j] += (double)w[i + j] * x[i + j];
-	return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+/* ---- matrices ------------------------------------------------------------------------------- */
+
+/* What 8 bits leave of n activations; the formula is that of plx_kernels.quantise. */
+static void round_a8(double *x, size_t n)
+{
+	for (size_t b = 0; b < n; b += 32) {
+		double top = 0;
+
+		for (size_t i = b; i < b + 32; i++)
+			top = fmax(top, fabs(x[i]));
+		for (size_t i = b; i < b + 32; i++)
+			x[i] = top > 0 ? rint(x[i] * (127 / top)) * (top / 127) : 0;
+	}
+}
+
+static void round_f16(double *x, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		x[i] = (double)plx_f16_to_f32(plx_f32_to_f16((float)x[i]));
+}
+
+static bool wants_a8(const struct plx_tensor *w)
+{
+	return w->type != PLX_Q_F32 && w->type != PLX_Q_F16 && w->type != PLX_Q_BF16;
+}
+
+/* Row row of a matrix, exact. */
+static void row_read(const struct plx_tensor *w, uint32_t row, float *tmp, double *out)
+{
+	plx_q_dequant((enum plx_qtype)w->type, w->data + row * w->row_bytes, tmp, w->n_cols);
+	for (uint32_t i = 0; i < w->n_cols; i++)
+		out[i] = (double)tmp[i];
 }
 
 /* y[t][r] = sum over c of w[r][c] x[t][c], plus bias[r] */
-static void mul(const struct plx_ref *r, const struct plx_tensor *w, const float *bias,
-                const double *x, double *y, uint32_t n_tok)
-{
-	for (uint32_t row = 0; row < w->n_rows; row++) {
-		plx_q_dequant((enum plx_qtype)w->type, w->data + row * w->row_bytes, r->wrow,
-		              w->n_cols);
-		for (uint32_t t = 0; t < n_tok; t++) {
-			double s = dot(r->wrow, x + (size_t)t * w->n_cols, w->n_cols);
+struct product {
+	const struct plx_tensor *w;
+	const float *bias;
+	const double *x;
+	double *y;
+	uint32_t n_tok;
+};
 
-			y[(size_t)t * w->n_rows + row] = s + (bias != NULL ? (double)bias[row] : 0);
-		}
-	}
+/* Rows i * ROWS and on of a product. */
+static void product_rows(void *arg, uint32_t i)
+{
+	const struct product *p = arg;
+	const struct plx_tensor *w = p->w;
+	uint32_t from = i * ROWS, n = w->n_rows - from < ROWS ? w->n_rows - from : ROWS;
+	double *rows = doubles((size_t)n * w->n_cols);
+	float *tmp = calloc(w->n_cols, sizeof(float));
+
+	PLX_CHECK(tmp != NULL);
+	for (uint32_t r = 0; r < n; r++)
+		row_read(w, from + r, tmp, rows + (size_t)r * w->n_cols);
+	plx_ref_mul(&(struct plx_ref_mul){.w = rows,
+	                                  .x = p->x,
+	                                  .y = p->y + from,
+	                                  .w_stride = w->n_cols,
+	                                  .x_stride = w->n_cols,
+	                                  .y_stride = w->n_rows,
+	                                  .n_row = n,
+	                                  .n_x = p->n_tok,
+	                                  .n = w->n_cols});
+	for (uint32_t t = 0; p->bias != NULL && t < p->n_tok; t++)
+		for (uint32_t r = 0; r < n; r++)
+			p->y[(size_t)t * w->n_rows + from + r] += (double)p->bias[from + r];
+	free(rows);
+	free(tmp);
 }
+
+/* a8: the flag that rounds x, which is then rounded in place: it is never used unrounded. */
+static void mul(const struct plx_ref *r, uint32_t a8, const struct plx_tensor *w, const float *bias,
+                double *x, double *y, uint32_t n_tok)
+{
+	struct product p = {w, bias, x, y, n_tok};
+
+	if ((r->round & a8) != 0 && wants_a8(w))
+		round_a8(x, (size_t)n_tok * w->n_cols);
+	plx_t_par((w->n_rows + ROWS - 1) / ROWS, product_rows, &p);
+}
+
+/* ---- a layer -------------------------------------------------------------------------------- */
 
 static void rms(const double *x, const float *gain, double eps, double *y, uint32_t n)
 {
@@ -122,71 +184,113 @@ static void heads(const struct plx_model *m, double *x, uint32_t n_head, const f
 	}
 }
 
-/* One query head against positions 0..pos of one key head; stride from position to position. */
-static void attend(const double *q, const double *k, const double *v, uint32_t pos, size_t stride,
-                   uint32_t dim, double *p, double *out)
+/* The new tokens of one sequence in one layer. */
+struct attn {
+	const struct plx_ref *r;
+	double *q;       /* [n_tok][n_head][head_dim] */
+	const double *k; /* [n_head_kv][n_ctx][head_dim] */
+	const double *v; /* [n_head_kv][head_dim][n_ctx] */
+	double *o;       /* as q */
+};
+
+static void softmax(double *s, uint32_t n, double scale)
 {
 	double max = (double)-INFINITY, sum = 0;
 
-	for (uint32_t j = 0; j <= pos; j++) {
-		double s = 0;
-
-		for (uint32_t d = 0; d < dim; d++)
-			s += q[d] * k[j * stride + d];
-		p[j] = s / sqrt(dim);
-		max = p[j] > max ? p[j] : max;
+	for (uint32_t j = 0; j < n; j++) {
+		s[j] *= scale;
+		max = s[j] > max ? s[j] : max;
 	}
-	for (uint32_t j = 0; j <= pos; j++)
-		sum += p[j] = exp(p[j] - max);
-	memset(out, 0, dim * sizeof(double));
-	for (uint32_t j = 0; j <= pos; j++)
-		for (uint32_t d = 0; d < dim; d++)
-			out[d] += p[j] / sum * v[j * stride + d];
+	for (uint32_t j = 0; j < n; j++)
+		sum += s[j] = exp(s[j] - max);
+	for (uint32_t j = 0; j < n; j++)
+		s[j] /= sum;
+}
+
+/* All heads of new token t against positions 0 .. r->n + t. */
+static void attend(void *arg, uint32_t t)
+{
+	const struct attn *a = arg;
+	const struct plx_model *m = a->r->m;
+	uint32_t n_group = m->n_head / m->n_head_kv, n_ctx = a->r->n_ctx, n = a->r->n + t + 1;
+	double *p = doubles((size_t)n_group * n_ctx); /* zero from n on */
+
+	for (uint32_t h = 0; h < m->n_head_kv; h++) {
+		size_t at = ((size_t)t * m->n_head + (size_t)h * n_group) * m->head_dim;
+		size_t kv = (size_t)h * n_ctx * m->head_dim;
+
+		plx_ref_mul(&(struct plx_ref_mul){a->k + kv, a->q + at, p, m->head_dim, m->head_dim,
+		                                  n_ctx, n, n_group, m->head_dim});
+		for (uint32_t g = 0; g < n_group; g++)
+			softmax(p + (size_t)g * n_ctx, n, 1 / sqrt(m->head_dim));
+		plx_ref_mul(&(struct plx_ref_mul){a->v + kv, p, a->o + at, n_ctx, n_ctx,
+		                                  m->head_dim, m->head_dim, n_group,
+		                                  (n + 7) & ~7u});
+	}
+	free(p);
+}
+
+/* Puts the new tokens' k and v, [n_tok][n_head_kv][head_dim], where attend reads them. */
+static void kv_keep(const struct plx_ref *r, double *k, double *v, double *k_all, double *v_all,
+                    uint32_t n_tok)
+{
+	uint32_t n_head = r->m->n_head_kv, dim = r->m->head_dim;
+	size_t n_kv = (size_t)n_head * dim;
+
+	if ((r->round & PLX_REF_KV16) != 0) {
+		round_f16(k, n_tok * n_kv);
+		round_f16(v, n_tok * n_kv);
+	}
+	for (uint32_t t = 0; t < n_tok; t++)
+		for (uint32_t h = 0; h < n_head; h++)
+			for (uint32_t d = 0; d < dim; d++) {
+				size_t from = t * n_kv + (size_t)h * dim + d, pos = r->n + t;
+
+				k_all[((size_t)h * r->n_ctx + pos) * dim + d] = k[from];
+				v_all[((size_t)h * dim + d) * r->n_ctx + pos] = v[from];
+			}
 }
 
 static void attention(struct plx_ref *r, const struct plx_layer *l, uint32_t il, double *x,
-                      const double *h, uint32_t n_tok)
+                      double *h, uint32_t n_tok)
 {
 	const struct plx_model *m = r->m;
 	size_t n_q = (size_t)m->n_head * m->head_dim, n_kv = (size_t)m->n_head_kv * m->head_dim;
-	double *k = r->k + (size_t)il * r->n_ctx * n_kv, *v = r->v + (size_t)il * r->n_ctx * n_kv;
-	double *q = doubles(n_tok * n_q), *o = doubles(n_tok * n_q), *p = doubles(r->n_ctx);
+	double *k_all = r->k + il * n_kv * r->n_ctx, *v_all = r->v + il * n_kv * r->n_ctx;
+	double *q = doubles(n_tok * n_q), *o = doubles(n_tok * n_q);
+	double *k = doubles(n_tok * n_kv), *v = doubles(n_tok * n_kv);
 	double *y = doubles((size_t)n_tok * m->n_embd);
 
-	mul(r, &l->wq, l->bq, h, q, n_tok);
-	mul(r, &l->wk, l->bk, h, k + r->n * n_kv, n_tok);
-	mul(r, &l->wv, l->bv, h, v + r->n * n_kv, n_tok);
+	mul(r, PLX_REF_A8_QKV, &l->wq, l->bq, h, q, n_tok);
+	mul(r, PLX_REF_A8_QKV, &l->wk, l->bk, h, k, n_tok);
+	mul(r, PLX_REF_A8_QKV, &l->wv, l->bv, h, v, n_tok);
 	for (uint32_t t = 0; t < n_tok; t++) {
 		heads(m, q + t * n_q, m->n_head, l->q_norm, r->n + t);
-		heads(m, k + (r->n + t) * n_kv, m->n_head_kv, l->k_norm, r->n + t);
+		heads(m, k + t * n_kv, m->n_head_kv, l->k_norm, r->n + t);
 	}
-	for (uint32_t t = 0; t < n_tok; t++)
-		for (uint32_t i = 0; i < m->n_head; i++) {
-			size_t off = (size_t)(i / (m->n_head / m->n_head_kv)) * m->head_dim;
-			size_t at = t * n_q + (size_t)i * m->head_dim;
-
-			attend(q + at, k + off, v + off, r->n + t, n_kv, m->head_dim, p, o + at);
-		}
-	mul(r, &l->wo, NULL, o, y, n_tok);
+	kv_keep(r, k, v, k_all, v_all, n_tok);
+	plx_t_par(n_tok, attend, &(struct attn){r, q, k_all, v_all, o});
+	mul(r, PLX_REF_A8_WO, &l->wo, NULL, o, y, n_tok);
 	for (size_t i = 0; i < (size_t)n_tok * m->n_embd; i++)
 		x[i] += y[i];
 	free(q);
 	free(o);
-	free(p);
+	free(k);
+	free(v);
 	free(y);
 }
 
-static void feed_forward(const struct plx_ref *r, const struct plx_layer *l, double *x,
-                         const double *h, uint32_t n_tok)
+static void feed_forward(const struct plx_ref *r, const struct plx_layer *l, double *x, double *h,
+                         uint32_t n_tok)
 {
 	size_t n = (size_t)n_tok * r->m->n_ff;
 	double *g = doubles(n), *u = doubles(n), *y = doubles((size_t)n_tok * r->m->n_embd);
 
-	mul(r, &l->gate, NULL, h, g, n_tok);
-	mul(r, &l->up, NULL, h, u, n_tok);
+	mul(r, PLX_REF_A8_GATE_UP, &l->gate, NULL, h, g, n_tok);
+	mul(r, PLX_REF_A8_GATE_UP, &l->up, NULL, h, u, n_tok);
 	for (size_t i = 0; i < n; i++)
 		g[i] = g[i] / (1 + exp(-g[i])) * u[i];
-	mul(r, &l->down, NULL, g, y, n_tok);
+	mul(r, PLX_REF_A8_DOWN, &l->down, NULL, g, y, n_tok);
 	for (size_t i = 0; i < (size_t)n_tok * r->m->n_embd; i++)
 		x[i] += y[i];
 	free(g);
@@ -197,13 +301,12 @@ static void feed_forward(const struct plx_ref *r, const struct plx_layer *l, dou
 static void embed(const struct plx_ref *r, const int32_t *ids, double *x, uint32_t n)
 {
 	const struct plx_tensor *e = &r->m->tok_embd;
+	float *tmp = calloc(e->n_cols, sizeof(float));
 
-	for (uint32_t t = 0; t < n; t++) {
-		plx_q_dequant((enum plx_qtype)e->type, e->data + (uint32_t)ids[t] * e->row_bytes,
-		              r->wrow, e->n_cols);
-		for (uint32_t i = 0; i < e->n_cols; i++)
-			x[(size_t)t * e->n_cols + i] = (double)r->wrow[i];
-	}
+	PLX_CHECK(tmp != NULL);
+	for (uint32_t t = 0; t < n; t++)
+		row_read(e, (uint32_t)ids[t], tmp, x + (size_t)t * e->n_cols);
+	free(tmp);
 }
 
 void plx_ref_run(struct plx_ref *r, const int32_t *ids, uint32_t n, uint32_t n_rows, double *logits)
@@ -222,7 +325,8 @@ void plx_ref_run(struct plx_ref *r, const int32_t *ids, uint32_t n, uint32_t n_r
 		feed_forward(r, l, x, h, n);
 	}
 	rms_all(r, x, m->output_norm, h, n);
-	mul(r, &m->output, NULL, h + (size_t)(n - n_rows) * m->n_embd, logits, n_rows);
+	mul(r, PLX_REF_A8_HEAD, &m->output, NULL, h + (size_t)(n - n_rows) * m->n_embd, logits,
+	    n_rows);
 	r->n += n;
 	free(x);
 	free(h);
