@@ -95,7 +95,8 @@ fuzzers: $(FUZZ_BINS)
 $(O)/obj/%_avx2.o: ARCHFLAGS := -march=x86-64-v3
 $(O)/obj/%_avxvnni.o: ARCHFLAGS := -march=x86-64-v3 -mavxvnni
 $(O)/obj/%_avx512.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mprefer-vector-width=512
-$(O)/obj/%_avx512bf16.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
+$(O)/obj/%_avx512bf16.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16 -mamx-tile \
+                                     -mamx-int8 -mprefer-vector-width=512
 # The ISA files are thousands of inlined vector operations, and the sanitizers take a minute to
 # compile the scalar one: MODE=asan watches the two vector files, all else is built plain.
 ISA_PLAIN := $(wildcard kernels/cpu/isa_*.c kernels/cpu/mm_*.c)

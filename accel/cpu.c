@@ -22,7 +22,8 @@ static int isa_of(const char *name)
 	            {"avx2", PLX_K_ISA_AVX2},
 	            {"avxvnni", PLX_K_ISA_AVXVNNI},
 	            {"avx512", PLX_K_ISA_AVX512},
-	            {"avx512bf16", PLX_K_ISA_AVX512BF16}};
+	            {"avx512bf16", PLX_K_ISA_AVX512BF16},
+	            {"amx", PLX_K_ISA_AMX}};
 
 	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
 		if (strcmp(list[i].name, name) == 0)
@@ -47,7 +48,7 @@ int plx_cpu_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct p
 	if (isa < 0) {
 		err = plx_diag_set(d, PLX_E_NOT_FOUND,
 		                   "device %s: no instruction set '%s'; give auto, scalar, avx2, "
-		                   "avxvnni, avx512 or avx512bf16",
+		                   "avxvnni, avx512, avx512bf16 or amx",
 		                   c->conf.name, c->conf.isa);
 		goto out;
 	}

@@ -177,6 +177,7 @@ enum plx_k_isa {
 	PLX_K_ISA_AVXVNNI,    /* and AVX-VNNI */
 	PLX_K_ISA_AVX512,     /* AVX-512 F, BW, DQ, VL and VNNI */
 	PLX_K_ISA_AVX512BF16, /* and BF16 */
+	PLX_K_ISA_AMX,        /* and AMX with int8 */
 };
 
 /* Which halves rope turns together: llama files use adjacent pairs, qwen files halves. */
@@ -318,8 +319,11 @@ struct plx_kernels {
 
 /*
  * plx_kernels_select - the table for an instruction set; NULL where this machine lacks it.
- * plx_kernels_isa - by name: "best", "scalar", "avx2", "avxvnni", "avx512vnni", "avx512bf16";
- * INVAL for another.
+ * plx_kernels_isa - by name: "best", "scalar", "avx2", "avxvnni", "avx512vnni", "avx512bf16",
+ * "amx"; INVAL for another.
+ *
+ * Call select once at start, before other threads: on a machine with AMX it asks the kernel for the
+ * right to use tiles, the one system call here.
  */
 const struct plx_kernels *plx_kernels_select(enum plx_k_isa isa);
 int plx_kernels_isa(const char *name);

@@ -445,10 +445,10 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		n_threads = (uint32_t)atoi(argv[2]);
 	if (!k || n_threads < 1 || n_threads > MAX_THREADS) {
-		fprintf(
-		    stderr,
-		    "usage: %s [best|scalar|avx2|avxvnni|avx512vnni|avx512bf16 [1|2 [format]]]\n",
-		    argv[0]);
+		fprintf(stderr,
+		        "usage: %s [best|scalar|avx2|avxvnni|avx512vnni|avx512bf16|amx [1|2 "
+		        "[format]]]\n",
+		        argv[0]);
 		return 2;
 	}
 	printf("kernels %s (%s), %u threads\n", k->isa_name, k->numeric_kind, n_threads);

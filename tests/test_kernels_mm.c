@@ -7,15 +7,18 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <cpuid.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/kernels.h"
+#include "tests/lib/amx_model.h"
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
-#define MAX_TOK 17
+#define MAX_TOK 40
 #define MAX_OUT 56
 #define MAX_IN  576
 
@@ -27,7 +30,7 @@ static uint16_t bf16[MAX_TOK * MAX_IN];
 static float golden[MAX_TOK * MAX_OUT];
 static float y[MAX_TOK * MAX_OUT];
 
-static const struct plx_kernels *tables[PLX_T_ISAS];
+static const struct plx_kernels *tables[PLX_T_ISAS + 2]; /* the models of AMX are the last */
 static uint32_t n_tables;
 
 static uint32_t width_of(enum plx_qtype type, uint32_t want)
@@ -180,7 +183,7 @@ static void test_matmul_batch_and_cut_change_nothing(void **state)
 
 		multiply_all(tables[0], &w, golden, MAX_TOK, PLX_K_STORE);
 		for (uint32_t k = 0; k < n_tables; k++) {
-			for (uint32_t n = 1; n <= MAX_TOK; n++) {
+			for (uint32_t n = 1; n <= MAX_TOK; n += n < 18 ? 1 : 7) {
 				memset(y, 0, sizeof y);
 				multiply_all(tables[k], &w, y, n, PLX_K_STORE);
 				assert_memory_equal(y, golden, n * w.n_out * sizeof *y);
@@ -204,12 +207,12 @@ static void test_matmul_adds_to_a_residual(void **state)
 	struct plx_k_mat w = make(PLX_Q_Q4_1, 40, 64, PLX_T_RANDOM, &seed);
 
 	(void)state;
-	multiply_all(tables[0], &w, golden, 3, PLX_K_STORE);
+	multiply_all(tables[0], &w, golden, 19, PLX_K_STORE);
 	for (uint32_t k = 0; k < n_tables; k++) {
-		for (uint32_t i = 0; i < 3 * 40; i++)
+		for (uint32_t i = 0; i < 19 * 40; i++)
 			y[i] = (float)i * 0.25f;
-		multiply_all(tables[k], &w, y, 3, PLX_K_ADD);
-		for (uint32_t i = 0; i < 3 * 40; i++)
+		multiply_all(tables[k], &w, y, 19, PLX_K_ADD);
+		for (uint32_t i = 0; i < 19 * 40; i++)
 			assert_true(y[i] == (float)i * 0.25f + golden[i]);
 	}
 }
@@ -223,9 +226,12 @@ static void test_matmul_writes_only_its_rows_and_tokens(void **state)
 	for (uint32_t k = 0; k < n_tables; k++) {
 		for (uint32_t i = 0; i < MAX_TOK * 40; i++)
 			y[i] = 77.0f;
-		multiply(tables[k], &w, y, (uint32_t[2]){32, 40}, (uint32_t[2]){2, 5}, PLX_K_STORE);
+		uint32_t end = k & 1 ? 5 : 24;
+
+		multiply(tables[k], &w, y, (uint32_t[2]){32, 40}, (uint32_t[2]){2, end},
+		         PLX_K_STORE);
 		for (uint32_t i = 0; i < MAX_TOK * 40; i++) {
-			bool inside = i % 40 >= 32 && i / 40 >= 2 && i / 40 < 5;
+			bool inside = i % 40 >= 32 && i / 40 >= 2 && i / 40 < end;
 
 			assert_int_equal(y[i] == 77.0f, !inside);
 		}
@@ -241,18 +247,270 @@ static void test_nan_stays_in_its_token(void **state)
 		enum plx_qtype type = plx_qtype_at(i);
 		struct plx_k_mat w = make(type, 16, width_of(type, 64), PLX_T_RANDOM, &seed);
 
-		multiply_all(tables[0], &w, golden, 4, PLX_K_STORE);
+		multiply_all(tables[0], &w, golden, 12, PLX_K_STORE);
 		for (uint32_t k = 0; k < n_tables; k++) {
 			x[2 * w.n_in + 5] = k & 1 ? NAN : -INFINITY;
 			tables[k]->quantise(q, x, MAX_TOK, w.n_in, w.n_in);
 			tables[k]->to_bf16(bf16, x, MAX_TOK * w.n_in);
-			multiply_all(tables[k], &w, y, 4, PLX_K_STORE);
+			multiply_all(tables[k], &w, y, 12, PLX_K_STORE);
 			assert_memory_equal(y, golden, 2 * 16 * sizeof *y);
-			assert_memory_equal(y + 48, golden + 48, 16 * sizeof *y);
+			assert_memory_equal(y + 48, golden + 48, 9 * 16 * sizeof *y);
 			for (uint32_t r = 0; r < 16; r++)
 				assert_true(!isfinite(y[32 + r]));
 		}
 	}
+}
+
+/* Equal bits, but any NaN is as good as another. */
+static void assert_same(const float *got, const float *want, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (!isnan(got[i]) || !isnan(want[i]))
+			assert_int_equal(plx_f32_bits(got[i]), plx_f32_bits(want[i]));
+}
+
+static void compare_all(const struct plx_k_mat *w, uint32_t n_tok)
+{
+	multiply_all(tables[0], w, golden, n_tok, PLX_K_STORE);
+	for (uint32_t k = 1; k < n_tables; k++) {
+		multiply_all(tables[k], w, y, n_tok, PLX_K_STORE);
+		assert_same(y, golden, n_tok * w->n_out);
+	}
+}
+
+/* Quantised activations whose sums are extreme: all of one sign, alternating, alternating pairs. */
+static void fill_extreme_q(uint32_t n_blocks)
+{
+	static const float scale[] = {1.0f, 0x1p-100f, 0x1.fffffep+127f, 0x1p-126f, 3e-5f};
+
+	for (uint32_t b = 0; b < MAX_TOK * n_blocks; b++) {
+		struct plx_k_qblk *at = &q[b];
+		uint32_t kind = b / n_blocks + b % n_blocks / 2;
+
+		at->sum = at->sum_lo = 0;
+		for (uint32_t i = 0; i < 32; i++) {
+			bool neg = kind % 4 == 1 || (kind % 4 == 2 && i % 2) ||
+			           (kind % 4 == 3 && i % 4 >= 2);
+
+			at->q[i] = neg ? -127 : 127;
+			at->sum += at->q[i];
+			at->sum_lo += i < 16 ? at->q[i] : 0;
+		}
+		at->d = scale[kind % 5];
+		at->s = at->d * (float)at->sum;
+	}
+}
+
+/* Stored blocks of equal bytes, their f16 scales all of one value. */
+static void fill_equal(enum plx_qtype type, size_t n_elems, uint8_t byte, uint16_t scale)
+{
+	uint32_t bytes = plx_qtype_block_bytes(type);
+	size_t n = n_elems / plx_qtype_block_elems(type);
+	bool both =
+	    type == PLX_Q_Q4_1 || type == PLX_Q_Q5_1 || type == PLX_Q_Q4_K || type == PLX_Q_Q5_K;
+
+	memset(stored, byte, n * bytes);
+	for (size_t i = 0; i < n; i++) {
+		uint8_t *p = stored + i * bytes + (type == PLX_Q_Q6_K ? 208 : 0);
+
+		memcpy(p, &scale, sizeof scale);
+		if (both)
+			memcpy(p + 2, &scale, sizeof scale);
+	}
+}
+
+static void test_extreme_blocks_give_equal_bits(void **state)
+{
+	static const uint8_t byte[] = {0x00, 0xff, 0x80, 0x7f, 0xf0, 0x0f, 0x88};
+	/* largest, least, least normal, -largest, infinite, NaN */
+	static const uint16_t scale[] = {0x7bff, 0x0001, 0x0400, 0xfbff, 0x7c00, 0x7e00};
+
+	(void)state;
+	for (uint32_t i = 0; i < PLX_QTYPE_COUNT; i++) {
+		enum plx_qtype type = plx_qtype_at(i);
+		uint32_t n_in = width_of(type, 96);
+
+		if (plx_k_wants(type) != PLX_K_ACT_Q8)
+			continue;
+		fill_extreme_q(n_in / 32);
+		for (uint32_t c = 0; c < 42; c++) {
+			struct plx_k_mat w = {packed, type, 17, n_in};
+
+			fill_equal(type, (size_t)17 * n_in, byte[c % 7], scale[c / 7]);
+			plx_k_pack(packed, type, stored, 17, n_in, 0, 17);
+			compare_all(&w, c % 2 ? 19 : 9);
+		}
+	}
+}
+
+/* ---- BF16: what one instruction does must be what two fmas do -------------------------------- */
+
+/* A bf16 with an exponent in [lo, hi]; 0 gives subnormals. */
+static uint16_t bf16_between(uint32_t lo, uint32_t hi, uint64_t *seed)
+{
+	uint64_t r = plx_t_rand(seed) >> 20;
+	uint32_t e = lo + (uint32_t)(r >> 8) % (hi - lo + 1);
+
+	return (uint16_t)((r & 1) << 15 | e << 7 | (r >> 1 & 127));
+}
+
+/*
+ * Exponents of weights and activations: products that are subnormal, or below it; at the edge of
+ * overflow; of all sizes; sums that nearly cancel, where one more or one fewer rounding shows.
+ */
+static const uint32_t bf16_range[][4] = {
+    {60, 70, 55, 66},     {0, 3, 120, 130}, {0, 254, 0, 254},    {185, 192, 188, 192},
+    {120, 134, 120, 134}, {50, 64, 60, 66}, {127, 127, 127, 127}};
+
+static void fill_adversarial_bf16(uint32_t round, uint32_t n_out, uint32_t n_in, uint64_t *seed)
+{
+	const uint32_t *range = bf16_range[round % 7];
+	uint32_t back = round / 7 % 4; /* columns whose product is taken off again; 0: none */
+
+	for (uint32_t i = 0; i < n_out * n_in; i++) {
+		uint16_t v = bf16_between(range[0], range[1], seed);
+
+		if (back && i % n_in >= back && i % 3)
+			memcpy(&v, stored + 2 * (i - back), 2);
+		memcpy(stored + 2 * i, &v, 2);
+	}
+	for (uint32_t i = 0; i < MAX_TOK * n_in; i++) {
+		bf16[i] = bf16_between(range[2], range[3], seed);
+		if (back && i % n_in >= back && i % 5)
+			bf16[i] = bf16[i - back] ^ (uint16_t)(0x8000u | (i % 11 == 0));
+	}
+}
+
+static void test_bf16_rounds_as_two_fmas(void **state)
+{
+	uint64_t seed = 17;
+
+	(void)state;
+	for (uint32_t round = 0; round < 84; round++) {
+		struct plx_k_mat w = {packed, PLX_Q_BF16, 16, 64};
+
+		fill_adversarial_bf16(round, 16, 64, &seed);
+		plx_k_pack(packed, PLX_Q_BF16, stored, 16, 64, 0, 16);
+		compare_all(&w, 12);
+	}
+}
+
+/* Were one maker's instruction to round otherwise, the table would be refused: say so here. */
+static void test_bf16_instruction_is_used_where_it_exists(void **state)
+{
+	unsigned a = 0;
+	unsigned b;
+	unsigned c;
+	unsigned d;
+
+	(void)state;
+	if (!plx_kernels_select(PLX_K_ISA_AVX512) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) ||
+	    !(a >> 5 & 1))
+		skip();
+	assert_non_null(plx_kernels_select(PLX_K_ISA_AVX512BF16));
+}
+
+/* Infinities and NaNs among weights and activations: what is not NaN has equal bits. */
+static void test_bf16_specials_agree(void **state)
+{
+	static const uint16_t special[] = {0x7f80, 0xff80, 0x7fc0, 0x7f81,
+	                                   0x0000, 0x8000, 0x7f7f, 0x0001};
+	uint64_t seed = 18;
+
+	(void)state;
+	for (uint32_t round = 0; round < 32; round++) {
+		struct plx_k_mat w = {packed, PLX_Q_BF16, 16, 32};
+
+		fill_adversarial_bf16(4, 16, 32, &seed);
+		memcpy(stored + 2 * (plx_t_rand(&seed) % 512), &special[round % 8], 2);
+		bf16[plx_t_rand(&seed) % 384] = special[round / 4];
+		plx_k_pack(packed, PLX_Q_BF16, stored, 16, 32, 0, 16);
+		compare_all(&w, 12);
+	}
+}
+
+static void test_to_bf16_rounds_to_nearest_even(void **state)
+{
+	static const uint32_t in[16] = {0x3f800000, 0x3f808000, 0x3f818000, 0x3f808001,
+	                                0x3f80ffff, 0xbf818000, 0x7f7fffff, 0x7f800000,
+	                                0x7f800001, 0xffffffff, 0x00000001, 0x00008001,
+	                                0x80000000, 0x007fffff, 0x7f7f7fff, 0xff800000};
+	static const uint16_t out[16] = {0x3f80, 0x3f80, 0x3f82, 0x3f81, 0x3f81, 0xbf82,
+	                                 0x7f80, 0x7f80, 0x7fc0, 0xffff, 0x0000, 0x0001,
+	                                 0x8000, 0x0080, 0x7f7f, 0xff80};
+	float f[16];
+	uint16_t got[16];
+
+	(void)state;
+	memcpy(f, in, sizeof f);
+	for (uint32_t k = 0; k < n_tables; k++) {
+		tables[k]->to_bf16(got, f, 16);
+		assert_memory_equal(got, out, sizeof out);
+	}
+}
+
+/* ---- operands between pages that can't be touched -------------------------------------------- */
+
+#define GUARD_PAGE  4096u
+#define GUARD_BYTES (96u * GUARD_PAGE)
+
+static uint8_t *guard[4]; /* GUARD_BYTES, with a page of no rights before and behind */
+
+/* A copy of an operand that begins at the first byte that may be read, or ends with the last. */
+static void *guarded(uint32_t which, bool at_end, const void *from, size_t bytes)
+{
+	uint8_t *to = guard[which] + (at_end ? GUARD_BYTES - bytes : 0);
+
+	assert_in_range(bytes, 1, GUARD_BYTES);
+	return memcpy(to, from, bytes);
+}
+
+static void multiply_guarded(const struct plx_kernels *k, const struct plx_k_mat *w, uint32_t n_tok,
+                             bool at_end)
+{
+	size_t n = (size_t)n_tok * w->n_in;
+	struct plx_k_mat view = *w;
+	struct plx_k_mm m = {.w = &view, .y_stride = w->n_out, .row_end = w->n_out};
+
+	view.data = guarded(0, at_end, packed, plx_k_pack_bytes(w->type, w->n_out, w->n_in));
+	if (plx_k_wants(w->type) == PLX_K_ACT_Q8)
+		m.q = guarded(1, at_end, q, n / 32 * sizeof *q);
+	if (plx_k_wants(w->type) == PLX_K_ACT_BF16)
+		m.bf16 = guarded(2, at_end, bf16, n * sizeof *bf16);
+	if (plx_k_wants(w->type) == PLX_K_ACT_F32)
+		m.x = guarded(2, at_end, x, n * sizeof *x);
+	m.y = guarded(3, at_end, y, (size_t)n_tok * w->n_out * sizeof *y);
+	m.tok_end = n_tok;
+	k->matmul(&m);
+	assert_memory_equal(m.y, golden, (size_t)n_tok * w->n_out * sizeof *y);
+}
+
+static void test_matmul_reads_nothing_beyond_its_operands(void **state)
+{
+	static const uint32_t n_tok[] = {1, 3, 8, 16, 27};
+	uint64_t seed = 19;
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++) {
+		uint8_t *p = mmap(NULL, GUARD_BYTES + 2 * GUARD_PAGE, PROT_NONE,
+		                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		assert_ptr_not_equal(p, MAP_FAILED);
+		guard[i] = p + GUARD_PAGE;
+		assert_int_equal(mprotect(guard[i], GUARD_BYTES, PROT_READ | PROT_WRITE), 0);
+	}
+	for (uint32_t i = 0; i < PLX_QTYPE_COUNT * 10; i++) {
+		enum plx_qtype type = plx_qtype_at(i / 10);
+		struct plx_k_mat w =
+		    make(type, i & 1 ? 21 : 16, width_of(type, 96), PLX_T_RANDOM, &seed);
+
+		multiply_all(tables[0], &w, golden, n_tok[i % 5], PLX_K_STORE);
+		for (uint32_t k = 0; k < n_tables; k++)
+			for (int at_end = 0; at_end < 2; at_end++)
+				multiply_guarded(tables[k], &w, n_tok[i % 5], at_end);
+	}
+	for (uint32_t i = 0; i < 4; i++)
+		munmap(guard[i] - GUARD_PAGE, GUARD_BYTES + 2 * GUARD_PAGE);
 }
 
 static void test_pack_bytes_refuses_what_cannot_be(void **state)
@@ -272,7 +530,19 @@ static void test_pack_bytes_refuses_what_cannot_be(void **state)
 static int setup(void **state)
 {
 	(void)state;
+	static struct plx_kernels model[2];
+
 	n_tables = plx_t_tables(tables);
+	model[0] = model[1] = *tables[0];
+	model[0].matmul = plx_t_matmul_amx_plain;
+	tables[n_tables++] = &model[0];
+	model[1].matmul = plx_t_matmul_amx_avx512;
+	if (plx_kernels_select(PLX_K_ISA_AVX512))
+		tables[n_tables++] = &model[1];
+	for (uint32_t k = 0; k < n_tables; k++)
+		print_message("table %u: %s%s\n", k, tables[k]->isa_name,
+		              tables[k] == &model[0] || tables[k] == &model[1] ? ", AMX's model"
+		                                                               : "");
 	return 0;
 }
 
@@ -285,6 +555,12 @@ int main(void)
 	    cmocka_unit_test(test_matmul_adds_to_a_residual),
 	    cmocka_unit_test(test_matmul_writes_only_its_rows_and_tokens),
 	    cmocka_unit_test(test_nan_stays_in_its_token),
+	    cmocka_unit_test(test_extreme_blocks_give_equal_bits),
+	    cmocka_unit_test(test_bf16_rounds_as_two_fmas),
+	    cmocka_unit_test(test_bf16_instruction_is_used_where_it_exists),
+	    cmocka_unit_test(test_bf16_specials_agree),
+	    cmocka_unit_test(test_to_bf16_rounds_to_nearest_even),
+	    cmocka_unit_test(test_matmul_reads_nothing_beyond_its_operands),
 	    cmocka_unit_test(test_pack_bytes_refuses_what_cannot_be),
 	};
 

@@ -14,10 +14,12 @@ extern const struct plx_kernels plx_kernels_avx2;
 extern const struct plx_kernels plx_kernels_avxvnni;
 extern const struct plx_kernels plx_kernels_avx512;
 extern const struct plx_kernels plx_kernels_avx512bf16;
+extern const struct plx_kernels plx_kernels_amx;
 
 /* Matrix products of tables that share every other op with a lesser one's. */
 void plx_k_matmul_avxvnni(const struct plx_k_mm *m);
 void plx_k_matmul_avx512bf16(const struct plx_k_mm *m);
+void plx_k_matmul_amx(const struct plx_k_mm *m);
 
 /*
  * plx_k_bf16_agrees - whether this machine's vdpbf16ps rounds as the golden does (mm_bf16.h).

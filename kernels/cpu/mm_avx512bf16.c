@@ -1,13 +1,19 @@
 /*
- * The matrix product for AVX-512 with VNNI and BF16, and whether the machine's vdpbf16ps computes
- * what the golden does.
+ * The matrix product for AVX-512 with VNNI and BF16, the same with AMX for many tokens, and whether
+ * the machine's vdpbf16ps computes what the golden does.
  */
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/mm_amx.h"
 #include "kernels/cpu/mm_impl.h"
 
 void plx_k_matmul_avx512bf16(const struct plx_k_mm *m)
 {
 	op_matmul(m);
+}
+
+void plx_k_matmul_amx(const struct plx_k_mm *m)
+{
+	op_matmul_amx(m);
 }
 
 /* One lane: bits of a sum, two pairs of bf16 (odd half on top). */

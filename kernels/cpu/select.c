@@ -5,6 +5,8 @@
 
 #include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include "fw/base/err.h"
@@ -57,6 +59,27 @@ static bool has_avx512bf16(void)
 	return has_avx512() && has_7_1_eax(5) && plx_k_bf16_agrees();
 }
 
+#define REQ_XCOMP_PERM 0x1023 /* arch_prctl: may this process use a state component */
+#define XTILEDATA      18
+
+/* Linux saves tiles of those processes alone that asked: the one system call, at start. */
+static bool has_amx(void)
+{
+	const unsigned tile_int8 = 3u << 24;
+	const unsigned tile_state = 3u << 17;
+	unsigned a;
+	unsigned b;
+	unsigned c;
+	unsigned d;
+
+	if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+	    (d & tile_int8) != tile_int8)
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	return (a & tile_state) == tile_state &&
+	       syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
 /* From the least to the best. */
 static const struct {
 	const struct plx_kernels *k;
@@ -67,6 +90,7 @@ static const struct {
     {&plx_kernels_avxvnni, has_avxvnni},
     {&plx_kernels_avx512, has_avx512},
     {&plx_kernels_avx512bf16, has_avx512bf16},
+    {&plx_kernels_amx, has_amx},
 };
 #define N_LIST (sizeof list / sizeof *list)
 

@@ -228,6 +228,14 @@ V16_INLINE vb vb_load(const uint8_t *p)
 {
 	return _mm512_loadu_si512(p);
 }
+V16_INLINE void vb_store(uint8_t *p, vb a)
+{
+	_mm512_storeu_si512(p, a);
+}
+V16_INLINE vb vb_sub(vb a, int k)
+{
+	return _mm512_sub_epi8(a, _mm512_set1_epi8((char)k));
+}
 V16_INLINE vb vb_low4(vb a)
 {
 	return _mm512_and_si512(a, _mm512_set1_epi8(15));
@@ -482,6 +490,17 @@ V16_INLINE void vi_store_i8(int8_t *p, vi x)
 V16_INLINE vb vb_load(const uint8_t *p)
 {
 	return vi_load(p);
+}
+V16_INLINE void vb_store(uint8_t *p, vb x)
+{
+	_mm256_storeu_si256((__m256i *)(void *)p, x.a);
+	_mm256_storeu_si256((__m256i *)(void *)(p + 32), x.b);
+}
+V16_INLINE vb vb_sub(vb x, int k)
+{
+	__m256i v = _mm256_set1_epi8((char)k);
+
+	return (vb){_mm256_sub_epi8(x.a, v), _mm256_sub_epi8(x.b, v)};
 }
 V16_INLINE vb vb_low4(vb x)
 {
@@ -777,6 +796,15 @@ V16_INLINE void vi_store_i8(int8_t *p, vi a)
 V16_INLINE vb vb_load(const uint8_t *p)
 {
 	V16_EACH_BYTE(p[i]);
+}
+V16_INLINE void vb_store(uint8_t *p, vb a)
+{
+	memcpy(p, a.v, sizeof a.v);
+}
+/* Each byte less k, modulo 256. */
+V16_INLINE vb vb_sub(vb a, int k)
+{
+	V16_EACH_BYTE(a.v[i] - k);
 }
 V16_INLINE vb vb_low4(vb a)
 {
