@@ -2,7 +2,8 @@
  * Tokens a second of the CPU device on a real model: prefill of 512 tokens and decode of 128, on
  * one and two threads, and where the time goes.
  *
- * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | batch | profile]
+ * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | batch | batches | profile]
+ * batch: decode of 8 sequences at once; batches: of 1 to 16, and a profile of 8.
  * BENCH_RUNS=n: that many runs of each (5), for a script that takes turns with other programs.
  */
 #include <sched.h>
@@ -22,6 +23,7 @@
 #define N_LONG 2000u
 
 #define N_BATCH     8u
+#define MAX_BATCH   16u
 #define N_BATCH_CTX 128u /* tokens of each prompt, and new ones of each */
 
 #define MAX_RUNS 25u
@@ -90,11 +92,11 @@ static void report(struct devkit *k, const char *isa, bool prefill)
 	fflush(stdout);
 }
 
-static void fill_batch(struct devseq seq[N_BATCH])
+static void fill_batch(struct devseq *seq, uint32_t n)
 {
-	memset(seq, 0, N_BATCH * sizeof(seq[0]));
-	for (uint32_t i = 0; i < N_BATCH; i++) {
-		seq[i].prompt = prompt + i * N_BATCH_CTX;
+	memset(seq, 0, n * sizeof(seq[0]));
+	for (uint32_t i = 0; i < n; i++) {
+		seq[i].prompt = prompt + i * N_BATCH_CTX % (N_LONG - N_BATCH_CTX);
 		seq[i].n_prompt = N_BATCH_CTX;
 		seq[i].n_new = N_BATCH_CTX + 1;
 		seq[i].sampler = devkit_greedy();
@@ -103,27 +105,37 @@ static void fill_batch(struct devseq seq[N_BATCH])
 
 /* Tokens a second of all sequences together, from the step after their prompts, which run in one.
  */
-static double run_batch(struct devkit *k)
+static double run_batch(struct devkit *k, uint32_t n)
 {
-	static struct devseq seq[N_BATCH];
+	static struct devseq seq[MAX_BATCH];
 
-	fill_batch(seq);
-	devkit_run(k, seq, N_BATCH);
-	return (double)(N_BATCH * N_BATCH_CTX) * 1e9 / (double)(plx_clock_ns() - seq[0].first_ns);
+	fill_batch(seq, n);
+	devkit_run(k, seq, n);
+	return (double)(n * N_BATCH_CTX) * 1e9 / (double)(plx_clock_ns() - seq[0].first_ns);
 }
 
-static void batch(struct devkit *k, const char *isa)
+static void batch(struct devkit *k, const char *isa, uint32_t n)
 {
 	double rate[MAX_RUNS];
 
 	for (uint32_t i = 0; i < n_runs; i++)
-		rate[i] = run_batch(k);
+		rate[i] = run_batch(k, n);
 	qsort(rate, n_runs, sizeof(rate[0]), by_value);
 	printf(
 	    "bench_device: batch %u, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over %u runs)\n",
-	    N_BATCH, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[n_runs / 2],
-	    rate[0], rate[n_runs - 1], n_runs);
+	    n, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[n_runs / 2], rate[0],
+	    rate[n_runs - 1], n_runs);
 	fflush(stdout);
+}
+
+static void batches(struct devkit *k, const char *isa)
+{
+	for (uint32_t n = 1; n <= MAX_BATCH; n *= 2)
+		batch(k, isa, n);
+	struct devprof *p = devprof_begin(k);
+
+	(void)run_batch(k, N_BATCH);
+	devprof_end(p, "batch 8", N_BATCH * N_BATCH_CTX * 3 / 2);
 }
 
 /* One prompt and a run of single tokens, op by op. */
@@ -192,6 +204,11 @@ int main(int argc, char **argv)
 		lim.n_threads = n;
 		if (strcmp(part, "batch") == 0)
 			lim.max_step_tokens = N_BATCH * N_BATCH_CTX;
+		if (strcmp(part, "batches") == 0) {
+			lim.max_step_tokens = MAX_BATCH * N_BATCH_CTX;
+			lim.n_slots = MAX_BATCH;
+			lim.max_step_seqs = MAX_BATCH;
+		}
 		devkit_open(&k, path, isa, &lim);
 		pin(&k);
 		if (strcmp(part, "profile") == 0)
@@ -201,7 +218,9 @@ int main(int argc, char **argv)
 		if (part[0] == '\0' || strcmp(part, "decode") == 0)
 			report(&k, isa, false);
 		if (strcmp(part, "batch") == 0)
-			batch(&k, isa);
+			batch(&k, isa, N_BATCH);
+		if (strcmp(part, "batches") == 0)
+			batches(&k, isa);
 		if (part[0] == '\0')
 			slices(&k);
 		devkit_close(&k);
