@@ -172,6 +172,11 @@ static void sweep(uint32_t n)
 
 /* ---- all schedulers at all loads ---- */
 
+/* Every scheduler at each load, and ours where most must be refused. */
+#define N_RUNS (N_LOADS * N_WHO + 1)
+#define OURS   (N_WHO - 1)
+#define FLOOD  2.0
+
 static const struct sim_result *at(const struct sim_result *r, uint32_t load, uint32_t who)
 {
 	return &r[load * N_WHO + who];
@@ -179,7 +184,7 @@ static const struct sim_result *at(const struct sim_result *r, uint32_t load, ui
 
 static void verdict(const char *what, double is, const char *rel, double target, bool met)
 {
-	printf("target %-62s %8.3f, wanted %s %.3f: %s\n", what, is, rel, target,
+	printf("target %-58s %7.3f, wanted %s %.3f: %s\n", what, is, rel, target,
 	       met ? "met" : "MISSED");
 }
 
@@ -188,54 +193,82 @@ static const struct sim_result *best_baseline(const struct sim_result *r, uint32
 {
 	const struct sim_result *best = at(r, load, 0);
 
-	for (uint32_t w = 1; w + 1 < N_WHO; w++)
+	for (uint32_t w = 1; w < OURS; w++)
 		if (at(r, load, w)->goodput_hz > best->goodput_hz)
 			best = at(r, load, w);
 	return best;
 }
 
-static void print_targets(const struct sim_result *r)
+static double peak_of_ours(const struct sim_result *r, bool flood)
 {
-	const struct sim_result *o = at(r, 2, N_WHO - 1), *b = best_baseline(r, 2);
-	const struct sim_result *over = at(r, 3, N_WHO - 1);
-	double spread = o->burst_gap[1] / o->burst_gap[0], peak = 0;
-	double median = o->burst_gap[0] / b->burst_gap[0];
+	double peak = flood ? r[N_RUNS - 1].goodput_hz : 0;
 
 	for (uint32_t l = 0; l < N_LOADS; l++)
-		if (at(r, l, N_WHO - 1)->goodput_hz > peak)
-			peak = at(r, l, N_WHO - 1)->goodput_hz;
+		if (at(r, l, OURS)->goodput_hz > peak)
+			peak = at(r, l, OURS)->goodput_hz;
+	return peak;
+}
+
+static void print_targets(const struct sim_result *r)
+{
+	const struct sim_result *o = at(r, 2, OURS), *b = best_baseline(r, 2);
+	const struct sim_result *over = at(r, 3, OURS), *flood = &r[N_RUNS - 1];
+	double spread = o->burst_gap[1] / o->burst_gap[0];
+	double median = o->burst_gap[0] / b->burst_gap[0];
+	double kept = over->goodput_hz / peak_of_ours(r, false);
+	double kept2 = flood->goodput_hz / peak_of_ours(r, true);
+
 	verdict("95 %, prefill bursts: p99/p50 between tokens", spread, "<=", SIM_TARGET_SPREAD,
 	        spread <= SIM_TARGET_SPREAD);
 	verdict("95 %, prefill bursts: p50 over the best baseline's", median,
 	        "<=", SIM_TARGET_MEDIAN, median <= SIM_TARGET_MEDIAN);
 	verdict("95 %: goodput over the best baseline's", o->goodput_hz / b->goodput_hz, ">=", 1,
 	        o->goodput_hz >= b->goodput_hz);
-	verdict("120 %: goodput over its own peak", over->goodput_hz / peak, ">=", SIM_TARGET_KEPT,
-	        over->goodput_hz >= SIM_TARGET_KEPT * peak);
+	verdict("120 %: goodput over its own peak", kept, ">=", SIM_TARGET_KEPT,
+	        kept >= SIM_TARGET_KEPT);
 	verdict("120 %: slowest reject, ms", over->reject[2], "<=", SIM_TARGET_REJECT_MS,
 	        over->reject[2] <= SIM_TARGET_REJECT_MS);
+	verdict("200 %: goodput over its own peak", kept2, ">=", SIM_TARGET_KEPT,
+	        kept2 >= SIM_TARGET_KEPT);
+	verdict("200 %: slowest reject, ms", flood->reject[2], "<=", SIM_TARGET_REJECT_MS,
+	        flood->reject[2] <= SIM_TARGET_REJECT_MS);
+}
+
+static void print_estimates(const struct sim_result *r)
+{
+	for (uint32_t l = 0; l <= N_LOADS; l++) {
+		const struct sim_result *o = l < N_LOADS ? at(r, l, OURS) : &r[N_RUNS - 1];
+
+		printf("%4.0f%% ours: first token estimated at ACCEPT within %.1f ms for half, "
+		       "%.0f ms for 99 %%; %.0f %% off on average, %.0f %% of them too late\n",
+		       100 * o->load, o->est_off[0], o->est_off[1], 100 * o->est_rel,
+		       100 * o->est_over);
+	}
 }
 
 static void compare(uint32_t n)
 {
-	struct point p[N_LOADS * N_WHO];
-	struct sim_result r[N_LOADS * N_WHO];
+	struct point p[N_RUNS];
+	struct sim_result r[N_RUNS];
 
-	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++) {
-		p[i] = (struct point){.load = loads[i / N_WHO], .n = n};
-		snprintf(p[i].who, sizeof(p[i].who), "%s", everybody[i % N_WHO]);
+	for (uint32_t i = 0; i < N_RUNS; i++) {
+		bool flood = i == N_RUNS - 1;
+
+		p[i] = (struct point){.load = flood ? FLOOD : loads[i / N_WHO], .n = n};
+		snprintf(p[i].who, sizeof(p[i].who), "%s", everybody[flood ? OURS : i % N_WHO]);
 	}
-	run_all(p, N_LOADS * N_WHO, r);
+	run_all(p, N_RUNS, r);
 	printf("batcher: simulated H100, Llama 3 8B in BF16, %u requests a run; capacity %.2f "
 	       "requests/s; chat %u/%u ms, documents %u/%u ms\n",
 	       n, SIM_CAPACITY_HZ, sim_objectives[SIM_CHAT].first_ms,
 	       sim_objectives[SIM_CHAT].between_ms, sim_objectives[SIM_DOC].first_ms,
 	       sim_objectives[SIM_DOC].between_ms);
 	sim_report_head();
-	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++)
+	for (uint32_t i = 0; i < N_RUNS; i++)
 		sim_report_row(&r[i]);
+	print_estimates(r);
 	print_targets(r);
-	for (uint32_t i = 0; i < N_LOADS * N_WHO; i++)
+	for (uint32_t i = 0; i < N_RUNS; i++)
 		sim_report_line(&r[i]);
 }
 

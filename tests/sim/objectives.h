@@ -41,6 +41,6 @@ static const struct sim_objective sim_objectives[SIM_KINDS] = {
 #define SIM_BEST_STATIC  128u
 #define SIM_BEST_ORCA    512u
 #define SIM_BEST_SARATHI 384u
-#define SIM_CAPACITY_HZ  7.20
+#define SIM_CAPACITY_HZ  7.49
 
 #endif
