@@ -1,4 +1,4 @@
-/* A bump allocator over one pre-faulted mapping. */
+/* A bump allocator over one mapping. */
 #include "fw/base/arena.h"
 
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "fw/base/mem.h"
 
 #define HUGE_BYTES ((size_t)2 << 20)
+#define PAGE_BYTES ((size_t)4096)
 
 static size_t round_up(size_t v, size_t align)
 {
@@ -24,7 +25,7 @@ static int no_memory(size_t size, struct plx_diag *d)
 	                    size >> 20, (unsigned long long)(plx_mem_available() >> 20));
 }
 
-int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
+int plx_arena_map(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
 {
 	size_t size = round_up(size_bytes, HUGE_BYTES);
 	int prot = PROT_READ | PROT_WRITE;
@@ -32,7 +33,8 @@ int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
 
 	memset(a, 0, sizeof(*a));
 	int lock = plx_mem_huge_lock();
-	void *p = mmap(NULL, size, prot, flags | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	/* The pages are reserved here, so that touching them can't fail. */
+	void *p = mmap(NULL, size, prot, flags | MAP_HUGETLB, -1, 0);
 
 	close(lock);
 	a->huge = p != MAP_FAILED;
@@ -42,11 +44,35 @@ int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
 		if (p == MAP_FAILED)
 			return no_memory(size, d);
 		(void)madvise(p, size, MADV_HUGEPAGE);
-		memset(p, 0, size);
 	}
 	a->base = p;
 	a->size_bytes = size;
 	return PLX_E_OK;
+}
+
+void plx_arena_touch(const struct plx_arena *a, size_t begin, size_t end)
+{
+	end = end < a->size_bytes ? end : a->size_bytes;
+	if (begin >= end)
+		return;
+	size_t from = begin & ~(PAGE_BYTES - 1);
+
+#ifdef MADV_POPULATE_WRITE
+	if (madvise(a->base + from, end - from, MADV_POPULATE_WRITE) == 0)
+		return;
+#endif
+	/* A kernel before 5.14. */
+	for (size_t off = from; off < end; off += PAGE_BYTES)
+		*(volatile uint8_t *)(a->base + off) = 0;
+}
+
+int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d)
+{
+	int err = plx_arena_map(a, size_bytes, d);
+
+	if (err == 0)
+		plx_arena_touch(a, 0, a->size_bytes);
+	return err;
 }
 
 void *plx_arena_take(struct plx_arena *a, size_t bytes, size_t align)

@@ -28,6 +28,21 @@ struct plx_arena {
 int plx_arena_open(struct plx_arena *a, size_t size_bytes, struct plx_diag *d);
 
 /*
+ * plx_arena_map - the same, but no page is made yet: plx_arena_touch does that, in ranges that
+ * several threads may share. What is used before it was touched costs a page fault each.
+ */
+int plx_arena_map(struct plx_arena *a, size_t size_bytes, struct plx_diag *d);
+
+/*
+ * plx_arena_touch - make the pages of [begin, end) present, zeroed.
+ *
+ * @begin, @end  offsets; what lies beyond the arena is left out.
+ *
+ * Thread: any, ranges that do not overlap; nothing was written to them yet.
+ */
+void plx_arena_touch(const struct plx_arena *a, size_t begin, size_t end);
+
+/*
  * plx_arena_take - carve bytes aligned to align (a power of two, at most 2 MiB).
  *
  * Returns NULL when the arena is exhausted. Memory is zero. Owner: the arena.
