@@ -32,6 +32,7 @@ struct plx_queue;
 
 #define PLX_ACCEL_ABI      1u
 #define PLX_DEV_NAME_BYTES 32
+#define PLX_DEV_PATH_BYTES 256
 #define PLX_NUMERIC_BYTES  64
 #define PLX_MAX_DRAFT      15 /* draft tokens one sequence may carry in a step */
 #define PLX_MAX_TOP        20 /* alternatives reported beside a sampled token */
@@ -217,6 +218,7 @@ struct plx_load_progress {
 	uint64_t done_bytes;
 	uint64_t total_bytes;
 	const char *what; /* "weights", "KV pool" ...; static text */
+	char note[256];   /* when done: where the weights came from, where the time went */
 };
 
 struct plx_block_copy {
@@ -262,6 +264,11 @@ struct plx_dev_conf {
 	char kind[16];  /* "cpu"; later "cuda", "fpga" */
 	char isa[16];   /* CPU: "auto", "scalar", "avx2", "avx512" */
 	uint32_t index; /* which card of its kind */
+	/* CPU: repacked weights are kept in a file of this name and ".plx" behind it; "": in none
+	 */
+	char cache_base[PLX_DEV_PATH_BYTES];
+	uint64_t cpus[16];  /* CPU: bit map of the CPUs whose lcores will compute; zero: unknown */
+	uint32_t owner_cpu; /* CPU: the one of them whose lcore polls */
 };
 
 /*
@@ -279,7 +286,9 @@ int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
  * plx_dev_load_begin, plx_dev_load_poll - load the model and allocate every table.
  *
  * The model must outlive the device. load_poll works for about budget_us and returns AGAIN until
- * it is done, then 0; out tells progress.  Errors: UNSUPPORTED, NOMEM (with what would fit), LIMIT.
+ * it is done, then 0; out tells progress. Meanwhile other lcores may help by plx_dev_worker.
+ * Errors: UNSUPPORTED, NOMEM (with what would fit), LIMIT; after one of load_poll's the device can
+ *         only be closed.
  */
 int plx_dev_load_begin(struct plx_dev *dev, const struct plx_model *model,
                        const struct plx_dev_limits *limits, struct plx_diag *d);
@@ -320,6 +329,8 @@ int plx_queue_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done_idx, 
  *
  * @worker_idx  1..n_threads-1, one lcore each (0 is the lcore that polls).
  *
+ * From the return of plx_dev_load_begin on; while the model is loaded it helps with that.
+ *
  * Returns 1 when it computed something, 0 when there was nothing to do.
  */
 int plx_dev_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us);
@@ -333,7 +344,7 @@ int plx_queue_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
 
 /*
  * plx_dev_reset - begin a new generation: accepted steps complete as LOST, slots are empty.
- * plx_dev_close - free everything; queues go with it.
+ * plx_dev_close - free everything; queues go with it. No lcore is in any of these functions.
  */
 int plx_dev_reset(struct plx_dev *dev);
 void plx_dev_close(struct plx_dev *dev);

@@ -103,8 +103,8 @@ struct plx_cpu {
 	const struct plx_kernels *k;
 	const struct plx_model *m;
 	struct plx_dev_limits lim;
-	struct plx_cpu_load *load; /* while loading */
-	bool loaded;
+	struct plx_cpu_load *load; /* from load_begin on */
+	_Atomic bool loaded;       /* owner */
 	struct plx_arena weights;
 	struct plx_arena kv;
 	struct plx_arena work; /* activations, slots, queue */
@@ -137,6 +137,8 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
                        const struct plx_dev_limits *limits, struct plx_diag *d);
 int plx_cpu_load_poll(struct plx_dev *dev, uint32_t budget_us, struct plx_load_progress *out,
                       struct plx_diag *d);
+/* plx_cpu_load_help - worker() while loading: items of the open phase for about budget_us. */
+int plx_cpu_load_help(struct plx_cpu *c, uint32_t lane, uint32_t budget_us);
 /* plx_cpu_unload - free what loading took, finished or not. */
 void plx_cpu_unload(struct plx_cpu *c);
 

@@ -172,8 +172,10 @@ int plx_cpu_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
 {
 	struct plx_cpu *c = cpu_of(dev);
 
-	if (!c->loaded || worker_idx == 0 || worker_idx >= c->lim.n_threads)
+	if (worker_idx == 0 || worker_idx >= c->lim.n_threads)
 		return PLX_E_INVAL;
+	if (!c->loaded)
+		return plx_cpu_load_help(c, worker_idx, budget_us);
 	if (atomic_load_explicit(&c->running, memory_order_relaxed) == 0)
 		return 0;
 	uint64_t now = plx_clock_ns();

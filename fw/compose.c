@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sodium.h>
 #include <xxhash.h>
@@ -13,6 +14,9 @@
 #include "fw/base/log.h"
 #include "fw/control.h"
 #include "fw/settle.h"
+
+#define HELP_SLICE_US 1000u
+#define HELP_WAIT_US  50u
 
 static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
 {
@@ -43,6 +47,8 @@ static int load_model(struct plx_appliance *a, struct plx_diag *d)
 
 	if (err != 0 || a->check)
 		return err;
+	/* H1: pairs with H2, so that a helper sees the device. */
+	atomic_store_explicit(&a->loading, true, memory_order_release);
 	while ((err = plx_dev_load_poll(a->dev, 10000, &p, d)) == PLX_E_AGAIN) {
 		if (plx_control_stop_asked())
 			return plx_diag_set(d, PLX_E_CANCELLED, "told to stop while loading");
@@ -53,9 +59,40 @@ static int load_model(struct plx_appliance *a, struct plx_diag *d)
 		        p.done_bytes >> 20, p.total_bytes >> 20);
 	}
 	if (err == 0)
-		plx_log(PLX_LOG_INFO, "loaded in %" PRIu64 " ms",
-		        (plx_clock_ns() - begin_ns) / PLX_NS_PER_MS);
+		plx_log(PLX_LOG_INFO, "loaded in %" PRIu64 " ms: %s",
+		        (plx_clock_ns() - begin_ns) / PLX_NS_PER_MS, p.note);
 	return err;
+}
+
+int plx_load_help(void *arg)
+{
+	struct plx_load_helper *h = arg;
+
+	/* H2: pairs with H1. */
+	while (!atomic_load_explicit(&h->app->loading, memory_order_acquire)) {
+		if (atomic_load_explicit(&h->app->load_over, memory_order_acquire))
+			return 0;
+		usleep(HELP_WAIT_US);
+	}
+	while (!atomic_load_explicit(&h->app->load_over, memory_order_acquire))
+		if (plx_dev_worker(h->app->dev, h->idx, HELP_SLICE_US) <= 0)
+			usleep(HELP_WAIT_US);
+	return 0;
+}
+
+/* Where the device's arithmetic will run; the accel stage's lcore polls it. */
+static void place(struct plx_dev_conf *conf, const struct plx_config *cfg)
+{
+	for (uint32_t i = 0; i < cfg->n_stages; i++) {
+		const struct plx_cfg_stage *s = &cfg->stage[i];
+
+		if (s->kind != PLX_STAGE_ACCEL && s->kind != PLX_STAGE_WORKER)
+			continue;
+		if (s->kind == PLX_STAGE_ACCEL)
+			conf->owner_cpu = s->lcore;
+		if (s->lcore / 64 < sizeof(conf->cpus) / sizeof(conf->cpus[0]))
+			conf->cpus[s->lcore / 64] |= UINT64_C(1) << s->lcore % 64;
+	}
 }
 
 static void log_device(const struct plx_appliance *a, const char *name)
@@ -77,6 +114,10 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
 	memcpy(conf.name, c->name, sizeof(conf.name));
 	memcpy(conf.kind, c->kind, sizeof(conf.kind));
 	memcpy(conf.isa, c->isa, sizeof(conf.isa));
+	_Static_assert(sizeof(conf.cache_base) >= sizeof(a->cfg->model_path), "a path fits");
+	if (a->cfg->weights_cache && !a->check)
+		memcpy(conf.cache_base, a->cfg->model_path, sizeof(a->cfg->model_path));
+	place(&conf, a->cfg);
 	int err = plx_dev_open(&conf, &a->dev, d);
 
 	if (err == 0)

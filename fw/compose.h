@@ -50,10 +50,27 @@ struct plx_appliance {
 	uint32_t n_io;
 	uint32_t n_worker;
 
-	atomic_bool stop; /* the lcores' loops end */
+	atomic_bool loading;   /* the device takes help */
+	atomic_bool load_over; /* helpers return */
+	atomic_bool stop;      /* the lcores' loops end */
 	uint32_t n_lcores;
 	struct plx_lcore lcore[PLX_MAX_LCORES];
 };
+
+/* An lcore that helps the device to load. */
+struct plx_load_helper {
+	struct plx_appliance *app;
+	uint32_t idx; /* of its worker stage, from 1 */
+};
+
+/*
+ * plx_load_help - help plx_device_open from another lcore.
+ *
+ * @arg  struct plx_load_helper; its appliance may not have a device yet.
+ *
+ * Returns 0 once load_over is set. Thread: the lcore of that worker stage.
+ */
+int plx_load_help(void *arg);
 
 /*
  * plx_context_fit - lower limits.prompt_tokens to what the model's context and KV memory can hold,

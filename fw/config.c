@@ -38,6 +38,11 @@ struct raw_stage {
 	char device[PLX_CFG_NAME_BYTES];
 };
 
+enum weights_cache {
+	CACHE_AUTO, /* also where the key is missing */
+	CACHE_OFF,
+};
+
 struct raw_board {
 	char board[PLX_CFG_NAME_BYTES];
 	char about[PLX_CFG_PATH_BYTES];
@@ -48,6 +53,7 @@ struct raw_board {
 	bool insecure;
 	bool idle_backoff;
 	bool huge_pages;
+	enum weights_cache weights_cache;
 	uint32_t memory_mib;
 	uint32_t n_ports, n_stages, n_devs;
 	struct raw_port ports[PLX_CFG_MAX_PORTS];
@@ -66,6 +72,7 @@ static const cyaml_strval_t stage_kinds[] = {
     {"io", PLX_STAGE_IO},       {"hs", PLX_STAGE_HS},       {"tok", PLX_STAGE_TOK},
     {"batch", PLX_STAGE_BATCH}, {"accel", PLX_STAGE_ACCEL}, {"worker", PLX_STAGE_WORKER},
 };
+static const cyaml_strval_t cache_words[] = {{"auto", CACHE_AUTO}, {"off", CACHE_OFF}};
 
 #define OPT                           CYAML_FLAG_OPTIONAL
 #define STRICT                        CYAML_FLAG_STRICT
@@ -131,6 +138,8 @@ static const cyaml_schema_field_t board_fields[] = {
     CYAML_FIELD_BOOL("insecure", OPT, struct raw_board, insecure),
     CYAML_FIELD_BOOL("idle_backoff", OPT, struct raw_board, idle_backoff),
     CYAML_FIELD_BOOL("huge_pages", OPT, struct raw_board, huge_pages),
+    CYAML_FIELD_ENUM("weights_cache", OPT | STRICT, struct raw_board, weights_cache, cache_words,
+                     COUNT_OF(cache_words)),
     CYAML_FIELD_UINT("memory_mib", OPT, struct raw_board, memory_mib),
     CYAML_FIELD_SEQUENCE_COUNT("ports", CYAML_FLAG_DEFAULT, struct raw_board, ports, n_ports,
                                &port_value, 1, PLX_CFG_MAX_PORTS),
@@ -295,6 +304,7 @@ static int convert_scalars(struct plx_config *c, const struct raw_board *r, cons
 	c->insecure = r->insecure;
 	c->idle_backoff = r->idle_backoff;
 	c->huge_pages = r->huge_pages;
+	c->weights_cache = r->weights_cache == CACHE_AUTO;
 	c->mem_mib = r->memory_mib != 0 ? r->memory_mib : 128;
 	c->mem_line = line_of(s, "huge_pages", "memory_mib");
 	c->kv_line = line_of(s, "limits.n_kv_blocks", "limits");
@@ -425,6 +435,7 @@ void plx_config_help(FILE *f)
 	    "file_prefix: polluxd     one a running polluxd (DPDK's --file-prefix)\n"
 	    "idle_backoff: false      true on a box that shares its cores\n"
 	    "huge_pages: false        true: refuse to start without 2 MiB pages\n"
+	    "weights_cache: auto      off: no file of repacked weights beside the model\n"
 	    "memory_mib: 128          DPDK memory\n"
 	    "ports:                   1 to 4 of\n"
 	    "  - {name: NAME, kind: auto|af_xdp|af_packet|pci|vdev, iface: IF, pci_addr: ADDR,\n"

@@ -91,12 +91,41 @@ static int open_ports(struct plx_diag *d)
 	return err != 0 ? fail(d, err, PLX_EXIT_PORT) : PLX_EXIT_OK;
 }
 
+/* The worker stages' lcores have nothing to do yet: they help to load. */
+static void helpers_start(struct plx_load_helper *h)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < config.n_stages; i++) {
+		const struct plx_cfg_stage *s = &config.stage[i];
+
+		if (s->kind != PLX_STAGE_WORKER)
+			continue;
+		h[n] = (struct plx_load_helper){.app = &appliance, .idx = 1 + n};
+		/* Two on one lcore: the second one finds it busy, and is not needed. */
+		(void)rte_eal_remote_launch(plx_load_help, &h[n], s->lcore);
+		n++;
+	}
+}
+
+static int load(struct plx_diag *d)
+{
+	static struct plx_load_helper helper[PLX_CFG_MAX_STAGES];
+
+	helpers_start(helper);
+	int code = open_device(d);
+
+	atomic_store_explicit(&appliance.load_over, true, memory_order_release);
+	rte_eal_mp_wait_lcore();
+	return code;
+}
+
 static int start(struct plx_diag *d)
 {
 	int code = open_ports(d);
 
 	if (code == PLX_EXIT_OK)
-		code = open_device(d);
+		code = load(d);
 	if (code != PLX_EXIT_OK)
 		return code;
 	int err = plx_stages_open(&appliance, d);

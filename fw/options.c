@@ -7,7 +7,7 @@
 
 #include "fw/base/err.h"
 
-enum { OPT_PREFIX = 256, OPT_TEMPLATE, OPT_CHECK, OPT_HELP_BOARD, OPT_LOG, OPT_VERSION };
+enum { OPT_PREFIX = 256, OPT_TEMPLATE, OPT_CHECK, OPT_HELP_BOARD, OPT_LOG, OPT_VERSION, OPT_CACHE };
 
 static const struct option longopts[] = {{"board", required_argument, NULL, 'b'},
                                          {"model", required_argument, NULL, 'm'},
@@ -19,6 +19,7 @@ static const struct option longopts[] = {{"board", required_argument, NULL, 'b'}
                                          {"help-board", no_argument, NULL, OPT_HELP_BOARD},
                                          {"log-level", required_argument, NULL, OPT_LOG},
                                          {"version", no_argument, NULL, OPT_VERSION},
+                                         {"weights-cache", required_argument, NULL, OPT_CACHE},
                                          {NULL, 0, NULL, 0}};
 
 const char *plx_options_usage(void)
@@ -32,6 +33,9 @@ const char *plx_options_usage(void)
 	       "  --check               validate board, keys and model, say what would run, exit\n"
 	       "  --chat-template NAME  chatml, llama2, llama3, mistral, gemma or phi3 instead of "
 	       "the model's own\n"
+	       "  --weights-cache WHAT  auto: keep repacked weights in a file beside the model, "
+	       "MODEL.plx, so\n"
+	       "                        that the next start reads them (default); off: don't\n"
 	       "  --file-prefix NAME    DPDK's name for this process; one a running polluxd\n"
 	       "  --log-level LEVEL     error, warning, info (default) or debug\n"
 	       "  --help, --help-board, --version\n"
@@ -91,6 +95,12 @@ static bool take(struct plx_options *o, int opt, struct plx_diag *d, int *err)
 		return true;
 	case OPT_VERSION:
 		o->version = true;
+		return true;
+	case OPT_CACHE:
+		o->weights_cache = optarg;
+		if (strcmp(optarg, "auto") != 0 && strcmp(optarg, "off") != 0)
+			*err = plx_diag_set(d, PLX_E_INVAL, "--weights-cache %s: give auto or off",
+			                    optarg);
 		return true;
 	case OPT_LOG:
 		*err = parse_level(optarg, &o->log_level);
@@ -152,6 +162,8 @@ int plx_options_apply(const struct plx_options *o, struct plx_config *c, struct 
 		          o->chat_template, d);
 	if (err != 0)
 		return err;
+	if (o->weights_cache != NULL)
+		c->weights_cache = strcmp(o->weights_cache, "auto") == 0;
 	if (c->model_path[0] == '\0')
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "no model: give --model FILE.gguf, or model: in %s",

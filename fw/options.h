@@ -28,6 +28,7 @@ struct plx_options {
 	const char *keys;          /* NULL: the board file's */
 	const char *file_prefix;   /* NULL: the board file's */
 	const char *chat_template; /* NULL: the board file's */
+	const char *weights_cache; /* "auto" or "off"; NULL: the board file's */
 	enum plx_log_level log_level;
 	bool check;      /* validate and exit */
 	bool help;       /* print the usage and exit */

@@ -47,6 +47,7 @@ static void test_config_reads_good_file(void **state)
 	assert_string_equal(c.board, "t");
 	assert_true(c.insecure);
 	assert_false(c.idle_backoff);
+	assert_true(c.weights_cache); /* auto is the default */
 	assert_int_equal(c.n_stages, 6);
 	assert_int_equal(c.stage[1].queue, 1);
 	assert_int_equal(c.stage[5].kind, PLX_STAGE_ACCEL);
@@ -56,6 +57,23 @@ static void test_config_reads_good_file(void **state)
 	assert_int_equal(c.tmr.slice_us, 200);
 	assert_int_equal(c.port[0].udp_port, 7709);
 	assert_string_equal(c.dev[0].isa, "auto");
+}
+
+static void test_config_reads_weights_cache(void **state)
+{
+	static const char *const word[] = {"auto", "off"};
+	char text[2048];
+	struct plx_config c;
+	struct plx_diag d;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		snprintf(text, sizeof(text), "weights_cache: %s\n%s", word[i], good);
+		assert_int_equal(parse(&c, text, &d), 0);
+		assert_int_equal(c.weights_cache, i == 0);
+	}
+	snprintf(text, sizeof(text), "weights_cache: on\n%s", good);
+	assert_int_equal(parse(&c, text, &d), PLX_E_FORMAT);
 }
 
 /* The good file with one line replaced must fail with exactly this message. */
@@ -187,6 +205,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_config_reads_good_file),
+	    cmocka_unit_test(test_config_reads_weights_cache),
 	    cmocka_unit_test(test_config_names_line_and_remedy),
 	    cmocka_unit_test(test_config_checks_what_would_fail_later),
 	    cmocka_unit_test(test_config_knows_lines_for_later),

@@ -57,11 +57,13 @@ static void test_options_explain_mistakes(void **state)
 	assert_string_equal(d.text, "\"x\" is no option; see polluxd --help");
 	assert_int_equal(parse(&o, &d, 3, "polluxd", "--log-level", "loud"), PLX_E_INVAL);
 	assert_string_equal(d.text, "--log-level loud: give error, warning, info or debug");
+	assert_int_equal(parse(&o, &d, 3, "polluxd", "--weights-cache", "on"), PLX_E_INVAL);
+	assert_string_equal(d.text, "--weights-cache on: give auto or off");
 }
 
 static void test_options_override_board(void **state)
 {
-	struct plx_options o = {.model = "m.gguf", .keys = "k"};
+	struct plx_options o = {.model = "m.gguf", .keys = "k", .weights_cache = "auto"};
 	struct plx_config c = {.board_path = "b.yml", .model_path = "old", .file_prefix = "p"};
 	struct plx_diag d = {0};
 
@@ -70,6 +72,13 @@ static void test_options_override_board(void **state)
 	assert_string_equal(c.model_path, "m.gguf");
 	assert_string_equal(c.keys_path, "k");
 	assert_string_equal(c.file_prefix, "p");
+	assert_true(c.weights_cache);
+	o.weights_cache = "off";
+	assert_int_equal(plx_options_apply(&o, &c, &d), 0);
+	assert_false(c.weights_cache);
+	o.weights_cache = NULL;
+	assert_int_equal(plx_options_apply(&o, &c, &d), 0);
+	assert_false(c.weights_cache);
 	c.insecure = true;
 	assert_int_equal(plx_options_apply(&o, &c, &d), PLX_E_INVAL);
 	assert_string_equal(d.text,

@@ -75,6 +75,7 @@ static int map_file(struct plx_gguf *g, int fd, struct plx_diag *d)
 	g->map = map;
 	g->base = map;
 	g->size = (uint64_t)st.st_size;
+	g->mtime_ns = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
 	return 0;
 }
 
@@ -137,6 +138,11 @@ uint64_t plx_gguf_file_bytes(const struct plx_gguf *g)
 uint32_t plx_gguf_alignment(const struct plx_gguf *g)
 {
 	return g->alignment;
+}
+
+uint64_t plx_gguf_mtime_ns(const struct plx_gguf *g)
+{
+	return g->mtime_ns;
 }
 
 const uint8_t *plx_gguf_head(const struct plx_gguf *g, uint64_t *bytes)

@@ -114,6 +114,9 @@ uint32_t plx_gguf_version(const struct plx_gguf *g);
 uint64_t plx_gguf_file_bytes(const struct plx_gguf *g);
 uint32_t plx_gguf_alignment(const struct plx_gguf *g);
 
+/* plx_gguf_mtime_ns - when the file was last changed, since 1970; 0 for bytes in memory. */
+uint64_t plx_gguf_mtime_ns(const struct plx_gguf *g);
+
 /* plx_gguf_head - header, metadata and tensor table as they stand in the file. */
 const uint8_t *plx_gguf_head(const struct plx_gguf *g, uint64_t *bytes);
 

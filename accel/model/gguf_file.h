@@ -9,7 +9,8 @@
 struct plx_gguf {
 	const uint8_t *base;
 	uint64_t size;
-	void *map; /* what to unmap, or NULL */
+	uint64_t mtime_ns; /* 0: no file */
+	void *map;         /* what to unmap, or NULL */
 	char *name;
 	uint32_t version;
 	uint32_t alignment;

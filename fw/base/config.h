@@ -112,12 +112,13 @@ struct plx_config {
 	char keys_path[PLX_CFG_PATH_BYTES];     /* "" only with insecure */
 	char chat_template[PLX_CFG_NAME_BYTES]; /* "" = the model's own */
 	char file_prefix[PLX_CFG_NAME_BYTES];   /* DPDK's; one a running polluxd */
-	bool insecure;     /* run without keys: any key id with an all-zero key */
-	bool idle_backoff; /* yield and short sleeps when nothing comes; off on a rack board */
-	bool huge_pages;   /* refuse to start without 2 MiB pages when true */
-	uint32_t mem_mib;  /* DPDK memory */
-	uint32_t mem_line; /* board file's line of what decides on DPDK's memory; 0: none */
-	uint32_t kv_line;  /* and on KV memory */
+	bool insecure;      /* run without keys: any key id with an all-zero key */
+	bool idle_backoff;  /* yield and short sleeps when nothing comes; off on a rack board */
+	bool huge_pages;    /* refuse to start without 2 MiB pages when true */
+	bool weights_cache; /* keep repacked weights in a file beside the model */
+	uint32_t mem_mib;   /* DPDK memory */
+	uint32_t mem_line;  /* board file's line of what decides on DPDK's memory; 0: none */
+	uint32_t kv_line;   /* and on KV memory */
 	uint32_t n_ports;
 	uint32_t n_stages;
 	uint32_t n_devs;

@@ -25,6 +25,12 @@
 
 #include "kernels/kernels.h"
 
+/*
+ * Which layout this is: grows by one with every change of what stands above or of where pack.c puts
+ * a byte, so that matrices which another build repacked and wrote to a file are not taken for ours.
+ */
+#define PLX_K_LAYOUT_ID 1u
+
 struct plx_layout {
 	uint32_t group_blocks; /* blocks of 32 columns in a group; 0: a float format */
 	uint32_t q_bytes;      /* of one block */

@@ -22,6 +22,10 @@ trap 'exit 130' INT TERM
 skip() { echo "skip: $*"; exit 77; }
 [ "$(id -u)" = 0 ] || skip "needs root for network namespaces"
 [ -f "$model" ] || skip "no model at $model"
+# polluxd leaves a file beside the model: here that is a folder of our own.
+mkdir "$tmp/model"
+ln "$model" "$tmp/model/" 2>/dev/null || cp "$model" "$tmp/model/" || exit 1
+model=$tmp/model/$(basename "$model")
 for f in polluxd plx-ask plx-key relay swarm; do [ -x "$bin/$f" ] || { echo "no $bin/$f"; exit 1; }; done
 
 # check NAME COMMAND...: one test; its output is shown only if it fails. Returns whether it passed.

@@ -37,6 +37,7 @@ static int read_config(struct plx_inproc *p, const struct plx_inproc_conf *conf,
 		return err;
 	p->cfg.insecure = true;
 	p->cfg.idle_backoff = conf->backoff;
+	p->cfg.weights_cache = false;
 	p->cfg.keys_path[0] = '\0';
 	snprintf(p->cfg.file_prefix, sizeof(p->cfg.file_prefix), "plx-%d", (int)getpid());
 	snprintf(p->cfg.model_path, sizeof(p->cfg.model_path), "%s", conf->model);
