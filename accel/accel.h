@@ -261,8 +261,8 @@ struct plx_queue {
 /* What the board file says about a device. */
 struct plx_dev_conf {
 	char name[PLX_DEV_NAME_BYTES];
-	char kind[16];  /* "cpu"; later "cuda", "fpga" */
-	char isa[16];   /* CPU: "auto", "scalar", "avx2", "avx512" */
+	char kind[16]; /* "cpu"; later "cuda", "fpga" */
+	char isa[16];  /* CPU: "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx" */
 	uint32_t index; /* which card of its kind */
 	/* CPU: repacked weights are kept in a file of this name and ".plx" behind it; "": in none
 	 */

@@ -24,9 +24,12 @@ static const struct rates *rates_of(const struct plx_fwd *f)
 	static const struct rates scalar = {1.5, 1, 1, 0.3, 4};
 	static const struct rates avx2 = {40, 8, 8, 1, 12};
 	static const struct rates avx512 = {100, 16, 16, 1.2, 12};
+	static const struct rates amx = {300, 32, 16, 1.2, 12};
 
 	if (f->k->isa == PLX_K_ISA_SCALAR)
 		return &scalar;
+	if (f->k->isa == PLX_K_ISA_AMX)
+		return &amx;
 	return f->k->isa >= PLX_K_ISA_AVX512 ? &avx512 : &avx2;
 }
 

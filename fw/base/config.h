@@ -59,7 +59,7 @@ struct plx_cfg_stage {
 struct plx_cfg_dev {
 	char name[PLX_CFG_NAME_BYTES];
 	char kind[16]; /* "cpu" */
-	char isa[16];  /* "auto", "scalar", "avx2", "avx512" */
+	char isa[16];  /* "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx" */
 	uint32_t index;
 	uint32_t line; /* of the board file; 0: not from a file */
 };
