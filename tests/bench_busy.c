@@ -2,8 +2,9 @@
  * How long a PING takes while the appliance is busy or asleep, over a veth pair.
  *
  * Busy: one lcore does everything (board/onecore) and runs prefills of 2,048 tokens; PINGs come at
- * odd times meanwhile. Asleep: board/devbox with idle back-off; PINGs after 50 ms of silence; and
- * what an idle appliance takes of the CPUs. The client runs on the last CPU; busy, it spins.
+ * odd times meanwhile; then an answer streams while another prefill runs. Asleep: board/devbox with
+ * idle back-off; PINGs after 50 ms of silence; and what an idle appliance takes of the CPUs. The
+ * client runs on the last CPU; busy, it spins.
  */
 #include <inttypes.h>
 #include <sched.h>
@@ -129,6 +130,88 @@ static double prefill(struct plx_client *c, uint32_t round, uint32_t *n_prompt)
 	}
 }
 
+/* ---- an answer while a prefill runs --------------------------------------------------------- */
+
+#define N_STREAM 1024u
+#define N_ALONE  64u
+
+/* The gaps between an answer's tokens: alone, then from a prompt's submission to its first token.
+ */
+struct stream {
+	uint64_t req, other, last_ns;
+	struct plx_inproc_gaps alone, busy;
+	uint32_t n_left;
+	bool first; /* the prompt's first token has come */
+};
+
+static int submit_stream(struct plx_client *c, uint64_t *req)
+{
+	struct plx_client_request r;
+	struct plx_diag d = {0};
+
+	plx_client_request_init(&r);
+	r.text = "Once upon a time";
+	r.text_bytes = strlen(r.text);
+	r.max_new = N_STREAM;
+	r.ignore_eos = true;
+	int err = plx_client_submit(c, &r, req, &d);
+
+	if (err != 0)
+		printf("busy: submit: %s\n", d.text);
+	return err;
+}
+
+static void stream_event(struct stream *s, const struct plx_client_event *ev)
+{
+	uint64_t now = plx_clock_ns();
+	struct plx_inproc_gaps *g = s->other == 0 ? &s->alone : &s->busy;
+
+	s->n_left -= plx_client_event_final(ev);
+	if (ev->type != PLX_CLIENT_EV_TOKENS)
+		return;
+	if (ev->req != s->req) {
+		s->first = true;
+		return;
+	}
+	for (uint32_t i = 0; s->last_ns != 0 && i < ev->tokens.count && g->n < PLX_INPROC_GAPS; i++)
+		g->us[g->n++] = (uint32_t)((now - s->last_ns) / PLX_NS_PER_US / ev->tokens.count);
+	s->last_ns = now;
+}
+
+static void print_gaps(const char *what, struct plx_inproc_gaps *g)
+{
+	printf("busy: between an answer's tokens, %s: p50 %u us, p99 %u us, longest %u us (%u)\n",
+	       what, plx_inproc_quantile(g->us, g->n, 0.5), plx_inproc_quantile(g->us, g->n, 0.99),
+	       plx_inproc_quantile(g->us, g->n, 1), g->n);
+}
+
+static void stream(struct plx_client *c)
+{
+	static struct stream s;
+	struct plx_client_event ev;
+
+	if (submit_stream(c, &s.req) != 0)
+		return;
+	for (s.n_left = 1; s.n_left > 0 && !s.first;) {
+		plx_inproc_process(&box, c);
+		while (plx_client_event(c, &ev))
+			stream_event(&s, &ev);
+		if (s.other != 0 || s.alone.n < N_ALONE)
+			continue;
+		if (submit_long(c, ROUNDS + 1, &s.other) != 0)
+			return;
+		s.n_left++;
+	}
+	print_gaps("alone", &s.alone);
+	print_gaps("while a prefill runs", &s.busy);
+	(void)plx_client_cancel(c, s.req);
+	while (s.n_left > 0) {
+		plx_inproc_process(&box, c);
+		while (plx_client_event(c, &ev))
+			s.n_left -= plx_client_event_final(&ev);
+	}
+}
+
 static void print_turns(void)
 {
 	for (uint32_t i = 0; i < box.cfg.n_stages; i++) {
@@ -168,6 +251,7 @@ static int busy(const char *model)
 	       "PINGs\n",
 	       n_prompt, s / ROUNDS, n_prompt * ROUNDS / s);
 	print_turns();
+	stream(c);
 	plx_client_close(c);
 	plx_inproc_close(&box);
 	return 0;
