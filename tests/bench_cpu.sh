@@ -14,7 +14,7 @@
 # Every program computes on THREADS threads, thread i on CPU i: ours pin themselves, likwid-bench
 # too, and the peers get OMP_PROC_BIND. Loading, tokenizing and a warm-up run are in no figure.
 # Decode is 128 tokens from an empty context, prefill a prompt of 512, eight sequences have
-# prompts of 128 and 128 new tokens each. A round runs each program once; RUNS rounds make a
+# prompts of 64 and 64 new tokens each. A round runs each program once; RUNS rounds make a
 # median and a range.
 #
 # A token reads the layers' matrices, the head and the norms (mkmodel facts); its share of the read
@@ -80,7 +80,7 @@ peer() { # llama-bench, model, prompt, new, further arguments
 	"$p" -m "$m" -p "$n_prompt" -n "$n_new" -t "$threads" -r 1 -o json "$@" 2>"$tmp/peer.err" | sed -nE 's/.*"avg_ts": ([0-9.]+).*/\1/p'
 }
 batched() { # model: decode of 8 sequences
-	"$LLAMA_BATCHED" -m "$1" -c 4096 -b 2048 -ub 512 -npp 128 -ntg 128 -npl 8 -t "$threads" -tb "$threads" 2>"$tmp/peer.err" |
+	"$LLAMA_BATCHED" -m "$1" -c 4096 -b 2048 -ub 512 -npp 64 -ntg 64 -npl 8 -t "$threads" -tb "$threads" 2>"$tmp/peer.err" |
 		awk -F'|' '$4 + 0 == 8 {gsub(/ /, "", $9); print $9}'
 }
 

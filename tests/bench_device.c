@@ -24,7 +24,7 @@
 
 #define N_BATCH     8u
 #define MAX_BATCH   16u
-#define N_BATCH_CTX 128u /* tokens of each prompt, and new ones of each */
+#define N_BATCH_CTX 64u /* tokens of each prompt, and new ones of each */
 
 #define MAX_RUNS 25u
 
