@@ -163,7 +163,9 @@ struct product {
 	float *x;
 	float *y;
 	uint32_t n_tok;
-	uint32_t row_step; /* rows of one call, as a caller that keeps slices short would choose */
+	uint32_t
+	    row_step; /* rows and tokens of one call, as a caller that keeps slices short has */
+	uint32_t tok_step;
 };
 
 static void run_product(void *ctx, uint32_t idx)
@@ -173,21 +175,18 @@ static void run_product(void *ctx, uint32_t idx)
 	uint32_t from = tiles * idx / n_threads * PLX_K_TILE;
 	uint32_t to = tiles * (idx + 1) / n_threads * PLX_K_TILE;
 
-	for (uint32_t row = from; row < to; row += p->row_step) {
-		struct plx_k_mm m = {.w = &p->w,
-		                     .q = p->q,
-		                     .bf16 = p->bf16,
-		                     .x = p->x,
-		                     .y = p->y,
-		                     .y_stride = p->w.n_out,
-		                     .row_begin = row,
-		                     .row_end = row + p->row_step < to ? row + p->row_step : to,
-		                     .tok_begin = 0,
-		                     .tok_end = p->n_tok,
-		                     .mode = PLX_K_STORE};
+	for (uint32_t row = from; row < to; row += p->row_step)
+		for (uint32_t t = 0; t < p->n_tok; t += p->tok_step) {
+			struct plx_k_mm m = {.w = &p->w, .q = p->q, .bf16 = p->bf16, .x = p->x};
 
-		k->matmul(&m);
-	}
+			m.y = p->y;
+			m.y_stride = p->w.n_out;
+			m.row_begin = row;
+			m.row_end = row + p->row_step < to ? row + p->row_step : to;
+			m.tok_begin = t;
+			m.tok_end = t + p->tok_step < p->n_tok ? t + p->tok_step : p->n_tok;
+			k->matmul(&m);
+		}
 }
 
 /* One format and width, n_tok tokens; n_out is chosen so that the weights take `bytes`. */
@@ -217,6 +216,7 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	p.bf16 = aligned((size_t)n_tok * n_in * sizeof *p.bf16);
 	k->to_bf16(p.bf16, p.x, n_tok * n_in);
 	p.row_step = 64;
+	p.tok_step = 64;
 	double s = timed(run_product, &p);
 
 	printf("%-5s k=%-5u %3u tokens: %6.1f GB/s of weights, %7.1f Gop/s\n", plx_qtype_name(type),
