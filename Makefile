@@ -99,7 +99,7 @@ $(O)/obj/%_avx512bf16.o: ARCHFLAGS := -march=x86-64-v4 -mavx512vnni -mavx512bf16
                                      -mamx-int8 -mprefer-vector-width=512
 # The ISA files are thousands of inlined vector operations, and the sanitizers take a minute to
 # compile the scalar one: MODE=asan watches the two vector files, all else is built plain.
-ISA_PLAIN := $(wildcard kernels/cpu/isa_*.c kernels/cpu/mm_*.c)
+ISA_PLAIN := $(wildcard kernels/cpu/isa_*.c kernels/cpu/mm_*.c tests/lib/amx_model*.c)
 ISA_OBJS := $(call obj,$(if $(filter asan,$(MODE)),$(filter-out %/isa_avx2.c %/isa_avx512.c,$(ISA_PLAIN)),$(ISA_PLAIN)))
 $(ISA_OBJS): MODEFLAGS := $(if $(filter release,$(MODE)),-O3,-O2 -w)
 
