@@ -31,6 +31,8 @@ echo "$chat_answer" >"$tmp/alone"
 swarm() { in_cli "$bin/swarm" "$host" 7709 "$tmp/client.key" 8 2 30 "$tmp/alone" "$chat"; }
 check af_xdp_eight_clients swarm
 check pings ask --ping 200
+cache_is_written() { for _ in $(seq 200); do [ -f "$model.plx" ] && return 0; sleep 0.1; done; ls -la "$tmp/model"; grep cache "$tmp/log"; return 1; }
+check weights_cache_is_written cache_is_written
 
 # ---- killed under two clients: one may ask anew, one may not ----
 killed() {
@@ -50,6 +52,8 @@ killed() {
 			"$(ask --json --raw --ignore-eos --max-new 300 "$chat" 2>/dev/null | sed 's/.*"text":"\(.*\)","ids.*/\1/')"
 }
 check sigkill_under_clients killed
+from_cache() { grep 'loaded in' "$tmp/log"; grep -q 'weights read from their cache' "$tmp/log" && ! ls "$tmp/model" | grep tmp; }
+check weights_came_from_the_cache from_cache
 stops() { stop TERM; local rc=$?; echo "exit $rc"; [ $rc = 0 ]; }
 check sigterm_exits_0 stops
 nothing_left() { ! ls "/var/run/dpdk/$id" 2>/dev/null | grep -q socket; }
