@@ -2,8 +2,10 @@
  * Attention over paged KV, once for every instruction set: included by isa_*.c alone.
  *
  * A lane of the scores is a position (K is stored 16 positions side by side), a lane of the output
- * a head dimension. Up to V16_ATTN_Q queries go through a chunk together and share its loads; each
- * query's own arithmetic is the same alone or in company.
+ * a head dimension. Up to ATTN_Q queries go through a chunk together and share its loads; each
+ * query's own arithmetic is the same alone or in company. They are in the order of their tokens, so
+ * the first one sees the fewest positions: as far as it sees they go together, then each alone, so
+ * that nothing of a position that a query must not see, a NaN for one, can reach it.
  */
 #ifndef PLX_KERNELS_CPU_ATTN_IMPL_H
 #define PLX_KERNELS_CPU_ATTN_IMPL_H
@@ -15,6 +17,13 @@
 #define ATTN_EMPTY (-3.0e38f) /* the maximum of no scores; finite, so that differences are too */
 #define ATTN_LANES (PLX_K_ATTN_CHUNK / 16)
 
+/* Queries of one register block; each size is compiled, so sanitizer builds have fewer. */
+#if defined(__AVX512BW__) && !defined(PLX_DEBUG)
+#define ATTN_Q 6
+#else
+#define ATTN_Q 2
+#endif
+
 /* One query's running state; o lies in the caller's partial. */
 struct attn_state {
 	const float *q;
@@ -22,8 +31,15 @@ struct attn_state {
 	float max;
 	float c;       /* what the newest chunk scales o by */
 	uint32_t seen; /* positions of this split that it may see */
+	uint32_t n;    /* of the chunk in work */
 	vf l;          /* sum of p, by lane */
 	float p[PLX_K_ATTN_CHUNK];
+};
+
+/* A chunk's K and V, 16 positions each. */
+struct attn_kv {
+	const uint16_t *k[ATTN_LANES];
+	const uint16_t *v[ATTN_LANES];
 };
 
 /* plx_k_expf, without leaving the registers. */
@@ -35,31 +51,27 @@ V16_INLINE float exp_one(float x)
 	return e[0];
 }
 
-static const uint16_t *k_at(const struct plx_k_kv *kv, uint32_t pos)
+/* Where the first n positions from pos on lie. */
+static void attn_kv_at(const struct plx_k_kv *kv, uint32_t pos, uint32_t n, struct attn_kv *at)
 {
-	const uint8_t *block =
-	    (const uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
+	for (uint32_t g = 0; g * 16 < n; g++, pos += 16) {
+		uint32_t block = pos / kv->block_tokens;
+		size_t first = (size_t)(pos - block * kv->block_tokens) * kv->head_dim;
+		const uint8_t *base =
+		    (const uint8_t *)kv->base + kv->table[block] * kv->block_bytes;
 
-	return (const uint16_t *)(const void *)(block + kv->k_off) +
-	       (size_t)(pos % kv->block_tokens / 16 * 16) * kv->head_dim;
-}
-
-static const uint16_t *v_at(const struct plx_k_kv *kv, uint32_t pos)
-{
-	const uint8_t *block =
-	    (const uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
-
-	return (const uint16_t *)(const void *)(block + kv->v_off) +
-	       (size_t)(pos % kv->block_tokens) * kv->head_dim;
+		at->k[g] = (const uint16_t *)(const void *)(base + kv->k_off) + first;
+		at->v[g] = (const uint16_t *)(const void *)(base + kv->v_off) + first;
+	}
 }
 
 /* Scores of nq queries at ng groups of 16 positions: s[i][g], not yet scaled. */
 V16_INLINE void attn_scores(const int nq, const int ng, const struct attn_state *st,
                             const uint16_t *const *k, uint32_t dim, vf s[][ATTN_LANES])
 {
-	vf acc[V16_ATTN_Q][ATTN_LANES];
+	vf acc[ATTN_Q][ATTN_LANES];
 
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 	for (int i = 0; i < nq; i++)
 #pragma GCC unroll 4
 		for (int g = 0; g < ng; g++)
@@ -70,7 +82,7 @@ V16_INLINE void attn_scores(const int nq, const int ng, const struct attn_state 
 #pragma GCC unroll 4
 		for (int g = 0; g < ng; g++)
 			kd[g] = vf_from_f16(k[g] + (size_t)d * 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 		for (int i = 0; i < nq; i++) {
 			vf q = vf_set1(st[i].q[d]);
 
@@ -79,63 +91,101 @@ V16_INLINE void attn_scores(const int nq, const int ng, const struct attn_state 
 				acc[i][g] = vf_fma(q, kd[g], acc[i][g]);
 		}
 	}
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 	for (int i = 0; i < nq; i++)
 #pragma GCC unroll 4
 		for (int g = 0; g < ng; g++)
 			s[i][g] = acc[i][g];
 }
 
-/* A chunk's scores into probabilities p, the new maximum, the factor c and the sum l. */
-static void attn_softmax(struct attn_state *st, const vf *s, uint32_t n, float scale)
+/* The same for the first n positions of a chunk; more lanes are filled than asked. */
+V16_INLINE void attn_scores_of(const int nq, const struct attn_state *st, const struct attn_kv *kv,
+                               uint32_t n, uint32_t dim, vf s[][ATTN_LANES])
 {
-	vf e[ATTN_LANES];
+	if (n > 48)
+		attn_scores(nq, 4, st, kv->k, dim, s);
+	else if (n > 32)
+		attn_scores(nq, 3, st, kv->k, dim, s);
+	else if (n > 16)
+		attn_scores(nq, 2, st, kv->k, dim, s);
+	else
+		attn_scores(nq, 1, st, kv->k, dim, s);
+}
+
+/* e = scale * s of the positions that the query sees, the others out of the way; their maximum. */
+V16_INLINE float attn_scale(const struct attn_state *st, vf *s, float scale)
+{
 	vf top = vf_set1(ATTN_EMPTY);
-	uint32_t groups = (n + 15) / 16;
+	uint32_t g = 0;
 
-	for (uint32_t g = 0; g < ATTN_LANES; g++)
-		e[g] = vf_set1(0.0f);
-	for (uint32_t g = 0; g < groups; g++) {
-		uint32_t lanes = n - g * 16 < 16 ? n - g * 16 : 16;
-
-		e[g] = vf_first(vf_mul(s[g], vf_set1(scale)), lanes, ATTN_EMPTY);
-		top = vf_max(e[g], top);
+	for (; (g + 1) * 16 <= st->n; g++) {
+		s[g] = vf_mul(s[g], vf_set1(scale));
+		top = vf_max(s[g], top);
 	}
-	float max = vf_hmax(top);
+	if (g * 16 < st->n) {
+		s[g] = vf_first(vf_mul(s[g], vf_set1(scale)), st->n - g * 16, ATTN_EMPTY);
+		top = vf_max(s[g], top);
+	}
+	return vf_hmax(top);
+}
 
-	max = max > st->max ? max : st->max;
-	vf m = vf_set1(max);
+/* p = exp(s - max), and the sum l. */
+V16_INLINE void attn_exp(struct attn_state *st, const vf *s)
+{
+	vf m = vf_set1(st->max);
+	vf e[ATTN_LANES];
+	uint32_t g = 0;
 
-	st->c = exp_one(st->max - max);
-	st->max = max;
-	for (uint32_t g = 0; g < groups; g++) {
-		uint32_t lanes = n - g * 16 < 16 ? n - g * 16 : 16;
-
-		e[g] = vf_first(vf_exp(vf_sub(e[g], m)), lanes, 0.0f);
+	e[0] = e[1] = e[2] = e[3] = vf_set1(0.0f);
+	for (; (g + 1) * 16 <= st->n; g++) {
+		e[g] = vf_exp(vf_sub(s[g], m));
+		vf_store(st->p + g * 16, e[g]);
+	}
+	if (g * 16 < st->n) {
+		e[g] = vf_first(vf_exp(vf_sub(s[g], m)), st->n - g * 16, 0.0f);
 		vf_store(st->p + g * 16, e[g]);
 	}
 	st->l = vf_fma(st->l, vf_set1(st->c), vf_add(vf_add(e[0], e[1]), vf_add(e[2], e[3])));
 }
 
+/* Scores into probabilities p, the new maximum, the factor c and the sum l. */
+V16_INLINE void attn_softmax(const int nq, struct attn_state *st, vf s[][ATTN_LANES], float scale)
+{
+	float fall[16] = {0};
+
+	for (int i = 0; i < nq; i++) {
+		float max = attn_scale(&st[i], s[i], scale);
+
+		max = max > st[i].max ? max : st[i].max;
+		fall[i] = st[i].max - max;
+		st[i].max = max;
+	}
+	vf_store(fall, vf_exp(vf_load(fall)));
+	for (int i = 0; i < nq; i++) {
+		st[i].c = fall[i];
+		attn_exp(&st[i], s[i]);
+	}
+}
+
 /* o = o*c + sum over j of p[j]*v[j] for nd vectors of dimensions, nq queries, n positions. */
 V16_INLINE void attn_values(const int nq, const int nd, const struct attn_state *st,
-                            const uint16_t *const *v, uint32_t n, uint32_t dim, uint32_t d0)
+                            const struct attn_kv *kv, uint32_t n, uint32_t dim, uint32_t d0)
 {
-	vf o[V16_ATTN_Q][4];
+	vf o[ATTN_Q][4];
 
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 	for (int i = 0; i < nq; i++)
 #pragma GCC unroll 4
 		for (int d = 0; d < nd; d++)
 			o[i][d] = vf_mul(vf_load(st[i].o + d0 + d * 16), vf_set1(st[i].c));
 	for (uint32_t j = 0; j < n; j++) {
-		const uint16_t *row = v[j / 16] + (size_t)(j % 16) * dim + d0;
+		const uint16_t *row = kv->v[j / 16] + (size_t)(j % 16) * dim + d0;
 		vf vd[4];
 
 #pragma GCC unroll 4
 		for (int d = 0; d < nd; d++)
 			vd[d] = vf_from_f16(row + d * 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 		for (int i = 0; i < nq; i++) {
 			vf p = vf_set1(st[i].p[j]);
 
@@ -144,95 +194,90 @@ V16_INLINE void attn_values(const int nq, const int nd, const struct attn_state 
 				o[i][d] = vf_fma(p, vd[d], o[i][d]);
 		}
 	}
-#pragma GCC unroll 4
+#pragma GCC unroll 6
 	for (int i = 0; i < nq; i++)
 #pragma GCC unroll 4
 		for (int d = 0; d < nd; d++)
 			vf_store(st[i].o + d0 + d * 16, o[i][d]);
 }
 
-/* nq queries that see the same n positions (1..64) of the chunk that begins at pos. */
+/* o += p[j]*v[j] for the positions from j on that this query sees and the block's first doesn't. */
+static void attn_values_tail(const struct attn_state *st, const struct attn_kv *kv, uint32_t j,
+                             uint32_t dim)
+{
+	for (; j < st->n; j++) {
+		const uint16_t *row = kv->v[j / 16] + (size_t)(j % 16) * dim;
+		vf p = vf_set1(st->p[j]);
+
+		for (uint32_t d = 0; d < dim; d += 16)
+			vf_store(st->o + d, vf_fma(p, vf_from_f16(row + d), vf_load(st->o + d)));
+	}
+}
+
+/* nq queries through the chunk that begins at pos; each sees some of it, the first one fewest. */
 V16_INLINE void attn_chunk(const int nq, struct attn_state *st, const struct plx_k_attn *a,
-                           uint32_t pos, uint32_t n)
+                           uint32_t pos)
 {
 	const uint32_t dim = a->kv.head_dim;
-	const uint16_t *k[ATTN_LANES];
-	const uint16_t *v[ATTN_LANES];
-	vf s[V16_ATTN_Q][ATTN_LANES];
+	struct attn_kv kv;
+	vf s[ATTN_Q][ATTN_LANES];
 	uint32_t d = 0;
 
-	for (uint32_t g = 0; g < (n + 15) / 16; g++) {
-		k[g] = k_at(&a->kv, pos + g * 16);
-		v[g] = v_at(&a->kv, pos + g * 16);
-	}
-	if (n > PLX_K_ATTN_CHUNK - 16)
-		attn_scores(nq, ATTN_LANES, st, k, dim, s);
-	else
-		for (uint32_t g = 0; g < (n + 15) / 16; g++) {
-			vf one[V16_ATTN_Q][ATTN_LANES];
-
-			attn_scores(nq, 1, st, k + g, dim, one);
-			for (int i = 0; i < nq; i++)
-				s[i][g] = one[i][0];
-		}
-	for (int i = 0; i < nq; i++)
-		attn_softmax(&st[i], s[i], n, a->scale);
+	attn_kv_at(&a->kv, pos, st[nq - 1].n, &kv);
+	attn_scores_of(nq, st, &kv, st[nq - 1].n, dim, s);
+	attn_softmax(nq, st, s, a->scale);
 	for (; d + 64 <= dim; d += 64)
-		attn_values(nq, 4, st, v, n, dim, d);
+		attn_values(nq, 4, st, &kv, st[0].n, dim, d);
 	for (; d < dim; d += 16)
-		attn_values(nq, 1, st, v, n, dim, d);
+		attn_values(nq, 1, st, &kv, st[0].n, dim, d);
+	for (int i = 1; i < nq; i++)
+		attn_values_tail(&st[i], &kv, st[0].n, dim);
 }
 
-static __attribute__((noinline)) void
-attn_chunk_one(struct attn_state *st, const struct plx_k_attn *a, uint32_t pos, uint32_t n)
-{
-	attn_chunk(1, st, a, pos, n);
-}
-
-static __attribute__((noinline)) void
-attn_chunk_full(struct attn_state *st, const struct plx_k_attn *a, uint32_t pos, uint32_t n)
-{
-	attn_chunk(V16_ATTN_Q, st, a, pos, n);
-}
-
-#if V16_ATTN_Q > 3
-static __attribute__((noinline)) void
-attn_chunk_three(struct attn_state *st, const struct plx_k_attn *a, uint32_t pos, uint32_t n)
-{
-	attn_chunk(3, st, a, pos, n);
-}
+#define ATTN_SIZE(nq)                                                                              \
+	static __attribute__((noinline)) void attn_chunk_##nq(                                     \
+	    struct attn_state *st, const struct plx_k_attn *a, uint32_t pos)                       \
+	{                                                                                          \
+		attn_chunk(nq, st, a, pos);                                                        \
+	}
+ATTN_SIZE(1)
+ATTN_SIZE(2)
+#if ATTN_Q > 2
+ATTN_SIZE(3)
+ATTN_SIZE(4)
+ATTN_SIZE(5)
+ATTN_SIZE(6)
 #endif
+#undef ATTN_SIZE
 
-/* Chunks of one split for up to V16_ATTN_Q queries. */
+/* Chunks of one split for nq queries, at most ATTN_Q. */
 static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
                          uint32_t start)
 {
-	for (uint32_t at = 0; at < PLX_K_ATTN_SPLIT; at += PLX_K_ATTN_CHUNK) {
-		uint32_t n[V16_ATTN_Q];
-		bool same = true;
-		bool any = false;
-
-		for (uint32_t i = 0; i < nq; i++) {
-			n[i] = st[i].seen > at ? st[i].seen - at : 0;
-			n[i] = n[i] < PLX_K_ATTN_CHUNK ? n[i] : PLX_K_ATTN_CHUNK;
-			same = same && n[i] == n[0];
-			any = any || n[i] > 0;
-		}
-		if (!any)
-			return;
-		if (same && nq == V16_ATTN_Q) {
-			attn_chunk_full(st, a, start + at, n[0]);
-			continue;
-		}
-#if V16_ATTN_Q > 3
-		if (same && nq == 3) {
-			attn_chunk_three(st, a, start + at, n[0]);
-			continue;
-		}
+	static void (*const chunk[ATTN_Q])(struct attn_state *, const struct plx_k_attn *,
+	                                   uint32_t) = {
+		attn_chunk_1,
+		attn_chunk_2,
+#if ATTN_Q > 2
+		attn_chunk_3,
+		attn_chunk_4,
+		attn_chunk_5,
+		attn_chunk_6,
 #endif
-		for (uint32_t i = 0; i < nq; i++)
-			if (n[i])
-				attn_chunk_one(&st[i], a, start + at, n[i]);
+	};
+
+	for (uint32_t at = 0; at < PLX_K_ATTN_SPLIT; at += PLX_K_ATTN_CHUNK) {
+		while (nq > 0 && st->seen <= at) { /* the first ones are at their end */
+			st++;
+			nq--;
+		}
+		if (nq == 0)
+			return;
+		for (uint32_t i = 0; i < nq; i++) {
+			st[i].n = st[i].seen - at;
+			st[i].n = st[i].n < PLX_K_ATTN_CHUNK ? st[i].n : PLX_K_ATTN_CHUNK;
+		}
+		chunk[nq - 1](st, a, start + at);
 	}
 }
 
@@ -241,11 +286,13 @@ static void op_attn_part(const struct plx_k_attn *a, uint32_t split, float *out)
 	const uint32_t dim = a->kv.head_dim;
 	const uint32_t start = split * PLX_K_ATTN_SPLIT;
 	const uint32_t nq_all = a->n_tok * a->n_group;
+	const uint32_t passes = (nq_all + ATTN_Q - 1) / ATTN_Q; /* of nearly equal size */
 
 	PLX_DCHECK(dim % 16 == 0 && dim <= PLX_K_HEAD_DIM_MAX && a->kv.block_tokens % 16 == 0);
-	for (uint32_t first = 0; first < nq_all; first += V16_ATTN_Q) {
-		uint32_t nq = nq_all - first < V16_ATTN_Q ? nq_all - first : V16_ATTN_Q;
-		struct attn_state st[V16_ATTN_Q];
+	for (uint32_t pass = 0; pass < passes; pass++) {
+		uint32_t first = nq_all * pass / passes;
+		uint32_t nq = nq_all * (pass + 1) / passes - first;
+		struct attn_state st[ATTN_Q];
 
 		for (uint32_t i = 0; i < nq; i++) {
 			uint32_t t = (first + i) / a->n_group;
