@@ -9,7 +9,8 @@
 #   IK_LLAMA_BENCH=/path/to/llama-bench         ik_llama.cpp's, as a third
 #   LIKWID_BENCH=/path/to/likwid-bench          found by itself where it is installed
 #   LLAMA_ARGS, IK_ARGS                         further arguments of each
-#   PLX_BIN (build/release), RUNS (5), THREADS (2), PARTS ("pair batch profile busy")
+#   PLX_BIN (build/release), RUNS (5), THREADS (2; at most 2)
+#   PARTS ("pair batch profile busy")           the last two for the first model alone
 #
 # Every program computes on THREADS threads, thread i on CPU i: ours pin themselves, likwid-bench
 # too, and the peers get OMP_PROC_BIND. Loading, tokenizing and a warm-up run are in no figure.
@@ -37,6 +38,7 @@ for p in bench_device bench_stream mkmodel; do [ -x "$bin/$p" ] || die "$bin/$p 
 for p in "${LLAMA_BENCH:-}" "${LLAMA_BATCHED:-}" "${IK_LLAMA_BENCH:-}" "$likwid"; do
 	[ -z "$p" ] || [ -x "$p" ] || die "$p is not there"
 done
+[ "$threads" -ge 1 ] && [ "$threads" -le 2 ] || die "THREADS is 1 or 2, not $threads"
 [ "$threads" -le "$(nproc)" ] || die "$threads threads on $(nproc) CPUs prove nothing"
 tmp=$(mktemp -d); trap 'rm -rf "$tmp"' EXIT
 
@@ -115,7 +117,11 @@ cell() { # median (range), or "-"
 	read -r m lo hi <<<"$(stats "$1")"
 	if [ -n "$m" ]; then calc "%.1f (%.1f to %.1f)" "$m, $lo, $hi"; else echo -; fi
 }
-times() { local a b; a=$(median "$1"); b=$(median "$2"); if [ -n "$a" ] && [ -n "$b" ]; then calc %.2f "$a / $b"; else echo -; fi; }
+beside() { # ours, theirs: their cell and our ratio, or "-"
+	local a b
+	a=$(median "$1"); b=$(median "$2")
+	if [ -n "$a" ] && [ -n "$b" ]; then echo "$(cell "$2"), $(calc %.2f "$a / $b")"; else echo -; fi
+}
 
 pair_rounds() { # model
 	local gb gop
@@ -149,12 +155,12 @@ pair_report() {
 	line "prefill 512" prefill tokens/s; line "prefill 512, llama.cpp" peer_prefill tokens/s; line "prefill 512, ik_llama.cpp" ik_prefill tokens/s
 	echo "bench_cpu: $label, prefill: $(calc %.1f "2 * $macs * $(median prefill) / 1e9") Gop/s, $(share prefill "2 * $macs / 1e9" "$dot") of the dot instruction's peak (llama.cpp $(share peer_prefill "2 * $macs / 1e9" "$dot"), ik_llama.cpp $(share ik_prefill "2 * $macs / 1e9" "$dot"))"
 	ratio prefill prefill peer_prefill llama.cpp; ratio prefill prefill ik_prefill ik_llama.cpp
-	echo "| $label | $(cell decode) | $(calc %.1f "$bytes * $(median decode) / 1e9") of $(calc %.1f "$read_gb"), $(share decode "$bytes / 1e9" "$read_gb") | $(cell peer_decode), $(times decode peer_decode) | $(cell ik_decode), $(times decode ik_decode) | $(cell prefill) | $(share prefill "2 * $macs / 1e9" "$dot") | $(cell peer_prefill), $(times prefill peer_prefill) | $(cell ik_prefill), $(times prefill ik_prefill) |" >>"$tmp/table.pair"
+	echo "| $label | $(cell decode) | $(calc %.1f "$bytes * $(median decode) / 1e9") of $(calc %.1f "$read_gb"), $(share decode "$bytes / 1e9" "$read_gb") | $(beside decode peer_decode) | $(beside decode ik_decode) | $(cell prefill) | $(share prefill "2 * $macs / 1e9" "$dot") | $(beside prefill peer_prefill) | $(beside prefill ik_prefill) |" >>"$tmp/table.pair"
 }
 batch_report() {
 	line "decode, 8 sequences" batch tokens/s; line "decode, 8 sequences, llama-batched-bench" peer_batch tokens/s
 	ratio "8 sequences" batch peer_batch llama-batched-bench
-	echo "| $label | $(cell batch) | $(cell peer_batch) | $(times batch peer_batch) |" >>"$tmp/table.batch"
+	echo "| $label | $(cell batch) | $(beside batch peer_batch) |" >>"$tmp/table.batch"
 }
 
 # ---- all of it ---------------------------------------------------------------------------------
@@ -176,8 +182,8 @@ for m in "$@"; do
 	others_end "$label"
 	[ -s "$tmp/decode" ] && [ -s "$tmp/prefill" ] && pair_report
 	[ -s "$tmp/batch" ] && batch_report
-	[[ $parts != *" profile "* ]] || "$bin/bench_device" "$m" auto "$threads" profile
 done
+[[ $parts != *" profile "* ]] || [ ! -r "$1" ] || "$bin/bench_device" "$1" auto "$threads" profile
 if [[ $parts == *" busy "* ]]; then
 	export PLX_TEST_MODEL=$1
 	[ -x "$bin/bench_busy" ] && "$bin/bench_busy" busy
@@ -192,8 +198,8 @@ if [ -s "$tmp/table.pair" ]; then
 fi
 if [ -s "$tmp/table.batch" ]; then
 	echo
-	echo "| model | decode, 8 sequences, tokens/s in all | llama-batched-bench | ratio |"
-	echo "|---|---|---|---|"
+	echo "| model | decode, 8 sequences, tokens/s in all | llama-batched-bench, ratio |"
+	echo "|---|---|---|"
 	cat "$tmp/table.batch"
 fi
 exit 0
