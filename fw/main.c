@@ -3,6 +3,7 @@
  * serve until told to stop. Each failure has an exit code of its own (fw/options.h) and one line
  * that says what, where and what to do.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,11 @@ static struct plx_config config;
 static struct plx_assets assets;
 static struct plx_keys keys;
 static struct plx_appliance appliance;
+
+/* Where the start's time went. */
+static struct {
+	uint64_t files_ns, ports_ns, device_ns, stages_ns;
+} took;
 
 static int fail(const struct plx_diag *d, int err, enum plx_exit code)
 {
@@ -122,14 +128,20 @@ static int load(struct plx_diag *d)
 
 static int start(struct plx_diag *d)
 {
+	uint64_t t0 = plx_clock_ns();
 	int code = open_ports(d);
+	uint64_t t1 = plx_clock_ns();
 
 	if (code == PLX_EXIT_OK)
 		code = load(d);
 	if (code != PLX_EXIT_OK)
 		return code;
+	uint64_t t2 = plx_clock_ns();
 	int err = plx_stages_open(&appliance, d);
 
+	took.ports_ns = t1 - t0;
+	took.device_ns = t2 - t1;
+	took.stages_ns = plx_clock_ns() - t2;
 	return err != 0 ? fail(d, err, PLX_EXIT_MEMORY) : PLX_EXIT_OK;
 }
 
@@ -168,6 +180,15 @@ static int launch(struct plx_control *c, struct plx_diag *d)
 	return PLX_EXIT_OK;
 }
 
+static void log_took(void)
+{
+	plx_log(PLX_LOG_INFO,
+	        "start took: files %" PRIu64 " ms, DPDK and ports %" PRIu64 ", device %" PRIu64
+	        ", stages and locking memory %" PRIu64,
+	        took.files_ns / PLX_NS_PER_MS, took.ports_ns / PLX_NS_PER_MS,
+	        took.device_ns / PLX_NS_PER_MS, took.stages_ns / PLX_NS_PER_MS);
+}
+
 static int serve(struct plx_diag *d)
 {
 	static struct plx_control control;
@@ -177,6 +198,7 @@ static int serve(struct plx_diag *d)
 	control.links = &appliance.links;
 	control.keys = &keys;
 	plx_appliance_log(&appliance);
+	log_took();
 	code = launch(&control, d);
 	if (code == PLX_EXIT_OK && !plx_control_run(&control))
 		code = PLX_EXIT_DRAIN;
@@ -190,8 +212,10 @@ static int serve(struct plx_diag *d)
 static int run(const struct plx_options *o)
 {
 	struct plx_diag d = {0};
+	uint64_t begin_ns = plx_clock_ns();
 	int code = read_files(o, &d);
 
+	took.files_ns = plx_clock_ns() - begin_ns;
 	appliance = (struct plx_appliance){
 	    .cfg = &config, .assets = &assets, .keys = &keys, .check = o->check};
 	if (code == PLX_EXIT_OK)

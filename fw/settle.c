@@ -15,6 +15,8 @@
 
 #define MAPS       "/proc/self/maps"
 #define LINE_BYTES 512
+#define LARGE_FROM (UINT64_C(16) << 20) /* a mapping that is made of 2 MiB pages where it can be   \
+	                                 */
 
 struct range {
 	uintptr_t begin, end;
@@ -77,6 +79,9 @@ static uint64_t lock_all(unsigned long except, int *why)
 	while (f != NULL && next_range(f, &r)) {
 		size_t bytes = r.end - r.begin;
 
+		/* DPDK's memory without reserved pages: 64 faults instead of 32,768. */
+		if (r.inode == 0 && bytes >= LARGE_FROM)
+			(void)madvise((void *)r.begin, bytes, MADV_HUGEPAGE);
 		/* Pages of the kernel or of a device answer EINVAL: they never go anywhere. */
 		if (!wanted(&r, except) || mlock((const void *)r.begin, bytes) == 0 ||
 		    errno == EINVAL)

@@ -20,11 +20,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <xxhash.h>
+
 #include "accel/cpu.h"
 #include "accel/cpu_cache.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "fw/base/log.h"
+#include "kernels/cpu/layout.h"
 #include "tests/lib/cachekit.h"
 
 #define DATA_BYTES ((5u << 19) + 64) /* two chunks and a half */
@@ -318,6 +321,31 @@ static void test_read_only_folder_is_said(void **state)
 	assert_int_equal(status, 0);
 }
 
+/*
+ * What a layout's number stands for: these bytes. Who changes where plx_k_pack puts a byte has to
+ * give the layout the next number, and its bytes' sum here.
+ */
+static void test_layout_id_stands_for_its_bytes(void **state)
+{
+	enum { ROWS = 20, COLS = 512 };
+	uint8_t *src = malloc(ROWS * COLS * 4), *all = aligned_alloc(64, 1 << 20);
+	uint64_t used = 0;
+
+	(void)state;
+	plx_t_cache_fill(src, ROWS * COLS * 4);
+	for (uint32_t i = 0; i < PLX_QTYPE_COUNT; i++) {
+		enum plx_qtype t = plx_qtype_at(i);
+
+		plx_k_pack(all + used, t, src, ROWS, COLS, 0, ROWS);
+		used += plx_k_pack_bytes(t, ROWS, COLS);
+	}
+	assert_int_equal(PLX_K_LAYOUT_ID, 1);
+	assert_int_equal(used, 226048);
+	assert_int_equal(XXH3_64bits(all, used), UINT64_C(0xddc0b8548db2e30));
+	free(src);
+	free(all);
+}
+
 /* ---- the device ----------------------------------------------------------------------------- */
 
 struct lane {
@@ -469,6 +497,7 @@ int main(void)
 	    TEST(test_two_writers_at_once),
 	    TEST(test_no_room_leaves_nothing),
 	    TEST(test_read_only_folder_is_said),
+	    TEST(test_layout_id_stands_for_its_bytes),
 	    TEST(test_device_has_the_same_weights),
 	    TEST(test_device_repacks_what_is_damaged),
 	};
