@@ -15,8 +15,7 @@
 
 #define MAPS       "/proc/self/maps"
 #define LINE_BYTES 512
-#define LARGE_FROM (UINT64_C(16) << 20) /* a mapping that is made of 2 MiB pages where it can be   \
-	                                 */
+#define LARGE_FROM (UINT64_C(16) << 20) /* bytes of a mapping that takes 2 MiB pages */
 
 struct range {
 	uintptr_t begin, end;
