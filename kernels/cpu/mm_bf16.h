@@ -24,6 +24,7 @@
  * width that is a power of two would all fall into one set of the first-level cache.
  */
 #define MM_BF16_PANEL 256
+#define MM_BF16_AHEAD 1024 /* bytes to fetch ahead when the second-level cache has the tile */
 
 /* Pairs of weights by pairs of activations; mm_bf16_x is what an activation is copied as. */
 #ifdef __AVX512BF16__
@@ -63,6 +64,7 @@ V16_INLINE void mm_bf16_pair(const int nt, vi pair, const mm_bf16_x *x, vf *chai
 V16_INLINE void mm_bf16_panel(const int nt, const struct mm_tile *m, uint32_t k0, uint32_t n,
                               vf chain[2][MM_BF16_TOKENS])
 {
+	const uint32_t ahead = m->prefetch ? m->prefetch : MM_BF16_AHEAD;
 	_Alignas(64) mm_bf16_x x[MM_BF16_TOKENS * MM_BF16_PANEL];
 
 	for (int t = 0; t < nt; t++)
@@ -72,8 +74,8 @@ V16_INLINE void mm_bf16_panel(const int nt, const struct mm_tile *m, uint32_t k0
 	for (uint32_t k = 0; k < n; k += 4) {
 		const uint8_t *w = m->w + (size_t)(k0 + k) * 32;
 
-		__builtin_prefetch(w + m->prefetch);
-		__builtin_prefetch(w + m->prefetch + 64);
+		__builtin_prefetch(w + ahead);
+		__builtin_prefetch(w + ahead + 64);
 		mm_bf16_pair(nt, vi_load(w), x + k, chain[0]);
 		mm_bf16_pair(nt, vi_load(w + 64), x + k + 2, chain[1]);
 	}
