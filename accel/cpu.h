@@ -154,6 +154,18 @@ int plx_cpu_reset(struct plx_dev *dev);
 
 /* ---- cpu_run.c ---- */
 
+#define PLX_CPU_AHEAD_FIRST 4096u          /* fetched when a phase has nothing more to claim */
+#define PLX_CPU_AHEAD_STEP  512u           /* fetched between two looks at the phase */
+#define PLX_CPU_AHEAD_BYTES (128u * 1024u) /* fetched in a phase, of each matrix */
+#define PLX_CPU_PATIENCE    16u            /* waits before a lane takes another's last units */
+
+/* A waiting lane; zero at first. */
+struct plx_cpu_wait {
+	const char *at; /* how far it has fetched, and from where */
+	uint32_t bytes;
+	uint32_t n_wait; /* since it last found something */
+};
+
 /*
  * plx_cpu_run_items - claim items and compute them until none is left or the deadline has passed;
  * open what follows when the phase's last one was among them.
@@ -163,16 +175,8 @@ int plx_cpu_reset(struct plx_dev *dev);
  *
  * Returns false when there was nothing to claim.
  */
-bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns);
-
-#define PLX_CPU_AHEAD_STEP  512u           /* fetched between two looks at the phase */
-#define PLX_CPU_AHEAD_BYTES (128u * 1024u) /* fetched in a phase, of each matrix */
-
-/* How far a waiting lane has fetched; zero at first. */
-struct plx_cpu_wait {
-	const char *at;
-	uint32_t bytes;
-};
+bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
+                       uint64_t deadline_ns, uint64_t *now_ns);
 
 /*
  * plx_cpu_run_wait - be idle for a moment: bring weights that this lane will read next into its

@@ -161,7 +161,7 @@ int plx_cpu_poll(struct plx_queue *base, uint32_t budget_us, uint32_t *done_idx,
 
 		if (n > 0 || !some || now >= deadline)
 			return n;
-		if (!plx_cpu_run_items(q->cpu, 0, deadline, &now)) {
+		if (!plx_cpu_run_items(q->cpu, 0, &wait, deadline, &now)) {
 			plx_cpu_run_wait(q->cpu, 0, &wait);
 			now = plx_clock_ns();
 		}
@@ -185,7 +185,7 @@ int plx_cpu_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
 
 	plx_k_fpu_setup();
 	while (now < deadline && atomic_load_explicit(&c->running, memory_order_relaxed) != 0) {
-		if (plx_cpu_run_items(c, worker_idx, deadline, &now)) {
+		if (plx_cpu_run_items(c, worker_idx, &wait, deadline, &now)) {
 			did = 1;
 		} else {
 			plx_cpu_run_wait(c, worker_idx, &wait);
@@ -203,9 +203,10 @@ int plx_cpu_reset(struct plx_dev *dev)
 		return PLX_E_INVAL;
 	atomic_store_explicit(&c->abort, 1, memory_order_relaxed);
 	while (c->queue != NULL && keep_running(c)) {
+		struct plx_cpu_wait wait = {.n_wait = PLX_CPU_PATIENCE};
 		uint64_t now = plx_clock_ns();
 
-		if (!plx_cpu_run_items(c, 0, 0, &now))
+		if (!plx_cpu_run_items(c, 0, &wait, 0, &now))
 			relax();
 	}
 	if (c->queue != NULL)

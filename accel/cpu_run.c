@@ -226,19 +226,34 @@ void plx_cpu_run_start(struct plx_cpu *c)
 	entries_next(c);
 }
 
-bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint64_t *now_ns)
+/* Weights of the next op begin to arrive while the phase is closed and short ops are done. */
+static void fetch_next(const struct plx_cpu *c, uint32_t lane)
+{
+	const struct plx_share *s = &c->phase.share[lane % c->phase.n_share];
+	const char *at = atomic_load_explicit(&s->ahead[0], memory_order_relaxed);
+
+	if (at == NULL)
+		return;
+	for (uint32_t i = 0; i < PLX_CPU_AHEAD_FIRST; i += 64)
+		__builtin_prefetch(at + i, 0, 2);
+}
+
+bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
+                       uint64_t deadline_ns, uint64_t *now_ns)
 {
 	struct plx_range u;
 	uint32_t done = 0;
 
 	do {
-		if (!plx_phase_claim(&c->phase, lane, &u))
+		if (!plx_phase_claim(&c->phase, lane, w->n_wait < PLX_CPU_PATIENCE, &u))
 			break;
 		compute_timed(c, u, lane, now_ns);
 		done += u.end - u.begin;
 	} while (*now_ns < deadline_ns);
 	if (done == 0)
 		return false;
+	w->n_wait = 0;
+	fetch_next(c, lane);
 	if (plx_phase_finish(&c->phase, done))
 		advance(c, lane, deadline_ns, now_ns);
 	return true;
@@ -249,6 +264,7 @@ void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w)
 	const struct plx_share *s = &c->phase.share[lane % c->phase.n_share];
 	const char *at[2];
 
+	w->n_wait++;
 	for (uint32_t i = 0; i < 2; i++)
 		at[i] = atomic_load_explicit(&s->ahead[i], memory_order_relaxed);
 	if (at[0] != w->at) {

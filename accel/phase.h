@@ -5,7 +5,9 @@
  * most PLX_PHASE_SHARES) begins with a stretch of its own, so that a lcore reads memory in order. A
  * claim takes half of what is left of the own stretch from its front, but no more than `most`
  * units; once that is empty, half of what is left of another's from its back. So items are large
- * first and single units at the end, and no lcore stands idle for longer than a unit takes.
+ * first and single units at the end, and no lcore stands idle for longer than a unit takes. The
+ * last few short units are left to their owner, who reads on where it is, while a thief would
+ * begin with cache misses; only a thief that has waited for a while takes those too.
  *
  * One atomic word says everything about a stretch, so that a claim is a compare-and-swap: a lcore
  * that was away between its load and its swap either fails or claims valid units of the phase that
@@ -94,8 +96,20 @@ static inline uint32_t plx_phase_take(const struct plx_phase *p, uint32_t left, 
 	return n > 0 ? n : 1;
 }
 
-/* Takes units of one stretch, from its front or from its back; false when it is empty. */
-static inline bool plx_phase_claim_of(struct plx_phase *p, uint32_t share, bool front,
+/* How many units of at most `most` an item a thief leaves to their owner: a twelfth of an item. */
+static inline uint32_t plx_phase_keep(uint64_t most)
+{
+	return (uint32_t)most / 12;
+}
+
+enum plx_phase_who {
+	PLX_PHASE_OWNER,  /* takes from the front */
+	PLX_PHASE_THIEF,  /* takes from the back, and leaves the last few */
+	PLX_PHASE_ROBBER, /* takes from the back, down to the last one */
+};
+
+/* Takes units of one stretch; false when there are none for this taker. */
+static inline bool plx_phase_claim_of(struct plx_phase *p, uint32_t share, enum plx_phase_who who,
                                       struct plx_range *out)
 {
 	_Atomic uint64_t *word = &p->share[share].word;
@@ -107,7 +121,10 @@ static inline bool plx_phase_claim_of(struct plx_phase *p, uint32_t share, bool 
 
 		if (begin >= end)
 			return false;
+		if (who == PLX_PHASE_THIEF && end - begin <= plx_phase_keep(v >> 48))
+			return false;
 		uint32_t n = plx_phase_take(p, end - begin, (uint32_t)(v >> 48));
+		bool front = who == PLX_PHASE_OWNER;
 		uint64_t left = front ? plx_phase_word(begin + n, end, v >> 48)
 		                      : plx_phase_word(begin, end - n, v >> 48);
 
@@ -123,17 +140,24 @@ static inline bool plx_phase_claim_of(struct plx_phase *p, uint32_t share, bool 
 
 /*
  * plx_phase_claim - take units [out->begin, out->end); false when none is left to take.
+ *
+ * @patient  leave the last few units to their owner, if they are short; false for a lcore that has
+ *           waited for them, since their owner may be away.
+ *
  * Thread: any.  Cost: one load and one compare-and-swap on a line that is mostly the lcore's own;
  * where its stretch is empty, a load for each other share.
  */
-static inline bool plx_phase_claim(struct plx_phase *p, uint32_t lane, struct plx_range *out)
+static inline bool plx_phase_claim(struct plx_phase *p, uint32_t lane, bool patient,
+                                   struct plx_range *out)
 {
 	uint32_t own = lane % p->n_share;
 
-	if (plx_phase_claim_of(p, own, true, out))
+	enum plx_phase_who who = patient ? PLX_PHASE_THIEF : PLX_PHASE_ROBBER;
+
+	if (plx_phase_claim_of(p, own, PLX_PHASE_OWNER, out))
 		return true;
 	for (uint32_t i = 1; i < p->n_share; i++)
-		if (plx_phase_claim_of(p, (own + i) % p->n_share, false, out))
+		if (plx_phase_claim_of(p, (own + i) % p->n_share, who, out))
 			return true;
 	return false;
 }

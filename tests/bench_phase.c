@@ -55,7 +55,7 @@ static void lane_run(uint32_t lane)
 	while (atomic_load_explicit(&bar.over, memory_order_relaxed) == 0) {
 		uint32_t done = 0;
 
-		while (plx_phase_claim(&bar.p, lane, &r)) {
+		while (plx_phase_claim(&bar.p, lane, true, &r)) {
 			if (bar.n_phase != seen && bar.closer != lane && bar.n_phase > 1)
 				bar.took[lane][bar.n_took[lane]++] =
 				    (double)(__rdtsc() - bar.end_tsc);

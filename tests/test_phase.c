@@ -23,7 +23,7 @@ static void claim_is(struct plx_phase *p, uint32_t lane, uint32_t begin, uint32_
 {
 	struct plx_range r;
 
-	assert_true(plx_phase_claim(p, lane, &r));
+	assert_true(plx_phase_claim(p, lane, false, &r));
 	assert_int_equal(r.begin, begin);
 	assert_int_equal(r.end, end);
 }
@@ -36,13 +36,13 @@ static void test_one_lane_goes_in_order(void **state)
 
 	(void)state;
 	plx_phase_init(&p, 1);
-	assert_false(plx_phase_claim(&p, 0, &r));
+	assert_false(plx_phase_claim(&p, 0, false, &r));
 	plx_phase_open(&p, 10, 4);
 	claim_is(&p, 0, 0, 4);
 	claim_is(&p, 0, 4, 8);
 	assert_false(plx_phase_finish(&p, 8));
 	claim_is(&p, 0, 8, 10);
-	assert_false(plx_phase_claim(&p, 0, &r));
+	assert_false(plx_phase_claim(&p, 0, false, &r));
 	assert_true(plx_phase_finish(&p, 2));
 }
 
@@ -65,10 +65,31 @@ static void test_two_lanes_halve_and_steal(void **state)
 	claim_is(&p, 1, 24, 26);
 	claim_is(&p, 0, 27, 28);
 	claim_is(&p, 1, 26, 27);
-	assert_false(plx_phase_claim(&p, 0, &r));
-	assert_false(plx_phase_claim(&p, 1, &r));
+	assert_false(plx_phase_claim(&p, 0, false, &r));
+	assert_false(plx_phase_claim(&p, 1, false, &r));
 	assert_false(plx_phase_finish(&p, 21));
 	assert_true(plx_phase_finish(&p, 11));
+}
+
+/* A patient thief leaves a twelfth of an item's units to their owner. */
+static void test_the_last_units_are_left_to_their_owner(void **state)
+{
+	struct plx_phase p;
+	struct plx_range r;
+
+	(void)state;
+	plx_phase_init(&p, 2);
+	plx_phase_open(&p, 8, 36);
+	claim_is(&p, 0, 0, 2);
+	claim_is(&p, 0, 2, 3);
+	claim_is(&p, 0, 3, 4);
+	assert_true(plx_phase_claim(&p, 0, true, &r));
+	assert_int_equal(r.begin, 6);
+	assert_int_equal(r.end, 8);
+	assert_false(plx_phase_claim(&p, 0, true, &r));
+	claim_is(&p, 1, 4, 5);
+	claim_is(&p, 0, 5, 6);
+	assert_true(plx_phase_finish(&p, 8));
 }
 
 /* An item is never longer than the cut allows, and one unit suffices for a phase. */
@@ -129,7 +150,7 @@ static void *lane_main(void *arg)
 		uint32_t done = 0;
 
 		/* Now and then a lane leaves between two items. */
-		while (++leave % 7 != 0 && plx_phase_claim(&chain.p, lane, &r)) {
+		while (++leave % 7 != 0 && plx_phase_claim(&chain.p, lane, leave % 3 != 0, &r)) {
 			for (uint32_t i = r.begin; i < r.end; i++)
 				chain.mark[i]++;
 			done += r.end - r.begin;
@@ -176,6 +197,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_one_lane_goes_in_order),
 	    cmocka_unit_test(test_two_lanes_halve_and_steal),
+	    cmocka_unit_test(test_the_last_units_are_left_to_their_owner),
 	    cmocka_unit_test(test_items_are_bounded),
 	    cmocka_unit_test(test_units_run_once_on_two_and_three),
 	    cmocka_unit_test(test_units_run_once_on_ten),
