@@ -6,9 +6,10 @@
  *                                     `make bench` runs); as many at once as there are CPUs, or
  *                                     PLX_BENCH_JOBS
  *   bench_batcher quick               the same with 5,000
- *   bench_batcher point LOAD WHO [N]  one run: LOAD of capacity (0.95), WHO ours, static, orca or
+ *   bench_batcher point LOAD WHO [N [SEED]]
+ *                                     one run: LOAD of capacity (0.95), WHO ours, static, orca or
  *                                     sarathi, with :NUMBER for another batch or budget
- *   bench_batcher steps LOAD WHO FROM TO [N]
+ *   bench_batcher steps LOAD WHO FROM TO [N [SEED]]
  *                                     what each step between two seconds was made of
  *   bench_batcher sweep [N]           each baseline's best setting, and with it the capacity
  */
@@ -38,6 +39,7 @@ struct point {
 	char who[24];
 	double load;
 	uint32_t n;
+	uint64_t seed;
 	sim_watch_fn watch;
 	void *watch_ctx;
 };
@@ -66,8 +68,8 @@ static void run_point(const struct point *p, struct sim_result *out)
 	struct sim_trace t;
 	struct sim s;
 
-	sim_trace_make(&t, p->n, p->load * SIM_CAPACITY_HZ, SEED);
-	sim_open(&s, &t, SEED);
+	sim_trace_make(&t, p->n, p->load * SIM_CAPACITY_HZ, p->seed);
+	sim_open(&s, &t, p->seed);
 	s.watch = p->watch;
 	s.watch_ctx = p->watch_ctx;
 	struct sim_engine e = engine_of(&s, p->who);
@@ -145,7 +147,7 @@ static double sweep_one(const char *name, uint32_t x, uint32_t n)
 	double best = 0;
 
 	for (uint32_t i = 0; i < N_TRY_LOADS; i++) {
-		p[i] = (struct point){.load = try_loads[i], .n = n};
+		p[i] = (struct point){.load = try_loads[i], .n = n, .seed = SEED};
 		snprintf(p[i].who, sizeof(p[i].who), "%s:%u", name, x);
 	}
 	run_all(p, N_TRY_LOADS, r);
@@ -254,7 +256,8 @@ static void compare(uint32_t n)
 	for (uint32_t i = 0; i < N_RUNS; i++) {
 		bool flood = i == N_RUNS - 1;
 
-		p[i] = (struct point){.load = flood ? FLOOD : loads[i / N_WHO], .n = n};
+		p[i] =
+		    (struct point){.load = flood ? FLOOD : loads[i / N_WHO], .n = n, .seed = SEED};
 		snprintf(p[i].who, sizeof(p[i].who), "%s", everybody[flood ? OURS : i % N_WHO]);
 	}
 	run_all(p, N_RUNS, r);
@@ -326,14 +329,15 @@ int main(int argc, char **argv)
 
 	if (argc < (steps ? 6 : 4) || (!steps && strcmp(argv[1], "point") != 0)) {
 		fprintf(stderr,
-		        "usage: %s [quick | point LOAD WHO [N] | steps LOAD WHO FROM TO "
-		        "[N] | sweep [N]]\n",
+		        "usage: %s [quick [N] | point LOAD WHO [N [SEED]] | "
+		        "steps LOAD WHO FROM TO [N [SEED]] | sweep [N]]\n",
 		        argv[0]);
 		return 2;
 	}
 	p.load = atof(argv[2]);
 	snprintf(p.who, sizeof(p.who), "%s", argv[3]);
 	p.n = number(argc, argv, steps ? 6 : 4, N_POINT);
+	p.seed = number(argc, argv, steps ? 7 : 5, SEED);
 	struct look k = {steps ? (uint64_t)(atof(argv[4]) * 1e9) : 0,
 	                 steps ? (uint64_t)(atof(argv[5]) * 1e9) : 0};
 
