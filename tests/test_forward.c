@@ -116,10 +116,11 @@ static const struct way scalar_alone = {"scalar", 1, 0, false};
 static void test_bits_of_tiny_models(void **state)
 {
 	static const struct way ways[] = {
-	    {"scalar", 1, 1, true}, {"scalar", 2, 3, true},  {"avx2", 1, 0, false},
-	    {"avx2", 1, 16, true},  {"avx512", 1, 0, false}, {"avx512", 1, 1, false},
-	    {"avx512", 1, 3, true}, {"avx512", 1, 16, true}, {"avx512", 2, 64, true},
-	    {"avx512", 3, 0, true}, {"avx512", 3, 5, true},
+	    {"scalar", 1, 1, true},      {"scalar", 2, 3, true},  {"avx2", 1, 0, false},
+	    {"avx2", 1, 16, true},       {"avx512", 1, 0, false}, {"avx512", 1, 1, false},
+	    {"avx512", 1, 3, true},      {"avx512", 1, 16, true}, {"avx512", 2, 64, true},
+	    {"avx512", 3, 0, true},      {"avx512", 3, 5, true},  {"avxvnni", 1, 16, true},
+	    {"avx512bf16", 2, 64, true}, {"amx", 2, 64, true},
 	};
 	static const char *const names[] = {"llama3", "llama-linear", "qwen2", "qwen3"};
 
