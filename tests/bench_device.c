@@ -156,7 +156,8 @@ static void profile(struct devkit *k)
 /* Each lane on a core of its own, as lcores are; left alone where the machine has too few. */
 static void pin(struct devkit *k)
 {
-	for (uint32_t i = 0; i < k->lim.n_threads; i++) {
+	/* Workers first: one that spins where this thread has to go would keep it out. */
+	for (uint32_t i = k->lim.n_threads; i-- > 0;) {
 		cpu_set_t set;
 
 		CPU_ZERO(&set);
