@@ -197,6 +197,26 @@ static void test_attention_is_the_same_alone_and_together(void **state)
 	}
 }
 
+/* The last token's K and V are NaN: it alone sees them, though it shares blocks with others. */
+static void test_attention_keeps_later_nans_from_earlier_tokens(void **state)
+{
+	const uint32_t before = (MAX_TOK - 1) * GROUP * 64;
+	float nans[64];
+
+	(void)state;
+	for (uint32_t d = 0; d < 64; d++)
+		nans[d] = NAN;
+	for (uint32_t k = 0; k < n_tables; k++) {
+		struct plx_k_attn a = make(tables[k], 64, 135, MAX_TOK, 2.0f);
+
+		attend(tables[k], &a, golden);
+		tables[k]->kv_store(&a.kv, 134, nans, nans);
+		attend(tables[k], &a, out);
+		assert_memory_equal(out, golden, before * sizeof *out);
+		assert_true(isnan(out[before]));
+	}
+}
+
 static void test_kv_store_saturates_and_keeps_nan(void **state)
 {
 	static uint16_t block[2 * 16 * 16];
@@ -250,6 +270,7 @@ int main(void)
 	    cmocka_unit_test(test_attention_merges_splits),
 	    cmocka_unit_test(test_attention_paths_give_equal_bits),
 	    cmocka_unit_test(test_attention_is_the_same_alone_and_together),
+	    cmocka_unit_test(test_attention_keeps_later_nans_from_earlier_tokens),
 	    cmocka_unit_test(test_kv_store_saturates_and_keeps_nan),
 	    cmocka_unit_test(test_kv_export_is_the_exchange_layout),
 	};
