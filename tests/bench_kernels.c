@@ -50,31 +50,36 @@ static void *run_task(void *arg)
 	return NULL;
 }
 
-/* Seconds of the fastest of REPEATS runs of fn by all threads. */
+/* Seconds of a run of fn by all threads. */
+static double timed_once(void (*fn)(void *ctx, uint32_t idx), void *ctx)
+{
+	struct task task[MAX_THREADS];
+	pthread_t thread[MAX_THREADS];
+	pthread_barrier_t barrier;
+	uint64_t start = UINT64_MAX;
+	uint64_t end = 0;
+
+	pthread_barrier_init(&barrier, NULL, n_threads);
+	for (uint32_t i = 0; i < n_threads; i++) {
+		task[i] = (struct task){.fn = fn, .ctx = ctx, .barrier = &barrier, .idx = i};
+		PLX_CHECK(pthread_create(&thread[i], NULL, run_task, &task[i]) == 0);
+	}
+	for (uint32_t i = 0; i < n_threads; i++) {
+		pthread_join(thread[i], NULL);
+		start = task[i].start_ns < start ? task[i].start_ns : start;
+		end = task[i].end_ns > end ? task[i].end_ns : end;
+	}
+	pthread_barrier_destroy(&barrier);
+	return (double)(end - start) * 1e-9;
+}
+
+/* Seconds of the fastest of REPEATS runs. */
 static double timed(void (*fn)(void *ctx, uint32_t idx), void *ctx)
 {
 	double best = 1e9;
 
-	for (int r = 0; r < (int)repeats; r++) {
-		struct task task[MAX_THREADS];
-		pthread_t thread[MAX_THREADS];
-		pthread_barrier_t barrier;
-		uint64_t start = UINT64_MAX;
-		uint64_t end = 0;
-
-		pthread_barrier_init(&barrier, NULL, n_threads);
-		for (uint32_t i = 0; i < n_threads; i++) {
-			task[i] =
-			    (struct task){.fn = fn, .ctx = ctx, .barrier = &barrier, .idx = i};
-			PLX_CHECK(pthread_create(&thread[i], NULL, run_task, &task[i]) == 0);
-		}
-		for (uint32_t i = 0; i < n_threads; i++) {
-			pthread_join(thread[i], NULL);
-			start = task[i].start_ns < start ? task[i].start_ns : start;
-			end = task[i].end_ns > end ? task[i].end_ns : end;
-		}
-		pthread_barrier_destroy(&barrier);
-		double s = (double)(end - start) * 1e-9;
+	for (uint32_t r = 0; r < repeats; r++) {
+		double s = timed_once(fn, ctx);
 
 		best = s < best ? s : best;
 	}
@@ -106,15 +111,9 @@ __attribute__((target("avx2"))) static void read_stream(void *ctx, uint32_t idx)
 	__m256i a = _mm256_setzero_si256();
 	__m256i b = a;
 
-	for (size_t i = 0; i < part / 32; i += 8) {
-		_mm_prefetch((const char *)(p + i) + 4096, _MM_HINT_T0);
-		_mm_prefetch((const char *)(p + i) + 4160, _MM_HINT_T0);
-		_mm_prefetch((const char *)(p + i) + 4224, _MM_HINT_T0);
-		_mm_prefetch((const char *)(p + i) + 4288, _MM_HINT_T0);
-		for (size_t j = 0; j < 8; j += 2) {
-			a = _mm256_xor_si256(a, _mm256_load_si256(p + i + j));
-			b = _mm256_xor_si256(b, _mm256_load_si256(p + i + j + 1));
-		}
+	for (size_t i = 0; i < part / 32; i += 2) { /* software prefetch makes it slower */
+		a = _mm256_xor_si256(a, _mm256_load_si256(p + i));
+		b = _mm256_xor_si256(b, _mm256_load_si256(p + i + 1));
 	}
 	s->sum[idx] = (uint64_t)_mm256_extract_epi64(_mm256_xor_si256(a, b), 0);
 }
@@ -158,6 +157,8 @@ static void bench_machine(void)
 
 struct product {
 	struct plx_k_mat w;
+	uint8_t *packed; /* w's data */
+	size_t bytes;    /* of it */
 	struct plx_k_qblk *q;
 	uint16_t *bf16;
 	float *x;
@@ -190,7 +191,7 @@ static void run_product(void *ctx, uint32_t idx)
 }
 
 /* One format and width, n_tok tokens; n_out is chosen so that the weights take `bytes`. */
-static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, size_t bytes)
+static struct product make_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, size_t bytes)
 {
 	uint64_t seed = 7;
 	uint64_t row_bytes = 0;
@@ -206,7 +207,9 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	plx_k_pack(packed, type, stored, PLX_K_TILE, n_in, 0, PLX_K_TILE);
 	for (uint32_t i = 1; i < n_out / PLX_K_TILE; i++)
 		memcpy(packed + tile * i, packed, tile);
-	p.w.data = packed;
+	free(stored);
+	p.w.data = p.packed = packed;
+	p.bytes = tile * (n_out / PLX_K_TILE);
 	p.x = aligned((size_t)n_tok * n_in * sizeof *p.x);
 	p.q = aligned((size_t)n_tok * (n_in / 32) * sizeof *p.q);
 	p.y = aligned((size_t)n_tok * n_out * sizeof *p.y);
@@ -217,25 +220,67 @@ static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, si
 	k->to_bf16(p.bf16, p.x, n_tok * n_in);
 	p.row_step = 64;
 	p.tok_step = 64;
+	return p;
+}
+
+static void free_product(struct product *p)
+{
+	free(p->packed);
+	free(p->x);
+	free(p->q);
+	free(p->bf16);
+	free(p->y);
+}
+
+static void bench_product(enum plx_qtype type, uint32_t n_in, uint32_t n_tok, size_t bytes)
+{
+	struct product p = make_product(type, n_in, n_tok, bytes);
 	double s = timed(run_product, &p);
 
 	printf("%-5s k=%-5u %3u tokens: %6.1f GB/s of weights, %7.1f Gop/s\n", plx_qtype_name(type),
-	       n_in, n_tok, (double)tile * (n_out / PLX_K_TILE) / s * 1e-9,
-	       2.0 * n_out * n_in * n_tok / s * 1e-9);
-	free(packed);
-	free(stored);
-	free(p.x);
-	free(p.q);
-	free(p.bf16);
-	free(p.y);
+	       n_in, n_tok, (double)p.bytes / s * 1e-9, 2.0 * p.w.n_out * n_in * n_tok / s * 1e-9);
+	free_product(&p);
 }
 
-/* All formats, or one. */
+static int by_value(const void *a, const void *b)
+{
+	const double *x = a;
+	const double *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/* One token beside a stream over the same bytes, the two in turn; medians. */
+static void bench_decode(enum plx_qtype type, uint32_t n_in)
+{
+	struct product p = make_product(type, n_in, 1, weight_bytes);
+	struct stream stream = {.p = p.packed, .bytes = p.bytes};
+	const uint32_t all = n_threads;
+	double s[2][REPEATS];
+
+	for (n_threads = 1; n_threads <= all; n_threads++) {
+		for (uint32_t r = 0; r < repeats; r++) {
+			s[0][r] = timed_once(read_stream, &stream);
+			s[1][r] = timed_once(run_product, &p);
+		}
+		qsort(s[0], repeats, sizeof **s, by_value);
+		qsort(s[1], repeats, sizeof **s, by_value);
+		printf("%-5s k=%-5u decode, %u threads: %6.1f GB/s, %3.0f %% of the stream\n",
+		       plx_qtype_name(type), n_in, n_threads,
+		       (double)p.bytes / s[1][repeats / 2] * 1e-9,
+		       s[0][repeats / 2] / s[1][repeats / 2] * 100.0);
+	}
+	n_threads = all;
+	free_product(&p);
+}
+
+/* All formats in the two widths that matter most, or one in all widths. */
 static void bench_products(const char *only)
 {
 	static const enum plx_qtype types[] = {PLX_Q_Q4_1, PLX_Q_Q4_0, PLX_Q_Q8_0,
 	                                       PLX_Q_Q4_K, PLX_Q_Q6_K, PLX_Q_BF16};
 	static const uint32_t batches[] = {1, 4, 8, 16};
+	static const uint32_t widths[] = {1536, 2048, 8192};
 
 	for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
 		uint32_t narrow = plx_qtype_block_elems(types[i]) > 32 ? 512 : 576;
@@ -244,9 +289,16 @@ static void bench_products(const char *only)
 			continue;
 		for (uint32_t b = 0; b < sizeof batches / sizeof *batches; b++)
 			bench_product(types[i], narrow, batches[b], weight_bytes);
-		bench_product(types[i], 4096, 1, weight_bytes);
+		bench_decode(types[i], narrow);
+		bench_decode(types[i], 4096);
 		bench_product(types[i], narrow, 512, weight_bytes / 96);
 		bench_product(types[i], 4096, 512, weight_bytes / 32);
+		for (uint32_t w = 0; only && w < sizeof widths / sizeof *widths; w++) {
+			bench_decode(types[i], widths[w]);
+			bench_product(types[i], widths[w], 4, weight_bytes);
+			bench_product(types[i], widths[w], 8, weight_bytes);
+			bench_product(types[i], widths[w], 512, weight_bytes / 32);
+		}
 	}
 }
 
