@@ -75,6 +75,7 @@ struct plx_dev_limits {
 	uint32_t max_step_seqs;   /* sequences in one step, at most n_slots */
 	uint32_t steps_in_flight; /* step records in a queue, at least 2 */
 	uint32_t n_threads;       /* CPU: lcores that will compute (poll and workers together) */
+	uint32_t n_host_blocks;   /* blocks in host memory, to copy to and from; 0: none */
 };
 
 /* A token's source in a step. */
@@ -338,6 +339,13 @@ int plx_dev_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
 /*
  * plx_queue_copy_blocks - copy KV blocks, after all steps submitted before on both queues and
  * before those submitted later on dst. The layout hashes must be equal, else UNSUPPORTED.
+ *
+ * Blocks limits.n_blocks .. n_blocks + n_host_blocks - 1 lie in host memory: they can be copied to
+ * and from, but stand in no block table. A block is in at most one pair of a call as dst, and then
+ * in none as src: pairs of a call are copied in any order.
+ *
+ * Errors: AGAIN (full), INVAL (a block out of range), LIMIT (more pairs than it ever takes),
+ *         UNSUPPORTED.
  */
 int plx_queue_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
                           const struct plx_block_copy *pairs, uint32_t n);

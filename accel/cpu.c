@@ -83,7 +83,8 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	snprintf(out->name, sizeof(out->name), "cpu %s", c->k->isa_name);
 	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s", c->k->numeric_kind);
 	out->caps = CAPS;
-	out->mem_used_bytes = c->weights.size_bytes + c->kv.size_bytes + c->work.size_bytes;
+	out->mem_used_bytes =
+	    c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes + c->work.size_bytes;
 	out->mem_total_bytes = out->mem_used_bytes;
 	if (!c->loaded)
 		return PLX_E_OK;

@@ -107,6 +107,7 @@ struct plx_cpu {
 	_Atomic bool loaded;       /* owner */
 	struct plx_arena weights;
 	struct plx_arena kv;
+	struct plx_arena host; /* KV blocks from n_blocks on */
 	struct plx_arena work; /* activations, slots, queue */
 	struct plx_fwd fwd;    /* runner; items read it */
 	struct plx_cpu_slot *slot;

@@ -58,6 +58,7 @@ struct plx_cpu_load {
 	uint64_t ns[PHASE_DONE]; /* owner: what each phase took */
 	uint64_t weight_bytes;
 	uint64_t kv_bytes;
+	uint64_t host_bytes;
 	uint64_t work_bytes;
 	uint64_t done_bytes;       /* owner: of finished phases */
 	uint32_t n_mat;            /* 7 a layer and the output last */
@@ -125,8 +126,15 @@ static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, s
 	uint64_t fixed = l->weight_bytes + l->work_bytes;
 	uint64_t block = plx_fwd_block_bytes(c->m, &c->lim);
 
-	if (fixed + l->kv_bytes <= avail)
+	if (fixed + l->kv_bytes + l->host_bytes <= avail)
 		return PLX_E_OK;
+	if (fixed + l->kv_bytes <= avail)
+		return plx_diag_set(d, PLX_E_NOMEM,
+		                    "device %s: after weights and KV pool %llu of %u host blocks "
+		                    "of %llu KiB would fit; lower n_host_blocks",
+		                    c->conf.name,
+		                    (unsigned long long)((avail - fixed - l->kv_bytes) / block),
+		                    c->lim.n_host_blocks, (unsigned long long)(block / 1024));
 	if (fixed >= avail)
 		return plx_diag_set(
 		    d, PLX_E_NOMEM,
@@ -419,6 +427,7 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 	l->begin_ns = plx_clock_ns();
 	l->weight_bytes = plx_fwd_weight_bytes(model);
 	l->kv_bytes = plx_fwd_block_bytes(model, limits) * limits->n_blocks;
+	l->host_bytes = plx_fwd_block_bytes(model, limits) * limits->n_host_blocks;
 	l->work_bytes = plx_fwd_work_bytes(model, limits) + table_bytes(limits);
 	mats_lay(l, model);
 	cache_name(c, l);
@@ -474,6 +483,8 @@ static int arenas_map(struct plx_cpu *c, const struct plx_cpu_load *l, struct pl
 
 	if (err == 0)
 		err = plx_arena_map(&c->kv, l->kv_bytes, d);
+	if (err == 0 && l->host_bytes > 0)
+		err = plx_arena_map(&c->host, l->host_bytes, d);
 	if (err == 0)
 		err = plx_arena_map(&c->work, l->work_bytes, d);
 	return err;
@@ -494,7 +505,8 @@ static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *
 	case PHASE_PACK:
 		return cached(l) ? 0 : l->first_item[l->n_mat];
 	case PHASE_KV:
-		return pieces(c->kv.size_bytes, TOUCH_BYTES);
+		return pieces(c->kv.size_bytes, TOUCH_BYTES) +
+		       pieces(c->host.size_bytes, TOUCH_BYTES);
 	case PHASE_WORK:
 		return pieces(c->work.size_bytes, TOUCH_BYTES);
 	case PHASE_ROPE:
@@ -509,6 +521,16 @@ static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *
 	return 0;
 }
 
+/* The pieces of the pool, then those of the host's blocks. */
+static void pool_touch(struct plx_cpu *c, uint32_t item)
+{
+	uint32_t n_kv = pieces(c->kv.size_bytes, TOUCH_BYTES);
+	struct plx_arena *a = item < n_kv ? &c->kv : &c->host;
+	size_t off = (size_t)(item < n_kv ? item : item - n_kv) * TOUCH_BYTES;
+
+	plx_arena_touch(a, off, off + TOUCH_BYTES);
+}
+
 static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 {
 	size_t off = (size_t)item * TOUCH_BYTES;
@@ -521,7 +543,7 @@ static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 		pack_item(c, l, item);
 		break;
 	case PHASE_KV:
-		plx_arena_touch(&c->kv, off, off + TOUCH_BYTES);
+		pool_touch(c, item);
 		break;
 	case PHASE_WORK:
 		plx_arena_touch(&c->work, off, off + TOUCH_BYTES);
@@ -560,8 +582,9 @@ static int phase_begin(struct plx_cpu *c, struct plx_cpu_load *l, struct plx_dia
 /* The owner's part of a phase, after its items. */
 static void phase_end(struct plx_cpu *c, struct plx_cpu_load *l)
 {
-	const uint64_t bytes[PHASE_DONE] = {
-	    [PHASE_PACK] = l->weight_bytes, [PHASE_KV] = l->kv_bytes, [PHASE_WORK] = l->work_bytes};
+	const uint64_t bytes[PHASE_DONE] = {[PHASE_PACK] = l->weight_bytes,
+	                                    [PHASE_KV] = l->kv_bytes + l->host_bytes,
+	                                    [PHASE_WORK] = l->work_bytes};
 
 	l->done_bytes += bytes[l->phase];
 	if (l->phase == PHASE_READ && l->cache.table != NULL && !cached(l))
@@ -572,6 +595,8 @@ static void phase_end(struct plx_cpu *c, struct plx_cpu_load *l)
 	}
 	if (l->phase == PHASE_KV)
 		plx_arena_seal(&c->kv);
+	if (l->phase == PHASE_KV && l->host_bytes > 0)
+		plx_arena_seal(&c->host);
 	l->phase++;
 }
 
@@ -638,12 +663,12 @@ static void progress_set(const struct plx_cpu_load *l, struct plx_load_progress 
 {
 	const uint64_t bytes[PHASE_DONE + 1] = {[PHASE_READ] = l->weight_bytes,
 	                                        [PHASE_PACK] = l->weight_bytes,
-	                                        [PHASE_KV] = l->kv_bytes,
+	                                        [PHASE_KV] = l->kv_bytes + l->host_bytes,
 	                                        [PHASE_WORK] = l->work_bytes};
 	uint32_t n = l->open ? atomic_load_explicit(&l->work.n_done, memory_order_relaxed) : 0;
 
 	out->done_bytes = l->done_bytes + (n == 0 ? 0 : bytes[l->phase] / l->n_items * n);
-	out->total_bytes = l->weight_bytes + l->kv_bytes + l->work_bytes;
+	out->total_bytes = l->weight_bytes + l->kv_bytes + l->host_bytes + l->work_bytes;
 	out->what = phase_what(l->phase);
 }
 
@@ -717,5 +742,6 @@ void plx_cpu_unload(struct plx_cpu *c)
 	c->loaded = false;
 	plx_arena_close(&c->weights);
 	plx_arena_close(&c->kv);
+	plx_arena_close(&c->host);
 	plx_arena_close(&c->work);
 }

@@ -98,8 +98,10 @@ int plx_cpu_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
 		return PLX_E_OK;
 	if (n > PLX_CPU_COPY_PAIRS)
 		return PLX_E_LIMIT;
+	uint32_t n_blocks = q->check.lim.n_blocks + q->check.lim.n_host_blocks;
+
 	for (uint32_t i = 0; i < n; i++)
-		if (pairs[i].src >= q->check.lim.n_blocks || pairs[i].dst >= q->check.lim.n_blocks)
+		if (pairs[i].src >= n_blocks || pairs[i].dst >= n_blocks)
 			return PLX_E_INVAL;
 	if (entries_full(q) || q->n_pair - q->n_pair_done + n > PLX_CPU_COPY_PAIRS)
 		return PLX_E_AGAIN;

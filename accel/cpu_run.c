@@ -8,14 +8,19 @@
 
 /* ---- items ---------------------------------------------------------------------------------- */
 
+static uint8_t *block_at(const struct plx_cpu *c, uint32_t b)
+{
+	return b < c->lim.n_blocks ? c->fwd.kv + b * c->fwd.block_bytes
+	                           : c->host.base + (b - c->lim.n_blocks) * c->fwd.block_bytes;
+}
+
 static void copy_pair(struct plx_cpu *c, uint32_t i)
 {
 	const struct plx_block_copy *p =
 	    &c->queue->pair[(c->cur.first_pair + i) % PLX_CPU_COPY_PAIRS];
 
 	if (p->dst != p->src)
-		memcpy(c->fwd.kv + p->dst * c->fwd.block_bytes,
-		       c->fwd.kv + p->src * c->fwd.block_bytes, c->fwd.block_bytes);
+		memcpy(block_at(c, p->dst), block_at(c, p->src), c->fwd.block_bytes);
 }
 
 static void compute(struct plx_cpu *c, struct plx_range u, uint32_t lane)

@@ -288,9 +288,48 @@ static void test_cached_prefix_goes_on_alike(void **state)
 	clear(6);
 }
 
+/* Out to the host, overwritten, and back into other blocks. */
+static void test_blocks_come_back_from_the_host(void **state)
+{
+	struct devseq q = {.prompt = ids, .n_prompt = 40, .n_new = 4};
+	struct devseq other = {.prompt = ids + 7, .n_prompt = 33, .n_new = 1};
+	struct plx_sampler p = devkit_greedy();
+	uint32_t host = kit.lim.n_blocks;
+	struct plx_block_copy away[2] = {{127, host}, {126, host + 3}};
+	struct plx_block_copy back[2] = {{host, 900}, {host + 3, 901}};
+	struct plx_block_copy bad = {0, host + kit.lim.n_host_blocks};
+	struct plx_step *s;
+
+	(void)state;
+	q.sampler = other.sampler = p;
+	devkit_run(&kit, &q, 1);
+	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, away, 2), 0);
+	devkit_run(&kit, &other, 1); /* in the same blocks */
+	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, back, 2), 0);
+	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, &bad, 1), PLX_E_INVAL);
+	s = devkit_step(&kit, 0);
+	devkit_set(s, 6, &p);
+	devkit_blocks(s, 6, 0, 2, 900);
+	devkit_blocks(s, 6, 2, 4, 500);
+	devkit_seq(s, 6, ids + 32, 32, 8, true);
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(submit(0), 0);
+		assert_int_equal(devkit_wait(&kit), 0);
+		assert_int_equal(out(0, 0)->id[0], q.out[i]);
+		assert_memory_equal(out(0, 0)->logprob, &q.logprob[i], sizeof(float));
+		devkit_seq(devkit_step(&kit, 0), 6, &last, 40 + i, 1, true);
+	}
+	clear(6);
+	/* In a table they can't stand. */
+	s = devkit_step(&kit, 0);
+	devkit_set(s, 6, &p);
+	devkit_blocks(s, 6, 0, 1, host);
+	assert_int_equal(submit(0), PLX_E_INVAL);
+}
+
 static void test_copies_are_bounded(void **state)
 {
-	struct plx_block_copy bad = {0, kit.lim.n_blocks};
+	struct plx_block_copy bad = {0, kit.lim.n_blocks + kit.lim.n_host_blocks};
 	struct plx_block_copy fine = {1, 1};
 	uint32_t n = 0, done;
 
@@ -551,6 +590,7 @@ int main(void)
 	    cmocka_unit_test(test_poll_keeps_to_its_budget),
 	    cmocka_unit_test(test_drafts_are_verified),
 	    cmocka_unit_test(test_cached_prefix_goes_on_alike),
+	    cmocka_unit_test(test_blocks_come_back_from_the_host),
 	    cmocka_unit_test(test_copies_are_bounded),
 	    cmocka_unit_test(test_logprobs_and_top),
 	    cmocka_unit_test(test_cancelled_step_is_dropped),

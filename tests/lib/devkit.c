@@ -22,7 +22,8 @@ struct plx_dev_limits devkit_limits(void)
 	                               .max_step_tokens = 512,
 	                               .max_step_seqs = 8,
 	                               .steps_in_flight = 2,
-	                               .n_threads = 1};
+	                               .n_threads = 1,
+	                               .n_host_blocks = 4};
 }
 
 struct plx_sampler devkit_greedy(void)

@@ -15,10 +15,19 @@ struct fake_slot {
 	struct plx_sampler sampler;
 };
 
+/* A step, or the copy of one block. */
+struct fake_entry {
+	bool is_copy;
+	uint32_t step_idx;
+	struct plx_block_copy pair;
+};
+
+#define FIFO 4096u
+
 struct fake_queue {
 	struct plx_queue q;
 	uint8_t *arena;
-	uint32_t fifo[1024];
+	struct fake_entry fifo[FIFO];
 	uint32_t head, tail; /* of fifo */
 	uint32_t polled;     /* polls of the oldest step */
 };
@@ -28,7 +37,7 @@ struct plx_fake {
 	struct plx_fake_conf conf;
 	struct plx_step_checker chk;
 	struct fake_slot *slot;
-	int32_t *kv; /* [n_blocks][block_tokens] */
+	int32_t *kv; /* [n_blocks + n_host_blocks][block_tokens] */
 	struct fake_queue queue;
 	uint64_t generation;
 	uint32_t n_resets;
@@ -122,7 +131,26 @@ static int fake_submit(struct plx_queue *q, uint32_t idx)
 	if (e)
 		return e;
 	st->generation = f->generation;
-	f->queue.fifo[f->queue.tail++ % 1024] = idx;
+	f->queue.fifo[f->queue.tail++ % FIFO] = (struct fake_entry){.step_idx = idx};
+	return 0;
+}
+
+static int fake_copy(struct plx_queue *dst, struct plx_queue *src,
+                     const struct plx_block_copy *pairs, uint32_t n)
+{
+	struct plx_fake *f = (struct plx_fake *)dst->dev;
+	uint32_t n_blocks = f->chk.lim.n_blocks + f->chk.lim.n_host_blocks;
+
+	if (dst != src)
+		return PLX_E_UNSUPPORTED;
+	if (f->conf.refuse_again || f->queue.tail - f->queue.head + n > FIFO)
+		return PLX_E_AGAIN;
+	for (uint32_t i = 0; i < n; i++)
+		if (pairs[i].src >= n_blocks || pairs[i].dst >= n_blocks)
+			return PLX_E_INVAL;
+	for (uint32_t i = 0; i < n; i++)
+		f->queue.fifo[f->queue.tail++ % FIFO] =
+		    (struct fake_entry){.is_copy = true, .pair = pairs[i]};
 	return 0;
 }
 
@@ -193,6 +221,17 @@ static void run_step(struct plx_fake *f, struct plx_step *st)
 	st->end_ns = plx_clock_ns();
 }
 
+/* True where it was one. */
+static bool run_copy(struct plx_fake *f, const struct fake_entry *e)
+{
+	size_t bytes = 4 * (size_t)f->chk.lim.block_tokens;
+
+	if (!e->is_copy)
+		return false;
+	memmove((char *)f->kv + e->pair.dst * bytes, (char *)f->kv + e->pair.src * bytes, bytes);
+	return true;
+}
+
 static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, uint32_t max_done)
 {
 	struct plx_fake *f = (struct plx_fake *)q->dev;
@@ -201,7 +240,12 @@ static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, ui
 
 	(void)budget_us;
 	while (fq->head != fq->tail && n < max_done) {
-		uint32_t idx = fq->fifo[fq->head % 1024];
+		uint32_t idx = fq->fifo[fq->head % FIFO].step_idx;
+
+		if (run_copy(f, &fq->fifo[fq->head % FIFO])) {
+			fq->head++;
+			continue;
+		}
 		struct plx_step *st = step_at(f, idx);
 		bool stale = st->generation != f->generation;
 		bool cancelled = __atomic_load_n(&st->cancel, __ATOMIC_RELAXED) != 0;
@@ -230,7 +274,7 @@ static int fake_reset(struct plx_dev *dev)
 	f->generation++;
 	f->n_resets++;
 	plx_step_checker_reset(&f->chk);
-	memset(f->kv, 0xee, 4 * (size_t)l->n_blocks * l->block_tokens);
+	memset(f->kv, 0xee, 4 * ((size_t)l->n_blocks + l->n_host_blocks) * l->block_tokens);
 	return 0;
 }
 
@@ -254,6 +298,7 @@ static const struct plx_dev_ops fake_ops = {
     .queue_step = fake_step,
     .submit = fake_submit,
     .poll = fake_poll,
+    .copy_blocks = fake_copy,
     .reset = fake_reset,
     .close = fake_close,
 };
@@ -283,7 +328,7 @@ struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct pl
 	f->slot = zalloc(lim->n_slots, sizeof(*f->slot));
 	for (uint32_t i = 0; i < lim->n_slots; i++)
 		f->slot[i].block = zalloc(lim->max_seq_blocks, 4);
-	f->kv = zalloc((size_t)lim->n_blocks * lim->block_tokens, 4);
+	f->kv = zalloc(((size_t)lim->n_blocks + lim->n_host_blocks) * lim->block_tokens, 4);
 	f->queue.arena = zalloc(lim->steps_in_flight, f->chk.lay.record_bytes);
 	f->queue.q.dev = &f->dev;
 	for (uint32_t i = 0; i < lim->steps_in_flight; i++)
