@@ -1,6 +1,7 @@
 /*
  * Attention over paged KV: scalar against double precision, every path and every cut of the
- * queries against the same bits, garbage beyond the sequence left alone.
+ * queries against the same bits, garbage beyond the sequence left alone, nothing touched beside the
+ * operands.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tests/lib/guard.h"
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
@@ -256,6 +258,160 @@ static void test_kv_export_is_the_exchange_layout(void **state)
 	assert_memory_equal(back, in, sizeof in);
 }
 
+/* ---- operands between pages that can't be touched ------------------------------------------- */
+
+enum { G_PAGES, G_TABLE, G_Q, G_PART, G_ACC, G_OUT, G_K, G_V, N_GUARDS };
+
+static struct plx_t_guard guard[N_GUARDS];
+
+static void guards_intact(void)
+{
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		assert_true(plx_t_guard_intact(&guard[i]));
+}
+
+/* The sequence of a in the fewest blocks, stored from guarded rows; all else of it guarded too. */
+static struct plx_k_attn guarded(const struct plx_kernels *k, const struct plx_k_attn *a,
+                                 bool at_end)
+{
+	uint32_t dim = a->kv.head_dim, n = a->pos + a->n_tok, n_blocks = (n + BLOCK - 1) / BLOCK;
+	uint32_t order[BLOCKS];
+	struct plx_k_attn g = *a;
+
+	for (uint32_t i = 0; i < n_blocks; i++)
+		order[i] = n_blocks - 1 - i;
+	g.kv.base = plx_t_guard_put(&guard[G_PAGES], at_end, NULL, n_blocks * a->kv.block_bytes);
+	g.kv.table = plx_t_guard_put(&guard[G_TABLE], at_end, order, n_blocks * sizeof order[0]);
+	g.q = plx_t_guard_put(&guard[G_Q], at_end, a->q,
+	                      (size_t)a->n_tok * a->n_group * dim * sizeof(float));
+	for (uint32_t p = 0; p < n; p++)
+		k->kv_store(&g.kv, p,
+		            plx_t_guard_put(&guard[G_K], at_end, keys[p], dim * sizeof(float)),
+		            plx_t_guard_put(&guard[G_V], at_end, values[p], dim * sizeof(float)));
+	return g;
+}
+
+static const float *attend_guarded(const struct plx_kernels *k, const struct plx_k_attn *a,
+                                   bool at_end)
+{
+	uint32_t dim = a->kv.head_dim, nq = a->n_tok * a->n_group;
+	size_t bytes = (size_t)nq * plx_k_attn_part_floats(dim) * sizeof(float);
+	float *sum = plx_t_guard_put(&guard[G_ACC], at_end, NULL, bytes);
+	float *to = plx_t_guard_put(&guard[G_OUT], at_end, NULL, (size_t)nq * dim * sizeof(float));
+
+	k->attn_part(a, 0, sum);
+	for (uint32_t s = 1; s < plx_k_attn_splits(a->pos + a->n_tok - 1); s++) {
+		float *p = plx_t_guard_put(&guard[G_PART], at_end, NULL, bytes);
+
+		k->attn_part(a, s, p);
+		k->attn_merge(sum, p, nq, dim);
+	}
+	k->attn_finish(to, sum, nq, dim);
+	guards_intact();
+	return to;
+}
+
+static void test_attention_touches_nothing_beside_its_operands(void **state)
+{
+	static const uint32_t shapes[][3] = {
+	    /* dim, positions, tokens: blocks that end with the sequence, and that do not */
+	    {64, 1, 1},  {64, 16, 1},  {64, 32, 3},  {64, 33, 1},   {80, 64, 9},
+	    {96, 95, 2}, {128, 96, 4}, {48, 127, 9}, {16, 1024, 1}, {16, 1025, 2}};
+
+	(void)state;
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_open(&guard[i], sizeof pages);
+	for (uint32_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+		struct plx_k_attn a =
+		    make(tables[0], shapes[i][0], shapes[i][1], shapes[i][2], 2.0f);
+
+		attend(tables[0], &a, golden);
+		for (uint32_t k = 0; k < 2 * n_tables; k++) {
+			struct plx_k_attn g = guarded(tables[k / 2], &a, k & 1);
+			const float *to = attend_guarded(tables[k / 2], &g, k & 1);
+
+			assert_memory_equal(to, golden,
+			                    shapes[i][2] * GROUP * shapes[i][0] * sizeof *to);
+		}
+	}
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_close(&guard[i]);
+}
+
+/* ---- numbers that go wrong where they can ---------------------------------------------------- */
+
+enum { EQUAL, ONE_WINS, RISING, FALLING, LARGEST, LEAST, OVERFLOWS, N_KINDS };
+
+/* What kind makes of key and value p, and of the queries. */
+static void fill_kind(uint32_t kind, uint32_t n, uint32_t dim)
+{
+	static const float query[N_KINDS] = {1.0f, 30.0f, 4.0f, 4.0f, 0x1p-16f, 0x1p-130f, 3e38f};
+
+	for (uint32_t p = 0; p < n; p++) {
+		float key[N_KINDS] = {1.0f,
+		                      p == n / 2 ? 60.0f : -60.0f,
+		                      (float)p,
+		                      -(float)p,
+		                      p % 2 ? 65504.0f : -65504.0f,
+		                      (float)(p % 5) * 0x1p-24f,
+		                      p % 3 ? 65504.0f : -65504.0f};
+
+		for (uint32_t d = 0; d < dim; d++) {
+			keys[p][d] = key[kind];
+			values[p][d] = kind == LEAST ? 0x1p-24f : (p + d) % 2 ? 65504.0f : -1.5f;
+		}
+	}
+	for (uint32_t i = 0; i < MAX_TOK * GROUP * dim; i++)
+		queries[i] = i % (2 * dim) == 1 ? -query[kind] : query[kind];
+}
+
+/* Equal bits, but any NaN is as good as another. */
+static void assert_same(const float *got, const float *want, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (!isnan(got[i]) || !isnan(want[i]))
+			assert_int_equal(plx_f32_bits(got[i]), plx_f32_bits(want[i]));
+}
+
+static void test_attention_extremes_give_equal_bits(void **state)
+{
+	static const uint32_t n_pos[] = {9, 70, 200, 1090};
+
+	(void)state;
+	for (uint32_t i = 0; i < N_KINDS * 4; i++) {
+		uint32_t n = n_pos[i / N_KINDS], kind = i % N_KINDS, dim = i % 2 ? 64 : 16;
+		struct plx_k_attn a = make(tables[0], dim, n, MAX_TOK, 1.0f);
+
+		fill_kind(kind, n, dim);
+		for (uint32_t k = 0; k < n_tables; k++) {
+			for (uint32_t p = 0; p < n; p++)
+				tables[k]->kv_store(&a.kv, p, keys[p], values[p]);
+			attend(tables[k], &a, k ? out : golden);
+			if (k)
+				assert_same(out, golden, MAX_TOK * GROUP * dim);
+		}
+		for (uint32_t f = 0; kind != OVERFLOWS && f < MAX_TOK * GROUP * dim; f++)
+			assert_true(fabsf(golden[f]) <= 65520.0f);
+	}
+}
+
+static void test_nan_in_a_query_stays_there(void **state)
+{
+	const uint32_t dim = 64, bad = 4 * GROUP + 1;
+
+	(void)state;
+	for (uint32_t k = 0; k < n_tables; k++) {
+		struct plx_k_attn a = make(tables[k], dim, 70, MAX_TOK, 2.0f);
+
+		attend(tables[k], &a, golden);
+		queries[bad * dim + 17] = NAN;
+		attend(tables[k], &a, out);
+		for (uint32_t q = 0; q < MAX_TOK * GROUP; q++)
+			for (uint32_t d = q * dim; d < (q + 1) * dim; d++)
+				assert_true(q == bad ? isnan(out[d]) : out[d] == golden[d]);
+	}
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -272,6 +428,9 @@ int main(void)
 	    cmocka_unit_test(test_attention_is_the_same_alone_and_together),
 	    cmocka_unit_test(test_attention_keeps_later_nans_from_earlier_tokens),
 	    cmocka_unit_test(test_kv_store_saturates_and_keeps_nan),
+	    cmocka_unit_test(test_attention_touches_nothing_beside_its_operands),
+	    cmocka_unit_test(test_attention_extremes_give_equal_bits),
+	    cmocka_unit_test(test_nan_in_a_query_stays_there),
 	    cmocka_unit_test(test_kv_export_is_the_exchange_layout),
 	};
 

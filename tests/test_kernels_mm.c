@@ -11,10 +11,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernels/kernels.h"
 #include "tests/lib/amx_model.h"
+#include "tests/lib/guard.h"
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
@@ -451,19 +451,9 @@ static void test_to_bf16_rounds_to_nearest_even(void **state)
 
 /* ---- operands between pages that can't be touched -------------------------------------------- */
 
-#define GUARD_PAGE  4096u
-#define GUARD_BYTES (96u * GUARD_PAGE)
+#define GUARD_BYTES (96u * 4096u)
 
-static uint8_t *guard[4]; /* GUARD_BYTES, with a page of no rights before and behind */
-
-/* A copy of an operand that begins at the first byte that may be read, or ends with the last. */
-static void *guarded(uint32_t which, bool at_end, const void *from, size_t bytes)
-{
-	uint8_t *to = guard[which] + (at_end ? GUARD_BYTES - bytes : 0);
-
-	assert_in_range(bytes, 1, GUARD_BYTES);
-	return memcpy(to, from, bytes);
-}
+static struct plx_t_guard guard[4];
 
 static void multiply_guarded(const struct plx_kernels *k, const struct plx_k_mat *w, uint32_t n_tok,
                              bool at_end)
@@ -472,33 +462,30 @@ static void multiply_guarded(const struct plx_kernels *k, const struct plx_k_mat
 	struct plx_k_mat view = *w;
 	struct plx_k_mm m = {.w = &view, .y_stride = w->n_out, .row_end = w->n_out};
 
-	view.data = guarded(0, at_end, packed, plx_k_pack_bytes(w->type, w->n_out, w->n_in));
+	view.data = plx_t_guard_put(&guard[0], at_end, packed,
+	                            plx_k_pack_bytes(w->type, w->n_out, w->n_in));
 	if (plx_k_wants(w->type) == PLX_K_ACT_Q8)
-		m.q = guarded(1, at_end, q, n / 32 * sizeof *q);
+		m.q = plx_t_guard_put(&guard[1], at_end, q, n / 32 * sizeof *q);
 	if (plx_k_wants(w->type) == PLX_K_ACT_BF16)
-		m.bf16 = guarded(2, at_end, bf16, n * sizeof *bf16);
+		m.bf16 = plx_t_guard_put(&guard[2], at_end, bf16, n * sizeof *bf16);
 	if (plx_k_wants(w->type) == PLX_K_ACT_F32)
-		m.x = guarded(2, at_end, x, n * sizeof *x);
-	m.y = guarded(3, at_end, y, (size_t)n_tok * w->n_out * sizeof *y);
+		m.x = plx_t_guard_put(&guard[2], at_end, x, n * sizeof *x);
+	m.y = plx_t_guard_put(&guard[3], at_end, y, (size_t)n_tok * w->n_out * sizeof *y);
 	m.tok_end = n_tok;
 	k->matmul(&m);
 	assert_memory_equal(m.y, golden, (size_t)n_tok * w->n_out * sizeof *y);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_true(plx_t_guard_intact(&guard[i]));
 }
 
-static void test_matmul_reads_nothing_beyond_its_operands(void **state)
+static void test_matmul_touches_nothing_beyond_its_operands(void **state)
 {
 	static const uint32_t n_tok[] = {1, 3, 8, 16, 27};
 	uint64_t seed = 19;
 
 	(void)state;
-	for (uint32_t i = 0; i < 4; i++) {
-		uint8_t *p = mmap(NULL, GUARD_BYTES + 2 * GUARD_PAGE, PROT_NONE,
-		                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		assert_ptr_not_equal(p, MAP_FAILED);
-		guard[i] = p + GUARD_PAGE;
-		assert_int_equal(mprotect(guard[i], GUARD_BYTES, PROT_READ | PROT_WRITE), 0);
-	}
+	for (uint32_t i = 0; i < 4; i++)
+		plx_t_guard_open(&guard[i], GUARD_BYTES);
 	for (uint32_t i = 0; i < PLX_QTYPE_COUNT * 10; i++) {
 		enum plx_qtype type = plx_qtype_at(i / 10);
 		struct plx_k_mat w =
@@ -510,7 +497,7 @@ static void test_matmul_reads_nothing_beyond_its_operands(void **state)
 				multiply_guarded(tables[k], &w, n_tok[i % 5], at_end);
 	}
 	for (uint32_t i = 0; i < 4; i++)
-		munmap(guard[i] - GUARD_PAGE, GUARD_BYTES + 2 * GUARD_PAGE);
+		plx_t_guard_close(&guard[i]);
 }
 
 static void test_pack_bytes_refuses_what_cannot_be(void **state)
@@ -560,7 +547,7 @@ int main(void)
 	    cmocka_unit_test(test_bf16_instruction_is_used_where_it_exists),
 	    cmocka_unit_test(test_bf16_specials_agree),
 	    cmocka_unit_test(test_to_bf16_rounds_to_nearest_even),
-	    cmocka_unit_test(test_matmul_reads_nothing_beyond_its_operands),
+	    cmocka_unit_test(test_matmul_touches_nothing_beyond_its_operands),
 	    cmocka_unit_test(test_pack_bytes_refuses_what_cannot_be),
 	};
 

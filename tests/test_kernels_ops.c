@@ -1,16 +1,19 @@
 /*
- * The ops between matrix products: against double precision, and every path against scalar.
+ * The ops between matrix products: against double precision, and every path against scalar, with
+ * operands between pages that can't be touched and with numbers that go wrong where they can.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "fw/base/err.h"
 #include "kernels/kernels.h"
+#include "tests/lib/guard.h"
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
@@ -293,6 +296,180 @@ static void test_block_max_and_logit_sum(void **state)
 	}
 }
 
+/* ---- operands between pages that can't be touched ------------------------------------------- */
+
+#define N_GUARDS 3
+
+static struct plx_t_guard guard[N_GUARDS];
+
+static void guards_open(void)
+{
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_open(&guard[i], sizeof a);
+}
+
+static void guards_close(void)
+{
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_close(&guard[i]);
+}
+
+/* Equal bits, but any NaN is as good as another. */
+static void assert_same(const float *got, const float *want, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (!isnan(got[i]) || !isnan(want[i]))
+			assert_int_equal(plx_f32_bits(got[i]), plx_f32_bits(want[i]));
+}
+
+/* The same for a largest value, which may be a zero of either sign where both are there. */
+static void assert_same_max(float got, float want)
+{
+	assert_true(got == want || (isnan(got) && isnan(want)));
+}
+
+static void assert_same_guarded(const float *got, uint32_t n)
+{
+	assert_same(got, golden, n);
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		assert_true(plx_t_guard_intact(&guard[i]));
+}
+
+/* Ops that take n values to n values: of a and b, the results of scalar in plain memory. */
+static void check_elementwise(const struct plx_kernels *k, uint32_t n, bool at_end)
+{
+	static uint16_t half[N];
+	const float *x = plx_t_guard_put(&guard[0], at_end, a, n * sizeof *a);
+	const float *u = plx_t_guard_put(&guard[1], at_end, b, n * sizeof *b);
+	float *to = plx_t_guard_put(&guard[2], at_end, NULL, n * sizeof *a);
+
+	tables[0]->exp(golden, a, n);
+	k->exp(to, x, n);
+	assert_same_guarded(to, n);
+	tables[0]->silu_mul(golden, a, b, n);
+	k->silu_mul(to, x, u, n);
+	assert_same_guarded(to, n);
+	memcpy(golden, a, n * sizeof *a);
+	tables[0]->add(golden, b, n);
+	memcpy(to, a, n * sizeof *a);
+	k->add(to, u, n);
+	assert_same_guarded(to, n);
+	tables[0]->to_bf16(half, a, n);
+	uint16_t *bf16 = plx_t_guard_put(&guard[2], at_end, NULL, n * sizeof *bf16);
+
+	k->to_bf16(bf16, x, n);
+	assert_memory_equal(bf16, half, n * sizeof *half);
+	assert_true(plx_t_guard_intact(&guard[2]));
+}
+
+/* Ops that take n values to few. */
+static void check_reductions(const struct plx_kernels *k, uint32_t n, bool at_end)
+{
+	const float *x = plx_t_guard_put(&guard[0], at_end, a, n * sizeof *a);
+	uint32_t n_max = (n + PLX_K_MAX_BLOCK - 1) / PLX_K_MAX_BLOCK;
+	float *to = plx_t_guard_put(&guard[2], at_end, NULL, n_max * sizeof *to);
+	float max[2] = {0.0f, 0.0f};
+	float top[2] = {tables[0]->block_max(golden, a, n), k->block_max(to, x, n)};
+
+	for (uint32_t i = 0; i < n_max; i++)
+		assert_same_max(to[i], golden[i]);
+	assert_same_max(top[1], top[0]);
+	assert_true(plx_t_guard_intact(&guard[2]));
+	assert_int_equal(k->argmax(x, n), tables[0]->argmax(a, n));
+	assert_int_equal(k->logit_sum(x, n, &max[1]), tables[0]->logit_sum(a, n, &max[0]));
+	assert_same_max(max[1], max[0]);
+	if (isfinite(top[0]))
+		assert_int_equal(k->weight_sum(x, n, top[0], 0.7f),
+		                 tables[0]->weight_sum(a, n, top[0], 0.7f));
+}
+
+/* Ops over rows that lie apart: three of n of a with 20 values between them. */
+static void check_rows(const struct plx_kernels *k, uint32_t n, bool at_end)
+{
+	static struct plx_k_qblk want[N / 32];
+	uint32_t stride = n + 20, n_all = 2 * stride + n, n_q = 3 * n / 32;
+	const float *x = plx_t_guard_put(&guard[0], at_end, a, n_all * sizeof *a);
+	const float *w = plx_t_guard_put(&guard[1], at_end, b, n * sizeof *b);
+	float *to = plx_t_guard_put(&guard[2], at_end, NULL, n_all * sizeof *a);
+
+	memset(golden, 0xff, sizeof golden);
+	tables[0]->rmsnorm(golden, a, b, 3, n, stride, 1e-5f);
+	k->rmsnorm(to, x, w, 3, n, stride, 1e-5f);
+	assert_same_guarded(to, n_all);
+	if (n % 32 != 0)
+		return;
+	struct plx_k_qblk *q = plx_t_guard_put(&guard[2], at_end, NULL, n_q * sizeof *q);
+
+	tables[0]->quantise(want, a, 3, n, stride);
+	k->quantise(q, x, 3, n, stride);
+	for (uint32_t i = 0; i < n_q; i++) {
+		assert_same(&q[i].d, &want[i].d, 1);
+		assert_same(&q[i].s, &want[i].s, 1);
+		assert_memory_equal(q[i].q, want[i].q, sizeof want[i].q);
+		assert_int_equal(q[i].sum, want[i].sum);
+		assert_int_equal(q[i].sum_lo, want[i].sum_lo);
+	}
+	assert_true(plx_t_guard_intact(&guard[2]));
+}
+
+static void check_rope(const struct plx_kernels *k, enum plx_k_rope kind, bool at_end)
+{
+	const float *tab = plx_t_guard_put(&guard[1], at_end, b, 64 * sizeof *b);
+	float *x = plx_t_guard_put(&guard[0], at_end, a, 3 * 80 * sizeof *a);
+
+	memcpy(golden, a, sizeof a);
+	tables[0]->rope(golden, b, 3, 80, 64, kind);
+	k->rope(x, tab, 3, 80, 64, kind);
+	assert_same_guarded(x, 3 * 80);
+}
+
+static void check_all(const struct plx_kernels *k, bool at_end)
+{
+	for (uint32_t n = 16; n <= 272; n += 16) {
+		check_elementwise(k, n, at_end);
+		check_rows(k, n, at_end);
+	}
+	for (uint32_t n = 1; n <= 260; n++)
+		check_reductions(k, n, at_end);
+	check_rope(k, PLX_K_ROPE_ADJACENT, at_end);
+	check_rope(k, PLX_K_ROPE_HALVES, at_end);
+}
+
+static void test_ops_touch_nothing_beside_their_operands(void **state)
+{
+	(void)state;
+	guards_open();
+	randomise(a, 20.0f, 33);
+	randomise(b, 2.0f, 34);
+	for (uint32_t k = 0; k < 2 * n_tables; k++)
+		check_all(tables[k / 2], k & 1);
+	guards_close();
+}
+
+/* Every pair of special numbers, in every lane. */
+static void test_specials_give_equal_bits(void **state)
+{
+	static const float special[] = {0.0f,      -0.0f,     0x1p-149f, -0x1p-127f, 0x1p-126f,
+	                                -1.0f,     1.0f,      88.3f,     -87.4f,     0x1p-100f,
+	                                0x1p127f,  -0x1p127f, FLT_MAX,   -FLT_MAX,   INFINITY,
+	                                -INFINITY, NAN};
+	const uint32_t n = sizeof special / sizeof *special;
+
+	(void)state;
+	guards_open();
+	for (uint32_t round = 0; round < 4; round++) {
+		uint32_t used = n - round; /* without NaN, then without the infinities */
+
+		for (uint32_t i = 0; i < N; i++) {
+			a[i] = special[i % used];
+			b[i] = special[i / used % used];
+		}
+		for (uint32_t k = 0; k < n_tables; k++)
+			check_all(tables[k], k & 1);
+	}
+	guards_close();
+}
+
 static void test_isa_names_and_kinds(void **state)
 {
 	(void)state;
@@ -325,6 +502,8 @@ int main(void)
 	    cmocka_unit_test(test_add_adds),
 	    cmocka_unit_test(test_argmax_takes_the_lowest_of_equals),
 	    cmocka_unit_test(test_block_max_and_logit_sum),
+	    cmocka_unit_test(test_ops_touch_nothing_beside_their_operands),
+	    cmocka_unit_test(test_specials_give_equal_bits),
 	    cmocka_unit_test(test_isa_names_and_kinds),
 	};
 

@@ -1,17 +1,20 @@
 /*
- * Choosing a token: against a plain sorting reference in double precision, and literal cases.
+ * Choosing a token: against a plain sorting reference in double precision, literal cases, and
+ * operands between pages that can't be touched.
  */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fw/base/err.h"
 #include "kernels/sample.h"
+#include "tests/lib/guard.h"
 #include "tests/lib/isas.h"
 #include "tests/lib/qdata.h"
 
@@ -145,6 +148,8 @@ static void test_sample_follows_the_definition(void **state)
 	}
 }
 
+#define N_KINDS 8u
+
 /* Kinds of logits: what the search for a cut could trip over. */
 static void make_kind(uint32_t kind, uint32_t n, uint64_t seed)
 {
@@ -169,6 +174,12 @@ static void make_kind(uint32_t kind, uint32_t n, uint64_t seed)
 			logits[i] = i % 3 == 1
 			                ? -INFINITY
 			                : 4.0f * (u + plx_t_uniform(&seed) + plx_t_uniform(&seed));
+			break;
+		case 5: /* the largest and the least there are */
+			logits[i] = i % 7 == 3 ? FLT_MAX : i % 2 ? -FLT_MAX : 0x1p-149f;
+			break;
+		case 6: /* all at -inf but one */
+			logits[i] = i == n - 1 ? u : -INFINITY;
 			break;
 		default: /* a comb around where weights end, below one peak */
 			logits[i] = i == n / 2 ? 30.0f : (float)(i % 64) * 0.02f + 2.0f;
@@ -222,8 +233,8 @@ static void test_sample_any_logits_any_budget(void **state)
 	static const uint32_t sizes[] = {17, 64, 1000, 1024, 1025, 4099, 20011};
 
 	(void)state;
-	for (uint32_t i = 0; i < 6 * 7 * 7; i++)
-		check_kind(i % 6, sizes[i / 42], &how[i / 6 % 7], i);
+	for (uint32_t i = 0; i < N_KINDS * 7 * 7; i++)
+		check_kind(i % N_KINDS, sizes[i / (N_KINDS * 7)], &how[i / N_KINDS % 7], i);
 }
 
 static void test_sample_large_vocabularies(void **state)
@@ -243,7 +254,7 @@ static void test_logprobs_at_any_budget(void **state)
 	float want_lp, lp;
 
 	(void)state;
-	for (uint32_t kind = 0; kind < 6; kind++) {
+	for (uint32_t kind = 0; kind < N_KINDS; kind++) {
 		make_kind(kind, 20011, kind + 1);
 		assert_int_equal(
 		    plx_k_logprobs(tables[0], logits, 20011, 77, &want_lp, want, 20, scratch), 0);
@@ -382,6 +393,98 @@ static void test_logprobs_are_near_double(void **state)
 	                 PLX_E_FAULT);
 }
 
+/* ---- operands between pages that can't be touched ------------------------------------------- */
+
+enum { G_LOGITS, G_SCRATCH, G_TOP, G_LOGPROB, N_GUARDS };
+
+static struct plx_t_guard guard[N_GUARDS];
+
+static void guards_intact(void)
+{
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		assert_true(plx_t_guard_intact(&guard[i]));
+}
+
+/* Everything of n logits: as in plain memory, at once and in steps. */
+static void check_guarded(const struct plx_kernels *k, const struct plx_k_sampling *s, uint32_t n,
+                          bool at_end)
+{
+	struct plx_k_logprob want[PLX_K_TOP_MAX];
+	uint32_t n_top = n < PLX_K_TOP_MAX ? n : PLX_K_TOP_MAX;
+	float want_lp = 0.0f;
+	int64_t id = plx_k_sample(tables[0], s, logits, n, n, 1, scratch);
+	const float *x = plx_t_guard_put(&guard[G_LOGITS], at_end, logits, n * sizeof *x);
+	void *room = plx_t_guard_put(&guard[G_SCRATCH], at_end, NULL, plx_k_sample_scratch_bytes());
+	struct plx_k_logprob *top =
+	    plx_t_guard_put(&guard[G_TOP], at_end, NULL, n_top * sizeof *top);
+	float *lp = plx_t_guard_put(&guard[G_LOGPROB], at_end, NULL, sizeof *lp);
+
+	assert_in_range(id, 0, n - 1);
+	assert_int_equal(plx_k_sample(k, s, x, n, n, 1, room), id);
+	plx_k_sample_begin(room, k, s, x, n, n, 1);
+	int64_t got = PLX_E_AGAIN;
+
+	while (got == PLX_E_AGAIN)
+		got = plx_k_sample_step(room, 0);
+	assert_int_equal(got, id);
+	assert_int_equal(
+	    plx_k_logprobs(tables[0], logits, n, n - 1, &want_lp, want, n_top, scratch), 0);
+	assert_int_equal(plx_k_logprobs(k, x, n, n - 1, lp, top, n_top, room), 0);
+	assert_memory_equal(lp, &want_lp, sizeof want_lp);
+	assert_memory_equal(top, want, n_top * sizeof *want);
+	guards_intact();
+}
+
+static void test_sample_touches_nothing_beside_its_operands(void **state)
+{
+	static const struct plx_k_sampling how[] = {
+	    {.temperature = 0.0f, .top_p = 1.0f, .repeat_penalty = 1.0f},
+	    {.temperature = 1.0f, .top_p = 0.95f, .repeat_penalty = 1.0f, .seed = 2},
+	    {.temperature = 0.7f,
+	     .top_p = 0.9f,
+	     .min_p = 0.02f,
+	     .repeat_penalty = 1.0f,
+	     .top_k = 9},
+	};
+	static const uint32_t sizes[] = {1, 2, 15, 16, 17, 63, 64, 65, 1000, 1024, 1025, 4099};
+
+	(void)state;
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_open(&guard[i], plx_k_sample_scratch_bytes());
+	for (uint32_t i = 0; i < 3 * 12 * N_KINDS; i++) {
+		uint32_t n = sizes[i / 3 % 12];
+
+		make_kind(i / 36, n, i + 1);
+		logits[0] = logits[0] > 0.0f ? logits[0] : 1.0f; /* one is finite */
+		for (uint32_t k = 0; k < 2 * n_tables; k++)
+			check_guarded(tables[k / 2], &how[i % 3], n, k & 1);
+	}
+	for (uint32_t i = 0; i < N_GUARDS; i++)
+		plx_t_guard_close(&guard[i]);
+}
+
+/* Ids at both ends of the vocabulary and beyond it. */
+static void test_penalise_touches_nothing_beside_its_operands(void **state)
+{
+	static const uint32_t recent[] = {0, 6, 7, UINT32_MAX, 0x80000000u, 6, 1u << 30};
+	static const float x[7] = {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f, -7.0f};
+
+	(void)state;
+	plx_t_guard_open(&guard[0], sizeof x);
+	plx_t_guard_open(&guard[1], sizeof recent);
+	for (int at_end = 0; at_end < 2; at_end++) {
+		float *y = plx_t_guard_put(&guard[0], at_end, x, sizeof x);
+		const uint32_t *ids = plx_t_guard_put(&guard[1], at_end, recent, sizeof recent);
+
+		plx_k_penalise(y, 7, ids, 7, 2.0f);
+		assert_true(y[0] == 0.5f && y[6] == -14.0f);
+		assert_memory_equal(y + 1, x + 1, 5 * sizeof *x);
+		assert_true(plx_t_guard_intact(&guard[0]));
+	}
+	plx_t_guard_close(&guard[0]);
+	plx_t_guard_close(&guard[1]);
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -411,6 +514,8 @@ int main(void)
 	    cmocka_unit_test(test_sample_refuses_bad_logits_and_settings),
 	    cmocka_unit_test(test_penalise_counts_an_id_once),
 	    cmocka_unit_test(test_logprobs_are_near_double),
+	    cmocka_unit_test(test_sample_touches_nothing_beside_its_operands),
+	    cmocka_unit_test(test_penalise_touches_nothing_beside_its_operands),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
