@@ -27,7 +27,7 @@ void plx_detok_init(struct plx_detok *a, const struct plx_tok *t, const struct p
 	a->over = a->stopped = a->last_sent = a->told = false;
 	a->plain = (m->flags & PLX_REQ_NO_TEXT) && r->view.n_stops == 0;
 	a->n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0;
-	a->n_sent = a->n_held = a->n_text = 0;
+	a->n_sent = a->n_had = a->n_held = a->n_text = 0;
 	a->text_off = a->n_pushed = a->busy_ns = 0;
 	/* A chat's answer begins anew; other text goes on from the prompt. */
 	plx_tok_stream_init(&a->stream, t, m->flags & PLX_REQ_MESSAGES ? 0u : PLX_TOK_KEEP_SPACE);
@@ -169,6 +169,22 @@ static void remove_front(struct plx_detok *a, uint32_t n, uint32_t text_bytes)
 	a->n_sent += n;
 }
 
+/* What the client has already goes without an event. A stop string within it leaves some out. */
+static void skip_had(struct plx_detok *a)
+{
+	while (a->n_sent < a->n_had && may_go(a, 0))
+		remove_front(a, 1, (uint32_t)(a->held[0].text_end - a->text_off));
+	if (a->over && a->n_held == 0 && a->n_sent < a->n_had)
+		a->n_sent = a->n_had;
+}
+
+void plx_detok_had(struct plx_detok *a, int32_t id)
+{
+	a->n_had++;
+	plx_detok_push(a, id, 0, NULL, 0);
+	skip_had(a);
+}
+
 static void fill(const struct plx_detok *a, struct plx_ev *ev, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
@@ -183,6 +199,7 @@ static void fill(const struct plx_detok *a, struct plx_ev *ev, uint32_t n)
 
 bool plx_detok_take(struct plx_detok *a, struct plx_ev *ev)
 {
+	skip_had(a);
 	uint32_t n = ready(a);
 
 	if (n == 0 && (!a->over || a->last_sent))

@@ -42,6 +42,7 @@ struct plx_detok {
 	uint16_t n_top;   /* alternatives a token */
 	uint64_t busy_ns; /* spent on it; the stage's */
 	uint32_t n_sent;
+	uint32_t n_had; /* the first so many are the client's already */
 	uint32_t n_held;
 	uint32_t n_text;     /* bytes in text */
 	uint64_t text_off;   /* offset of text[0] in the answer: what is before was sent */
@@ -69,6 +70,13 @@ void plx_detok_init(struct plx_detok *a, const struct plx_tok *t, const struct p
  */
 void plx_detok_push(struct plx_detok *a, int32_t id, float logprob, const struct plx_top *top,
                     uint64_t ns);
+
+/*
+ * plx_detok_had - an id that the client has already, of an answer it resumes: it goes through
+ * decoder and stop strings as if it were pushed and sent, and nothing of it is taken. Before the
+ * first push, in order.
+ */
+void plx_detok_had(struct plx_detok *a, int32_t id);
 
 /* plx_detok_end - no token comes after those pushed: all of them may go (unless a stop hits). */
 void plx_detok_end(struct plx_detok *a);

@@ -53,12 +53,13 @@ size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io)
 	size_t per_io = plx_ring_bytes(m->ring_entries, (uint32_t)ptr) +
 	                2 * plx_ring_bytes((uint32_t)evs, (uint32_t)ptr) +
 	                plx_ring_bytes(m->ring_entries, sizeof(struct plx_note));
+	size_t sessions = m->n_sessions * sizeof(_Atomic uint32_t) + 64;
 	size_t shared = 2 * plx_ring_bytes(m->n_requests, (uint32_t)ptr) +
 	                plx_ring_bytes(m->n_requests * m->n_samples, sizeof(struct plx_note)) +
 	                plx_ring_bytes(n_records(cfg), sizeof(struct plx_out)) +
 	                2 * plx_ring_bytes(m->steps_in_flight + 1, sizeof(struct plx_cmd));
 
-	return pools + n_io * per_io + shared;
+	return pools + n_io * (per_io + sessions) + shared;
 }
 
 static int check_limits(const struct plx_config *cfg, uint32_t n_io, struct plx_diag *d)
@@ -113,6 +114,12 @@ static int open_pools(struct plx_links *l, struct plx_arena *a)
 	l->ev = plx_arena_take(a, l->n_evs * sizeof(*l->ev), 64);
 	if (!l->req || !l->ev)
 		return PLX_E_NOMEM;
+	for (uint32_t i = 0; i < l->n_io; i++) {
+		l->open_session[i] =
+		    plx_arena_take(a, m->n_sessions * sizeof(*l->open_session[i]), 64);
+		if (!l->open_session[i])
+			return PLX_E_NOMEM;
+	}
 	for (uint32_t i = 0; i < m->n_requests; i++) {
 		struct plx_req *r = &l->req[i];
 
@@ -152,7 +159,7 @@ struct plx_req *plx_req_take(struct plx_links *l)
 	if (!plx_ring_req_pop(&l->req_free, &r))
 		return NULL;
 	r->gen++;
-	r->n_ids = 0;
+	r->n_ids = r->n_kept = 0;
 	r->tok_ns = 0;
 	r->batch_ns = 0;
 	memset(&r->res, 0, sizeof(r->res));
@@ -197,6 +204,31 @@ bool plx_note_window(struct plx_links *l, const struct plx_req *r, uint16_t samp
 	                     .next = next};
 
 	return plx_ring_note_push(&l->io_note[r->io_idx], &n);
+}
+
+/* The low half of a session's id is its place in its io stage's table. */
+static _Atomic uint32_t *place_of(const struct plx_links *l, uint32_t io_idx, uint32_t session_id)
+{
+	uint32_t i = session_id & 0xffffu;
+
+	return i < l->cfg->lim.n_sessions ? &l->open_session[io_idx][i] : NULL;
+}
+
+void plx_session_mark(struct plx_links *l, uint32_t io_idx, uint32_t session_id, bool open)
+{
+	_Atomic uint32_t *p = place_of(l, io_idx, session_id);
+
+	/* Relaxed: the ring that carries a request orders its mark before it, and a mark that goes
+	 * may be seen late. */
+	if (p)
+		atomic_store_explicit(p, open ? session_id : 0, memory_order_relaxed);
+}
+
+bool plx_session_marked(const struct plx_links *l, uint32_t io_idx, uint32_t session_id)
+{
+	const _Atomic uint32_t *p = place_of(l, io_idx, session_id);
+
+	return p && atomic_load_explicit(p, memory_order_relaxed) == session_id;
 }
 
 struct plx_msg_load plx_load_read(const struct plx_links *l)

@@ -70,6 +70,7 @@ struct plx_req {
 
 	/* Written by the stage that has the request. */
 	uint32_t n_ids;    /* of ids */
+	uint32_t n_kept;   /* of them, the first: those of the request that this one continues */
 	uint64_t tok_ns;   /* tok was done with the prompt */
 	uint64_t batch_ns; /* batch took it */
 	struct plx_result res;
@@ -189,6 +190,8 @@ struct plx_links {
 	uint32_t n_evs;
 	struct plx_req *req; /* [lim.n_requests] */
 	struct plx_load load;
+	/* Session ids by place, 0 where a session has gone. Writer: the io stage; tok reads. */
+	_Atomic uint32_t *open_session[PLX_MAX_IO]; /* [lim.n_sessions] */
 	_Atomic uint32_t
 	    drain; /* main: 0; 1 io refuses new requests; 2 batch and tok end the rest */
 
@@ -265,6 +268,15 @@ void plx_ev_give(struct plx_links *l, struct plx_ev *ev);
  * False: the ring is full; call again later.  Thread: io stage r->io_idx, r pushed and not FINAL.
  */
 bool plx_note_window(struct plx_links *l, const struct plx_req *r, uint16_t sample, uint32_t next);
+
+/*
+ * plx_session_mark - a session began to send requests (open), or has gone: what tok keeps of its
+ * finished ones is then forgotten.
+ * plx_session_marked - whether it is there; false where its id has no place.
+ * Thread: io stage io_idx marks, any reads; a request of a session comes after its mark.
+ */
+void plx_session_mark(struct plx_links *l, uint32_t io_idx, uint32_t session_id, bool open);
+bool plx_session_marked(const struct plx_links *l, uint32_t io_idx, uint32_t session_id);
 
 /* plx_load_read - the figures for PONG and REJECT. Thread: any. */
 struct plx_msg_load plx_load_read(const struct plx_links *l);

@@ -251,6 +251,7 @@ void plx_io_end(struct plx_stage_io *io, struct plx_session *s, enum plx_cancel_
 		plx_session_settle(s, a);
 	}
 	plx_reasm_drop_all(&io->reasm, &s->reasm);
+	plx_session_mark(io->links, io->idx, s->id, false);
 	if (close_code != PLX_IO_QUIET && s->state == PLX_SESSION_OPEN && !s->conn.closed)
 		(void)plx_io_say(io, s, PLX_T_CLOSE, 0, 0, &bye, sizeof(bye));
 	if (s->state == PLX_SESSION_WAIT || s->state == PLX_SESSION_HALF) {

@@ -125,6 +125,7 @@ static void fill_request(struct plx_stage_io *io, struct plx_session *s, struct 
 
 	r->io_idx = io->idx;
 	r->session_id = s->id;
+	plx_session_mark(io->links, io->idx, s->id, true);
 	r->req_id = slot->req_id;
 	r->tenant = s->tenant;
 	r->tenant_kv_blocks = s->tenant_kv_blocks;

@@ -11,6 +11,10 @@
 #define COPY_A_TURN     16384u
 #define RECORDS_A_CLOCK 16u /* records between two looks at the clock */
 #define WAITING_SPARE   8u  /* tokens that a character may spread over */
+#define PRIME_A_TURN    256u
+#define WALK_NS         PLX_NS_PER_MS
+#define WALK_LEAST      16u
+#define WALK_TURNS      512u /* walks in which every place is seen */
 
 /* ---- start ---- */
 
@@ -38,11 +42,26 @@ static size_t tops_bytes(const struct plx_config *cfg)
 	return (size_t)PLX_DETOK_HOLD * cfg->lim.n_logprobs * sizeof(struct plx_top);
 }
 
+static struct plx_talk_conf talk_conf(const struct plx_config *cfg)
+{
+	const struct plx_cfg_limits *m = &cfg->lim;
+	uint64_t most = (uint64_t)m->n_sessions * m->kept_requests;
+	uint32_t cells = (m->kept_tokens + PLX_TALK_CELL_IDS - 1) / PLX_TALK_CELL_IDS;
+
+	return (struct plx_talk_conf){.n_tokens = m->kept_tokens,
+	                              .n_entries = most < cells ? (uint32_t)most : cells,
+	                              .per_owner = m->kept_requests,
+	                              .n_running = m->n_requests,
+	                              .n_samples = m->n_samples};
+}
+
 size_t plx_stage_tok_bytes(const struct plx_config *cfg)
 {
 	size_t evs = plx_links_events(cfg);
+	struct plx_talk_conf kept = talk_conf(cfg);
 
-	return n_answers(cfg) * (sizeof(struct plx_detok) + tops_bytes(cfg) + 64) + max_text(cfg) +
+	return plx_talk_bytes(&kept) +
+	       n_answers(cfg) * (sizeof(struct plx_detok) + tops_bytes(cfg) + 64) + max_text(cfg) +
 	       PLX_MESSAGES_MAX * sizeof(struct plx_chat_msg) +
 	       n_segs() * (sizeof(struct plx_chat_seg) + sizeof(struct plx_tok_span)) +
 	       evs * sizeof(struct plx_ev *) + 1024;
@@ -117,7 +136,10 @@ int plx_stage_tok_init(struct plx_stage_tok *s, struct plx_links *links, struct 
 	s->tok = tok;
 	s->chat = chat;
 	s->slice_ns = links->cfg->tmr.slice_us * PLX_NS_PER_US;
-	e = take_out(s, a);
+	struct plx_talk_conf kept = talk_conf(links->cfg);
+
+	e = plx_talk_init(&s->talk, a, &kept);
+	e = e ? e : take_out(s, a);
 	if (e)
 		return plx_diag_set(d, e, "the tok stage's arena is too small");
 	return take_in(s, a, d);
@@ -195,6 +217,7 @@ static void send_ready(struct plx_stage_tok *s, struct plx_detok *an, struct plx
 			s->out.free_ev[s->out.n_free++] = ev;
 			return;
 		}
+		plx_talk_add(&s->talk, r->idx, sample, ev->id, ev->n_ids);
 		push_event(s, ev);
 	}
 }
@@ -207,6 +230,8 @@ static void out_token(struct plx_stage_tok *s, const struct plx_out *o, const st
 
 	if (an->over) {
 		plx_count(s->page, PLX_M_TOK_DISCARDED, 1);
+		if (!an->last_sent)
+			send_ready(s, an, r, o->sample); /* what the client had ended it */
 	} else {
 		plx_detok_push(an, o->id, o->logprob, top, o->ns);
 		if (o->end)
@@ -228,6 +253,41 @@ static void out_end(struct plx_stage_tok *s, const struct plx_out *o)
 	send_ready(s, an, &s->links->req[o->req_idx], o->sample);
 }
 
+static uint64_t owner_of(const struct plx_req *r)
+{
+	return (uint64_t)r->io_idx << 32 | r->session_id;
+}
+
+static bool owner_is_there(void *links, uint64_t owner)
+{
+	return plx_session_marked(links, (uint32_t)(owner >> 32), (uint32_t)owner);
+}
+
+/* What was done can be continued; what was not, or whose session has gone, can't. */
+static void keep(struct plx_stage_tok *s, const struct plx_req *r)
+{
+	struct plx_talk_end e = {.owner = owner_of(r),
+	                         .req_id = r->req_id,
+	                         .prompt = r->ids,
+	                         .n_prompt = r->n_ids,
+	                         .n_samples = r->view.m.n_samples};
+
+	if (r->res.kind != PLX_FINAL_DONE || !owner_is_there(s->links, e.owner))
+		plx_talk_drop(&s->talk, r->idx);
+	else
+		plx_talk_keep(&s->talk, r->idx, &e);
+}
+
+static void forget_gone(struct plx_stage_tok *s, uint64_t now_ns)
+{
+	uint32_t n = s->talk.conf.n_entries / WALK_TURNS;
+
+	if (now_ns - s->walk_ns < WALK_NS)
+		return;
+	s->walk_ns = now_ns;
+	plx_talk_walk(&s->talk, n > WALK_LEAST ? n : WALK_LEAST, owner_is_there, s->links);
+}
+
 /* The last word: what was sent of each answer, and why it ended if tok knows better. */
 static void out_final(struct plx_stage_tok *s, const struct plx_out *o)
 {
@@ -247,6 +307,7 @@ static void out_final(struct plx_stage_tok *s, const struct plx_out *o)
 		if (an->stopped)
 			res->sample[i].reason = PLX_FINISH_STOP;
 	}
+	keep(s, r);
 	push_final(s, r);
 }
 
@@ -364,20 +425,71 @@ static void refuse(struct plx_stage_tok *s, int err, const char *why)
 	s->in.work = PLX_TOK_REFUSE;
 }
 
-static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
+/* A refusal over an option, which REJECT names. */
+static void refuse_option(struct plx_stage_tok *s, uint16_t option, const char *why)
+{
+	refuse(s, PLX_E_BAD_REQUEST, why);
+	s->in.req->res.option = option;
+}
+
+static void hand_on(struct plx_stage_tok *s)
 {
 	struct plx_req *r = s->in.req;
 	uint64_t now = plx_clock_ns();
 
-	r->n_ids = n_ids;
 	r->tok_ns = now;
 	r->res.ns[PLX_NS_TOK] = now - s->in.begin_ns;
-	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
-		plx_detok_init(answer_of(s, r->idx, i), s->tok, r);
 	s->in.work = PLX_TOK_IDLE;
 	s->in.req = NULL;
 	/* The ring holds every request there is. */
 	PLX_CHECK(plx_ring_req_push(&s->links->tok_req, &r));
+}
+
+/* The prompt stands in ids; n_ids of them are new. */
+static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
+{
+	struct plx_req *r = s->in.req;
+
+	r->n_ids = r->n_kept + n_ids;
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
+		plx_detok_init(answer_of(s, r->idx, i), s->tok, r);
+	plx_talk_begin(&s->talk, r->idx);
+	s->in.sample = 0;
+	s->in.n_primed = 0;
+	if (r->view.n_resumed)
+		s->in.work = PLX_TOK_PRIME;
+	else
+		hand_on(s);
+}
+
+/* A resumed request: what the client has goes through the decoder and is not sent. */
+static void prime(struct plx_stage_tok *s)
+{
+	struct plx_tok_in *in = &s->in;
+	struct plx_req *r = in->req;
+	uint32_t n_vocab = plx_tok_n_vocab(s->tok), count;
+
+	for (uint32_t k = 0; k < PRIME_A_TURN && in->sample < r->view.m.n_samples; k++) {
+		const uint8_t *ids = plx_req_resumed(&r->view, in->sample, &count);
+
+		if (in->n_primed == count) {
+			in->sample++;
+			in->n_primed = 0;
+			continue;
+		}
+		uint32_t id = plx_get_u32(ids + 4 * (size_t)in->n_primed++);
+		int32_t had = (int32_t)id;
+
+		if (id >= n_vocab) {
+			plx_talk_drop(&s->talk, r->idx);
+			refuse_option(s, PLX_OPT_RESUME, "a token id is not in the vocabulary");
+			return;
+		}
+		plx_detok_had(answer_of(s, r->idx, in->sample), had);
+		plx_talk_add(&s->talk, r->idx, in->sample, &had, 1);
+	}
+	if (in->sample == r->view.m.n_samples)
+		hand_on(s);
 }
 
 static void begin_job(struct plx_stage_tok *s, const struct plx_tok_job *job)
@@ -396,13 +508,17 @@ static void begin_text(struct plx_stage_tok *s)
 	const struct plx_req *r = s->in.req;
 	const struct plx_msg_req *m = &r->view.m;
 	uint32_t specials = m->flags & PLX_REQ_SPECIAL ? (uint32_t)PLX_TOK_SPECIALS : 0u;
+	uint32_t start = r->view.continued ? (uint32_t)PLX_TOK_NO_PREFIX : (uint32_t)PLX_TOK_BOS;
 	struct plx_tok_job job = {.text = r->view.prompt,
 	                          .len = m->prompt_bytes,
-	                          .flags = specials | (uint32_t)PLX_TOK_BOS,
-	                          .ids = r->ids,
-	                          .max_ids = s->links->cfg->lim.prompt_tokens};
+	                          .flags = specials | start,
+	                          .ids = r->ids + r->n_kept,
+	                          .max_ids = s->links->cfg->lim.prompt_tokens - r->n_kept};
 
-	begin_job(s, &job);
+	if (m->prompt_bytes == 0)
+		encoded(s, 0);
+	else
+		begin_job(s, &job);
 }
 
 static uint32_t list_messages(struct plx_stage_tok *s)
@@ -428,9 +544,18 @@ static void begin_messages(struct plx_stage_tok *s)
 		refuse(s, PLX_E_BAD_REQUEST, "the model has no chat template");
 		return;
 	}
-	int n = plx_chat_render(s->chat, in->msg, list_messages(s), in->seg, n_segs());
+	bool more = in->req->view.continued != 0;
+	uint32_t n_msgs = list_messages(s);
+	int n = more ? plx_chat_render_more(s->chat, in->msg, n_msgs, in->seg, n_segs())
+	             : plx_chat_render(s->chat, in->msg, n_msgs, in->seg, n_segs());
 	int e = n < 0 ? n : plx_chat_join(in->seg, (uint32_t)n, &p);
 
+	if (e == PLX_E_UNSUPPORTED) {
+		refuse_option(
+		    s, PLX_OPT_CONTINUE,
+		    "the chat template changes earlier turns; send the whole conversation");
+		return;
+	}
 	if (e) {
 		refuse(s, e == PLX_E_TOO_LARGE ? e : PLX_E_BAD_REQUEST,
 		       "the chat template does not take these messages");
@@ -438,11 +563,12 @@ static void begin_messages(struct plx_stage_tok *s)
 	}
 	struct plx_tok_job job = {.text = p.text,
 	                          .len = p.len,
-	                          .flags = (uint32_t)PLX_TOK_SPECIALS | (uint32_t)PLX_TOK_BOS,
+	                          .flags = (uint32_t)PLX_TOK_SPECIALS |
+	                                   (uint32_t)(more ? PLX_TOK_NO_PREFIX : PLX_TOK_BOS),
 	                          .span = p.span,
 	                          .n_span = p.n_span,
-	                          .ids = in->req->ids,
-	                          .max_ids = s->links->cfg->lim.prompt_tokens};
+	                          .ids = in->req->ids + in->req->n_kept,
+	                          .max_ids = s->links->cfg->lim.prompt_tokens - in->req->n_kept};
 
 	begin_job(s, &job);
 }
@@ -468,6 +594,27 @@ static bool check_cancel(struct plx_stage_tok *s)
 	return true;
 }
 
+/* Put the ids of the request that this one continues in front; false: refused. */
+static bool put_kept(struct plx_stage_tok *s)
+{
+	struct plx_req *r = s->in.req;
+	uint32_t entry = plx_talk_find(&s->talk, owner_of(r), r->view.continued);
+	uint32_t n =
+	    entry == PLX_TALK_NONE ? 0 : plx_talk_len(&s->talk, entry, r->view.continued_sample);
+
+	if (entry == PLX_TALK_NONE)
+		refuse_option(s, PLX_OPT_CONTINUE,
+		              "the request to go on from is not kept; send the whole text");
+	else if (n == 0)
+		refuse_option(s, PLX_OPT_CONTINUE, "the request to go on from has no such sample");
+	else if (n > s->links->cfg->lim.prompt_tokens)
+		refuse(s, PLX_E_TOO_LARGE, "the conversation is over the limit of prompt tokens");
+	else
+		plx_talk_copy(&s->talk, entry, r->view.continued_sample, r->ids);
+	r->n_kept = r->n_ids = n;
+	return s->in.work != PLX_TOK_REFUSE;
+}
+
 static void begin(struct plx_stage_tok *s)
 {
 	struct plx_req *r = s->in.req;
@@ -476,7 +623,7 @@ static void begin(struct plx_stage_tok *s)
 
 	s->in.begin_ns = plx_clock_ns();
 	r->n_ids = 0;
-	if (check_cancel(s))
+	if (check_cancel(s) || (r->view.continued && !put_kept(s)))
 		return;
 	if (m->n_samples == 0 || m->n_samples > lim->n_samples || m->n_logprobs > lim->n_logprobs ||
 	    r->view.n_stops > lim->n_stop)
@@ -485,7 +632,7 @@ static void begin(struct plx_stage_tok *s)
 		begin_messages(s);
 	else if (m->flags & PLX_REQ_TEXT)
 		begin_text(s);
-	else if (m->prompt_tokens > lim->prompt_tokens)
+	else if (m->prompt_tokens > lim->prompt_tokens - r->n_kept)
 		refuse(s, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens");
 	else
 		s->in.work = PLX_TOK_COPY;
@@ -494,11 +641,11 @@ static void begin(struct plx_stage_tok *s)
 static void copy_ids(struct plx_stage_tok *s)
 {
 	struct plx_req *r = s->in.req;
-	uint32_t n_vocab = plx_tok_n_vocab(s->tok), n = r->view.m.prompt_tokens;
+	uint32_t n_vocab = plx_tok_n_vocab(s->tok), n = r->n_kept + r->view.m.prompt_tokens;
 	uint32_t end = n - r->n_ids > COPY_A_TURN ? r->n_ids + COPY_A_TURN : n;
 
 	for (uint32_t i = r->n_ids; i < end; i++) {
-		uint32_t id = plx_req_id(&r->view, i);
+		uint32_t id = plx_req_id(&r->view, i - r->n_kept);
 
 		if (id >= n_vocab) {
 			refuse(s, PLX_E_BAD_REQUEST, "a token id is not in the vocabulary");
@@ -508,7 +655,7 @@ static void copy_ids(struct plx_stage_tok *s)
 	}
 	r->n_ids = end;
 	if (end == n)
-		encoded(s, n);
+		encoded(s, r->view.m.prompt_tokens);
 }
 
 static void encode(struct plx_stage_tok *s)
@@ -569,6 +716,12 @@ static bool run_in_once(struct plx_stage_tok *s)
 		if (!check_cancel(s))
 			encode(s);
 		return true;
+	case PLX_TOK_PRIME:
+		if (!check_cancel(s))
+			prime(s);
+		else
+			plx_talk_drop(&s->talk, s->in.req->idx);
+		return true;
 	case PLX_TOK_REFUSE:
 		if (s->out.n_free == 0)
 			return false;
@@ -596,6 +749,7 @@ uint32_t plx_stage_tok_poll(void *state, uint64_t now_ns)
 
 	s->end_ns = now_ns + s->slice_ns;
 	collect_events(s);
+	forget_gone(s, now_ns);
 	uint32_t work = run_out(s);
 
 	return work + run_in(s);

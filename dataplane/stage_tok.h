@@ -8,6 +8,13 @@
  * batch is told, and what still comes is dropped and counted, never sent. What batch counts and
  * what tok sends may so differ: res.sample[] of the FINAL event is what was sent.
  *
+ * What is done is kept for a while (dataplane/batch/talk), so that a request may go on from it: its
+ * prompt is then the kept prompt and answer, to the id as the client was given them, and the new
+ * text behind. Ids sent count, not ids made: after a stop string nothing that came behind it is
+ * kept, but the token in which it begins is whole where part of it was sent; an end-of-text id is
+ * not kept (a template writes its own end of turn). What belongs to a session that has gone is
+ * forgotten within a second.
+ *
  * All events are made here, and records are taken only while enough events are free for the worst
  * they can lead to; otherwise they wait in their ring and batch stops filling steps.
  */
@@ -15,6 +22,7 @@
 #define PLX_DATAPLANE_STAGE_TOK_H
 
 #include "accel/model/chat.h"
+#include "dataplane/batch/talk.h"
 #include "dataplane/detok.h"
 #include "dataplane/request.h"
 #include "dataplane/stage.h"
@@ -23,6 +31,7 @@ enum plx_tok_work {
 	PLX_TOK_IDLE,
 	PLX_TOK_COPY,   /* ids that came as such */
 	PLX_TOK_ENCODE, /* a text in the scratch */
+	PLX_TOK_PRIME,  /* ids that the client of a resumed request has already */
 	PLX_TOK_REFUSE, /* the request goes back when an event is free */
 };
 
@@ -32,6 +41,8 @@ struct plx_tok_in {
 	struct plx_req *req;
 	uint64_t begin_ns;
 	uint32_t next_io; /* io stages take turns */
+	uint16_t sample;  /* PRIME: at hand */
+	uint32_t n_primed;
 	uint32_t max_text;
 	char *text;                /* [max_text] a rendered chat */
 	struct plx_chat_msg *msg;  /* [PLX_MESSAGES_MAX] */
@@ -60,9 +71,11 @@ struct plx_stage_tok {
 	const struct plx_tok *tok;
 	const struct plx_chat *chat; /* NULL: messages are refused */
 	uint64_t slice_ns;
-	uint64_t end_ns; /* of this turn's slice */
+	uint64_t end_ns;  /* of this turn's slice */
+	uint64_t walk_ns; /* of the last look for sessions that have gone */
 	struct plx_tok_in in;
 	struct plx_tok_out out;
+	struct plx_talk talk;
 };
 
 /* plx_stage_tok_bytes - what init takes from the arena. */

@@ -182,6 +182,8 @@ static uint64_t features(const struct plx_appliance *a)
 		f |= PLX_FEAT_LOGPROBS;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
+	if (a->cfg->lim.kept_tokens > 0)
+		f |= PLX_FEAT_CONTINUE;
 	return f;
 }
 

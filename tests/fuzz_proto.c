@@ -121,6 +121,13 @@ static void walk_req(const struct plx_req_view *v)
 			sum += value[i];
 	}
 	PLX_CHECK(off == v->m.options_bytes);
+	for (uint16_t k = 0; k < v->m.n_samples; k++) {
+		const uint8_t *ids = plx_req_resumed(v, k, &n);
+
+		for (uint32_t i = 0; i < n; i++)
+			sum += plx_get_u32(ids + 4 * (size_t)i);
+	}
+	n = 0;
 	for (off = 0; plx_req_message_next(v, &off, &m, &content); n++) {
 		PLX_CHECK((const uint8_t *)content + m.bytes <= end);
 		for (uint32_t i = 0; i < m.bytes; i++)

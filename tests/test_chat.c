@@ -241,6 +241,82 @@ static void test_chat_bad_requests(void **state)
 	plx_chat_free(c);
 }
 
+static void render_more(const char *name, const struct plx_chat_msg *m, uint32_t n, char *text)
+{
+	struct plx_chat *c = open_named(name);
+	struct plx_chat_seg seg[PLX_CHAT_SEGS(MAX_MSG)];
+	struct plx_tok_span span[MAX_MSG];
+	struct plx_chat_prompt p = {
+	    .text = text, .max_text = MAX_TEXT, .span = span, .max_span = MAX_MSG};
+	int k = plx_chat_render_more(c, m, n, seg, PLX_CHAT_SEGS(MAX_MSG));
+
+	assert_true(k > 0);
+	assert_int_equal(plx_chat_join(seg, (uint32_t)k, &p), 0);
+	text[p.len] = 0;
+	assert_int_equal(p.n_span, n);
+	plx_chat_free(c);
+}
+
+/* With what went before and the answer in between, it is the whole conversation's text. */
+static void test_chat_goes_on(void **state)
+{
+	static const char *const names[] = {"chatml",     "llama2", "llama3", "llama3.1",
+	                                    "mistral-v1", "gemma",  "gemma3", "phi3"};
+	const struct plx_chat_msg m[3] = {msg(PLX_CHAT_USER, "Hi"), msg(PLX_CHAT_ASSISTANT, "Ho"),
+	                                  msg(PLX_CHAT_USER, "And?")};
+	char whole[MAX_TEXT], before[MAX_TEXT], more[MAX_TEXT], both[3 * MAX_TEXT];
+
+	(void)state;
+	render_more("chatml", &m[2], 1, more);
+	assert_string_equal(
+	    more, "<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n");
+	for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		struct plx_chat *c = open_named(names[i]);
+		struct plx_chat_seg seg[PLX_CHAT_SEGS(3)];
+		struct plx_tok_span span[MAX_MSG];
+		struct plx_chat_prompt p = {
+		    .text = whole, .max_text = MAX_TEXT, .span = span, .max_span = MAX_MSG};
+		int n = plx_chat_render(c, m, 3, seg, PLX_CHAT_SEGS(3));
+
+		assert_int_equal(plx_chat_join(seg, (uint32_t)n, &p), 0);
+		whole[p.len] = 0;
+		n = plx_chat_render(c, m, 1, seg, PLX_CHAT_SEGS(3));
+		p.text = before;
+		assert_int_equal(plx_chat_join(seg, (uint32_t)n, &p), 0);
+		before[p.len] = 0;
+		render_more(names[i], &m[2], 1, more);
+		/* llama2 and mistral open an answer with a space, which there is the model's to
+		 * write. */
+		const char *space = whole[strlen(before)] == ' ' ? " " : "";
+
+		snprintf(both, sizeof(both), "%s%sHo%s", before, space, more);
+		assert_string_equal(both, whole);
+		plx_chat_free(c);
+	}
+}
+
+static int more_of(const char *name, uint32_t role)
+{
+	struct plx_chat *c = open_named(name);
+	struct plx_chat_seg seg[PLX_CHAT_SEGS(1)];
+	struct plx_chat_msg m = msg(role, "x");
+	int e = plx_chat_render_more(c, &m, 1, seg, PLX_CHAT_SEGS(1));
+
+	plx_chat_free(c);
+	return e;
+}
+
+static void test_chat_goes_on_only_where_it_can(void **state)
+{
+	(void)state;
+	assert_int_equal(more_of("qwen3", PLX_CHAT_USER), PLX_E_UNSUPPORTED);
+	assert_int_equal(more_of("mistral-v3", PLX_CHAT_USER), PLX_E_UNSUPPORTED);
+	assert_int_equal(more_of("llama2", PLX_CHAT_SYSTEM), PLX_E_BAD_REQUEST);
+	assert_int_equal(more_of("gemma", PLX_CHAT_ASSISTANT), PLX_E_BAD_REQUEST);
+	assert_int_equal(more_of("chatml", 3), PLX_E_BAD_REQUEST);
+	assert_true(more_of("chatml", PLX_CHAT_SYSTEM) > 0);
+}
+
 static void test_chat_join_spans(void **state)
 {
 	struct plx_chat *c = open_named("mistral-v1");
@@ -304,6 +380,8 @@ int main(void)
 	    cmocka_unit_test(test_chat_no_template),
 	    cmocka_unit_test(test_chat_needs_eos),
 	    cmocka_unit_test(test_chat_bad_requests),
+	    cmocka_unit_test(test_chat_goes_on),
+	    cmocka_unit_test(test_chat_goes_on_only_where_it_can),
 	    cmocka_unit_test(test_chat_join_spans),
 	    cmocka_unit_test(test_chat_truncated_templates),
 	};

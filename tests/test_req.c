@@ -93,6 +93,46 @@ static void test_req_ids_and_options_round_trip(void **state)
 	assert_int_equal(plx_get_u32(value + 12), 8);
 }
 
+static void test_req_continues_another(void **state)
+{
+	const uint32_t had[2] = {7, 8};
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+	uint32_t count;
+
+	(void)state;
+	m.n_samples = 2;
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_continue(&w, UINT64_C(0x100000002), 3);
+	plx_req_resume(&w, 1, had, 2);
+	plx_req_prompt_text(&w, NULL, 0); /* nothing new: go on where it was cut */
+	int n = plx_req_end(&w);
+
+	assert_int_equal(n, 88 + 20 + 24);
+	assert_int_equal(plx_get_u32(buf + PLX_REQ_CONTINUE_AT), 2);
+	assert_int_equal(decode(n), 0);
+	assert_int_equal(v.continued, UINT64_C(0x100000002));
+	assert_int_equal(v.continued_sample, 3);
+	assert_int_equal(v.m.prompt_bytes, 0);
+	assert_int_equal(v.features & (PLX_FEAT_CONTINUE | PLX_FEAT_RESUME),
+	                 PLX_FEAT_CONTINUE | PLX_FEAT_RESUME);
+	assert_null(plx_req_resumed(&v, 0, &count));
+	assert_int_equal(count, 0);
+	const uint8_t *ids = plx_req_resumed(&v, 1, &count);
+
+	assert_int_equal(count, 2);
+	assert_int_equal(plx_get_u32(ids + 4), 8);
+	/* Without it an empty prompt is refused, by the writer and by the reader. */
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_prompt_text(&w, NULL, 0);
+	assert_int_equal(plx_req_end(&w), PLX_E_INVAL);
+	n = text(m);
+	plx_put_u32(buf, 88);
+	plx_put_u32(buf + 24, 0);
+	assert_int_equal(decode(n - 5), PLX_E_BAD_REQUEST);
+	assert_string_equal(f.detail, "the prompt is empty");
+}
+
 static void test_req_messages_round_trip(void **state)
 {
 	struct plx_req_writer w;
@@ -249,7 +289,9 @@ static void test_req_bad_options_are_named(void **state)
 	expect_option(PLX_OPT_MESSAGES, "\1\0\0\0", 4); /* without the flag */
 	expect_option(PLX_OPT_RESUME, resume, 12);      /* sample 4 of 1 */
 	expect_option(PLX_OPT_RESUME, resume, 8);
-	expect_option(PLX_OPT_CONTINUE, "1234", 4);
+	expect_option(PLX_OPT_CONTINUE, "12345678", 8);
+	expect_option(PLX_OPT_CONTINUE, "\0\0\0\0\0\0\0\0\0\0\0", 12);   /* request 0 */
+	expect_option(PLX_OPT_CONTINUE, "\1\0\0\0\0\0\0\0\100\0\0", 12); /* sample 64 */
 	expect_option(PLX_OPT_LOGIT_BIAS, nan_bias, 8);
 	expect_option(PLX_OPT_LOGIT_BIAS, nan_bias, 7);
 	expect_option(PLX_OPT_GRAMMAR, grammar, 5);
@@ -324,6 +366,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_req_text_round_trip),
 	    cmocka_unit_test(test_req_ids_and_options_round_trip),
+	    cmocka_unit_test(test_req_continues_another),
 	    cmocka_unit_test(test_req_messages_round_trip),
 	    cmocka_unit_test(test_req_writer_refuses_misuse),
 	    cmocka_unit_test(test_req_block_out_of_range),

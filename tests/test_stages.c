@@ -72,7 +72,10 @@ static struct plx_config small_config(void)
 {
 	struct plx_config c = {.n_ports = 1};
 
-	c.lim = (struct plx_cfg_limits){.n_requests = N_REQ,
+	c.lim = (struct plx_cfg_limits){.n_sessions = 4,
+	                                .kept_tokens = 2000,
+	                                .kept_requests = 2,
+	                                .n_requests = N_REQ,
 	                                .request_bytes = 4096,
 	                                .prompt_tokens = 512,
 	                                .max_new_tokens = MAX_NEW,
@@ -251,7 +254,14 @@ struct ask {
 	uint64_t deadline_ns;
 	uint32_t model_id;
 	uint32_t io;
+	uint64_t req_id;
+	uint64_t continued; /* req_id that it goes on from; 0: none */
+	uint32_t continued_sample;
+	const uint32_t *had; /* ids of sample 0 that the client has */
+	uint32_t n_had;
 };
+
+#define SESSION 1u /* of every request */
 
 static void write_body(struct plx_req *q, const struct ask *a)
 {
@@ -273,6 +283,10 @@ static void write_body(struct plx_req *q, const struct ask *a)
 	m.seed = a->seed;
 	m.model_id = a->model_id;
 	plx_req_begin(&w, q->body, r.cfg.lim.request_bytes, &m);
+	if (a->continued)
+		plx_req_continue(&w, a->continued, a->continued_sample);
+	if (a->n_had)
+		plx_req_resume(&w, 0, a->had, a->n_had);
 	if (a->stop)
 		plx_req_stop(&w, a->stop, strlen(a->stop));
 	if (a->flags & PLX_REQ_MESSAGES)
@@ -302,6 +316,9 @@ static struct plx_req *make(const struct ask *a)
 	if (a->stop)
 		strcpy(c->stop, a->stop);
 	q->io_idx = a->io;
+	q->session_id = SESSION;
+	q->req_id = a->req_id;
+	plx_session_mark(&r.links, a->io, SESSION, true);
 	q->priority = 0;
 	q->tenant = 0;
 	q->tenant_kv_blocks = 0;
@@ -436,6 +453,131 @@ static void test_stages_answer_ids_in_samples_with_logprobs(void **state)
 	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
 	for (uint32_t s = 0; s < 3; s++)
 		check_answer(c, (int32_t *)ids, 70, s);
+}
+
+/* ---- going on from an earlier request ---- */
+
+static struct client *ask_and_run(const struct ask *a)
+{
+	struct client *c = ask(a);
+
+	run_out();
+	return c;
+}
+
+static void expect_no_such_request(struct ask a)
+{
+	const struct client *c = ask_and_run(&a);
+
+	assert_int_equal(c->res.kind, PLX_FINAL_REJECT);
+	assert_int_equal(c->res.err, PLX_E_BAD_REQUEST);
+	assert_int_equal(c->res.option, PLX_OPT_CONTINUE);
+}
+
+static void test_stages_go_on_from_a_request(void **state)
+{
+	static const uint32_t more[3] = {TINY_WORD(1), TINY_WORD(2), TINY_WORD(3)};
+	uint32_t ids[70];
+	int32_t whole[200];
+	struct ask a = {.flags = PLX_REQ_IDS, .ids = ids, .n_ids = 70, .max_new = 30, .req_id = 1};
+
+	(void)state;
+	no_eog();
+	for (uint32_t i = 0; i < 70; i++)
+		ids[i] = TINY_WORD(i % N_WORDS);
+	a.n_samples = 2;
+	struct client first = *ask_and_run(&a);
+
+	assert_int_equal(first.res.kind, PLX_FINAL_DONE);
+	memcpy(whole, ids, sizeof(ids));
+	memcpy(whole + 70, first.id[1], 4 * 30);
+	memcpy(whole + 100, more, sizeof(more));
+	a = (struct ask){.flags = PLX_REQ_IDS,
+	                 .ids = more,
+	                 .n_ids = 3,
+	                 .max_new = 5,
+	                 .seed = 3,
+	                 .req_id = 2,
+	                 .continued = 1,
+	                 .continued_sample = 1};
+	const struct client *c = ask_and_run(&a);
+
+	check_answer(c, whole, 103, 0);
+	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
+	assert_int_equal(c->res.prompt_tokens, 103);
+	/* All full blocks of what ran, prompt and answer: the 100th id was sampled, never run. */
+	assert_int_equal(c->res.cached_tokens, 96);
+	/* And on, with nothing new. */
+	memcpy(whole + 103, c->id[0], 4 * 5);
+	a = (struct ask){.flags = PLX_REQ_IDS, .max_new = 4, .req_id = 3, .continued = 2};
+	c = ask_and_run(&a);
+	check_answer(c, whole, 108, 0);
+	assert_int_equal(c->res.prompt_tokens, 108);
+	a.continued = 99; /* unknown */
+	expect_no_such_request(a);
+	a.continued = 3; /* another io stage's session of the same number */
+	a.io = 1;
+	expect_no_such_request(a);
+	a.io = 0;
+	a.continued_sample = 1; /* it had one */
+	expect_no_such_request(a);
+	a.continued_sample = 0;
+	a.continued = 1; /* two newer ones are kept */
+	expect_no_such_request(a);
+}
+
+static void test_stages_go_on_from_text_that_was_seen(void **state)
+{
+	int32_t ids[64], want[MAX_NEW], whole[128];
+	uint32_t n = encode("abc", ids), at;
+	struct ask a = {.flags = PLX_REQ_TEXT, .text = "abc", .max_new = 40, .req_id = 1};
+
+	(void)state;
+	no_eog();
+	do {
+		a.seed++;
+		plx_fake_expect(plx_fake_conf(r.fake), ids, n, a.seed, 0, 40, want);
+		for (at = 2; at < 20 && want[at] != TINY_WORD(1); at++)
+			;
+	} while (at == 20);
+	a.stop = "llo";
+	assert_int_equal(ask_and_run(&a)->res.sample[0].n_tokens, at);
+	/* What came behind the stop string was made, perhaps, but it is not kept; the new text is
+	 * taken as it is, without begin of text or space. */
+	memcpy(whole, ids, 4 * n);
+	memcpy(whole + n, want, 4 * at);
+	whole[n + at] = TINY_WORD(9);
+	a = (struct ask){
+	    .flags = PLX_REQ_TEXT, .text = "abc", .max_new = 6, .req_id = 2, .continued = 1};
+	const struct client *c = ask_and_run(&a);
+
+	assert_int_equal(c->res.prompt_tokens, n + at + 1);
+	check_answer(c, whole, n + at + 1, 0);
+}
+
+static void test_stages_forget_what_a_session_left(void **state)
+{
+	struct ask a = {.flags = PLX_REQ_TEXT, .text = "hello", .max_new = 4, .req_id = 1};
+	uint64_t now = plx_clock_ns();
+
+	(void)state;
+	ask_and_run(&a);
+	assert_int_equal(r.st.talk.n_kept, 1);
+	plx_session_mark(&r.links, 0, SESSION, false);
+	for (uint32_t i = 0; i < 1000; i++)
+		plx_stage_tok_poll(&r.st, now += PLX_NS_PER_MS);
+	assert_int_equal(r.st.talk.n_kept, 0);
+	plx_talk_check(&r.st.talk);
+	/* A conversation that outgrows the limit of prompt tokens. */
+	r.cfg.lim.prompt_tokens = 6;
+	struct client first = *ask_and_run(&a);
+
+	a.req_id = 2;
+	a.continued = 1;
+	const struct client *c = ask_and_run(&a);
+
+	assert_int_equal(first.res.prompt_tokens, 5);
+	assert_int_equal(c->res.err, PLX_E_TOO_LARGE);
 }
 
 static void test_stages_reject_what_they_can_not_do(void **state)
@@ -974,6 +1116,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    scenario(test_stages_answer_a_text),
 	    scenario(test_stages_answer_ids_in_samples_with_logprobs),
+	    scenario(test_stages_go_on_from_a_request),
+	    scenario(test_stages_go_on_from_text_that_was_seen),
+	    scenario(test_stages_forget_what_a_session_left),
 	    scenario(test_stages_reject_what_they_can_not_do),
 	    scenario(test_stages_stop_string_ends_the_answer),
 	    scenario(test_stages_cancel_at_any_time),

@@ -294,6 +294,31 @@ int plx_chat_render(const struct plx_chat *c, const struct plx_chat_msg *msgs, u
 	return j.o.full ? PLX_E_TOO_LARGE : (int)j.o.n;
 }
 
+int plx_chat_render_more(const struct plx_chat *c, const struct plx_chat_msg *msgs, uint32_t n_msgs,
+                         struct plx_chat_seg *segs, uint32_t max)
+{
+	struct job j = {.c = c, .msgs = msgs, .n = n_msgs, .o = {.segs = segs, .max = max}};
+
+	if (c->think || c->system == PLX_CHAT_SYS_FOLD_LAST)
+		return PLX_E_UNSUPPORTED;
+	if (n_msgs == 0)
+		return PLX_E_BAD_REQUEST;
+	for (uint32_t i = 0; i < n_msgs; i++) {
+		if (msgs[i].role >= PLX_CHAT_ROLES)
+			return PLX_E_BAD_REQUEST;
+	}
+	int err = check_order(&j);
+
+	if (err)
+		return err;
+	emit(&j.o, c->close[PLX_CHAT_ASSISTANT], false);
+	for (uint32_t i = 0; i < n_msgs; i++)
+		emit_turn(&j, i);
+	if (!c->no_generation_after_answer || msgs[n_msgs - 1].role != PLX_CHAT_ASSISTANT)
+		emit(&j.o, c->generation, false);
+	return j.o.full ? PLX_E_TOO_LARGE : (int)j.o.n;
+}
+
 /* One content segment: into the last span where they touch, else a new one. */
 static int add_span(struct plx_chat_prompt *p, uint32_t len)
 {

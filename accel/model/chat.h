@@ -121,6 +121,21 @@ const char *plx_chat_names(void);
 int plx_chat_render(const struct plx_chat *c, const struct plx_chat_msg *msgs, uint32_t n_msgs,
                     struct plx_chat_seg *segs, uint32_t max);
 
+/*
+ * plx_chat_render_more - messages that come after an answer the model gave: the end of its turn,
+ * the new turns, the generation prompt. Together with the ids that were run and generated before
+ * they are the whole conversation. Arguments, returns and the rest as plx_chat_render.
+ *
+ * The answer stays as the model wrote it: where a template would strip white space around it, the
+ * ids differ from those of the conversation rendered as one.
+ *
+ * Errors: also UNSUPPORTED where later turns change earlier ones (qwen3 drops thoughts, mistral-v3
+ *         moves the system message): then the whole conversation has to be rendered again.
+ *         A system message is BAD_REQUEST where the family has no turns for it.
+ */
+int plx_chat_render_more(const struct plx_chat *c, const struct plx_chat_msg *msgs, uint32_t n_msgs,
+                         struct plx_chat_seg *segs, uint32_t max);
+
 /* What plx_chat_join fills: one text and the spans of it that are content. */
 struct plx_chat_prompt {
 	char *text; /* out [max_text] */

@@ -127,8 +127,8 @@ static int check_prompt(const struct plx_msg_req *m, size_t n_bytes, struct plx_
 	} else if (m->prompt_tokens) {
 		return BAD("prompt_tokens without token ids");
 	}
-	if ((m->flags & PLX_REQ_MESSAGES) ? m->prompt_bytes != 0 : m->prompt_bytes == 0)
-		return BAD(m->prompt_bytes ? "messages and a prompt" : "the prompt is empty");
+	if ((m->flags & PLX_REQ_MESSAGES) && m->prompt_bytes != 0)
+		return BAD("messages and a prompt");
 	return 0;
 }
 
@@ -228,6 +228,23 @@ static int check_resume(struct opt_walk *w, const uint8_t *p, uint32_t n)
 	if (n - 8 != 4ull * count || count >= w->v->m.max_new)
 		return opt_fault(w, PLX_OPT_RESUME, "count is wrong or not below max_new");
 	w->resumed |= UINT64_C(1) << sample;
+	w->v->n_resumed++;
+	return 0;
+}
+
+static uint64_t req_id_of(const uint8_t *p)
+{
+	return plx_get_u32(p) | (uint64_t)plx_get_u32(p + 4) << 32;
+}
+
+static int check_continue(struct opt_walk *w, const uint8_t *p, uint32_t n)
+{
+	if (n != 12 || req_id_of(p) == 0)
+		return opt_fault(w, PLX_OPT_CONTINUE, "length, or no request");
+	if (plx_get_u32(p + 8) >= PLX_SAMPLES_MAX)
+		return opt_fault(w, PLX_OPT_CONTINUE, "no such sample");
+	w->v->continued = req_id_of(p);
+	w->v->continued_sample = plx_get_u32(p + 8);
 	return 0;
 }
 
@@ -281,7 +298,7 @@ static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint
 		return check_resume(w, p, n);
 	case PLX_OPT_CONTINUE:
 		w->v->features |= PLX_FEAT_CONTINUE;
-		return n == 8 ? 0 : opt_fault(w, type, "length");
+		return check_continue(w, p, n);
 	case PLX_OPT_LOGIT_BIAS:
 		w->v->features |= PLX_FEAT_LOGIT_BIAS;
 		return check_bias(w, p, n);
@@ -379,6 +396,8 @@ int plx_req_decode(struct plx_req_view *v, const uint8_t *p, size_t n_bytes,
 		return err;
 	if ((v->m.flags & PLX_REQ_MESSAGES) && v->n_messages == 0)
 		return opt_fault(&w, PLX_OPT_MESSAGES, "missing");
+	if (!(v->m.flags & PLX_REQ_MESSAGES) && v->m.prompt_bytes == 0 && !v->continued)
+		return BAD("the prompt is empty");
 	if ((v->m.flags & PLX_REQ_TEXT) && !plx_utf8_valid(v->prompt, v->m.prompt_bytes))
 		return BAD("the prompt is not UTF-8");
 	return 0;
@@ -396,6 +415,21 @@ int plx_req_opt_next(const struct plx_req_view *v, uint32_t *off, uint16_t type,
 			return 1;
 	}
 	return 0;
+}
+
+const uint8_t *plx_req_resumed(const struct plx_req_view *v, uint16_t sample, uint32_t *count)
+{
+	uint32_t off = 0;
+	struct plx_req_tlv tlv;
+	const uint8_t *value;
+
+	*count = 0;
+	while (v->n_resumed && plx_req_opt_next(v, &off, PLX_OPT_RESUME, &tlv, &value))
+		if (plx_get_u32(value) == sample) {
+			*count = plx_get_u32(value + 4);
+			return value + 8;
+		}
+	return NULL;
 }
 
 int plx_req_message_next(const struct plx_req_view *v, uint32_t *off, struct plx_req_message *m,

@@ -72,11 +72,10 @@ static_assert(sizeof(struct plx_req_tlv) == 8, "wire layout");
 
 /* Known options are all critical to an appliance that lacks the feature, flagged or not. */
 enum plx_req_opt {
-	PLX_OPT_STOP = 1, /* value: one stop string; repeated for more */
-	PLX_OPT_MESSAGES =
-	    2,              /* u16 n, u16 0, then n of struct plx_req_message, content, pad to 4 */
-	PLX_OPT_RESUME = 3, /* u16 sample, u16 0, u32 count, ids u32[count]; one a sample */
-	PLX_OPT_CONTINUE = 4,   /* u64 req_id of a finished request of this session */
+	PLX_OPT_STOP = 1,       /* value: one stop string; repeated for more */
+	PLX_OPT_MESSAGES = 2,   /* u32 n, then n of struct plx_req_message, content, pad to 4 */
+	PLX_OPT_RESUME = 3,     /* u32 sample, u32 count, ids u32[count]; one a sample */
+	PLX_OPT_CONTINUE = 4,   /* u64 req_id of a finished request of this session, u32 sample */
 	PLX_OPT_LOGIT_BIAS = 5, /* {u32 id, f32 bias}[]; bias finite, -100..100 */
 	PLX_OPT_GRAMMAR = 6,    /* u32 syntax (1 GBNF, 2 JSON schema), then UTF-8 text */
 	PLX_OPT_IMAGE = 7, /* u32 format (1: RGB8), u32 width, u32 height, u32 prompt_off, pixels */
@@ -106,7 +105,10 @@ struct plx_req_view {
 	const uint8_t *prompt;  /* text, or ids read with plx_get_u32 */
 	uint32_t n_messages;    /* with PLX_REQ_MESSAGES */
 	uint32_t n_stops;
-	uint32_t features; /* enum plx_wire_feature bits that this request needs */
+	uint64_t continued;        /* req_id of the CONTINUE option; 0: none */
+	uint32_t continued_sample; /* which of its samples */
+	uint32_t n_resumed;        /* RESUME options */
+	uint32_t features;         /* enum plx_wire_feature bits that this request needs */
 };
 
 /* Why a REQ was refused; what REJECT says. */
@@ -155,6 +157,10 @@ int plx_req_opt_next(const struct plx_req_view *v, uint32_t *off, uint16_t type,
 int plx_req_message_next(const struct plx_req_view *v, uint32_t *off, struct plx_req_message *m,
                          const char **content);
 
+/* plx_req_resumed - the ids that RESUME gives for a sample, little-endian u32 at a multiple of 4
+ * from the message's beginning; sets *count, 0 where there are none. Cost: O(options). */
+const uint8_t *plx_req_resumed(const struct plx_req_view *v, uint16_t sample, uint32_t *count);
+
 /* plx_req_id - token id i of a PLX_REQ_IDS prompt. */
 static inline uint32_t plx_req_id(const struct plx_req_view *v, uint32_t i)
 {
@@ -170,6 +176,7 @@ struct plx_req_writer {
 	uint8_t *p;
 	size_t cap, used;
 	size_t messages_at; /* offset of the open MESSAGES option, 0 when there is none */
+	bool continued;     /* CONTINUE was written: the prompt may be empty */
 	struct plx_msg_req m;
 	int err;
 };
@@ -178,6 +185,10 @@ void plx_req_stop(struct plx_req_writer *w, const char *s, size_t bytes);
 /* One chat message; all of them in a row, before or after other options. */
 void plx_req_message(struct plx_req_writer *w, enum plx_req_role role, const char *s, size_t bytes);
 void plx_req_resume(struct plx_req_writer *w, uint16_t sample, const uint32_t *ids, uint32_t count);
+/* Go on from a finished request of the same session. Its req_id stands at
+ * PLX_REQ_CONTINUE_AT of the message when this is the first option written. */
+void plx_req_continue(struct plx_req_writer *w, uint64_t req_id, uint32_t sample);
+#define PLX_REQ_CONTINUE_AT (PLX_REQ_BLOCK_BYTES + 8u)
 void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint32_t count);
 /* Any option by its bytes. */
 void plx_req_opt(struct plx_req_writer *w, uint16_t type, const void *value, uint32_t bytes);

@@ -129,6 +129,16 @@ void plx_req_resume(struct plx_req_writer *w, uint16_t sample, const uint32_t *i
 		memcpy(p + 8, ids, 4u * (size_t)count);
 }
 
+void plx_req_continue(struct plx_req_writer *w, uint64_t req_id, uint32_t sample)
+{
+	uint8_t value[12];
+
+	memcpy(value, &req_id, 8);
+	plx_put_u32(value + 8, sample);
+	plx_req_opt(w, PLX_OPT_CONTINUE, value, sizeof(value));
+	w->continued = true;
+}
+
 void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint32_t count)
 {
 	if (count > PLX_LOGIT_BIAS_MAX) {
@@ -141,7 +151,7 @@ void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint
 /* The prompt ends the message: what stands before it are the options. */
 static uint8_t *prompt(struct plx_req_writer *w, size_t bytes)
 {
-	if (w->m.prompt_bytes || bytes == 0 || bytes > INT32_MAX) {
+	if (w->m.prompt_bytes || (bytes == 0 && !w->continued) || bytes > INT32_MAX) {
 		misuse(w);
 		return NULL;
 	}
@@ -162,7 +172,8 @@ void plx_req_prompt_text(struct plx_req_writer *w, const char *s, size_t bytes)
 
 	if (!p)
 		return;
-	memcpy(p, s, bytes);
+	if (bytes)
+		memcpy(p, s, bytes);
 	w->m.flags |= PLX_REQ_TEXT;
 }
 
@@ -172,7 +183,8 @@ void plx_req_prompt_ids(struct plx_req_writer *w, const uint32_t *ids, uint32_t 
 
 	if (!p)
 		return;
-	memcpy(p, ids, 4u * (size_t)count);
+	if (count)
+		memcpy(p, ids, 4u * (size_t)count);
 	w->m.prompt_tokens = count;
 	w->m.flags |= PLX_REQ_IDS;
 }
