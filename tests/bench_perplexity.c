@@ -1,25 +1,31 @@
 /*
- * What arithmetic costs a model's text: perplexity of tests/golden/perplexity.txt by the device and
- * by the reference with one rounding at a time, each against the double-precision reference.
+ * What arithmetic costs a model's text: perplexity of tests/golden/perplexity.txt by the device,
+ * against the double-precision reference.
  *
  *   bench_perplexity [model.gguf [tokens [text]]]
+ *   bench_perplexity roundings [model.gguf [tokens [text]]]
+ *   bench_perplexity golden [model.gguf]
  *
- * One line a column of numbers: perplexity, its ratio to double's (and how much of it is chance),
- * the mean divergence of the next token's distribution, how often the best id is the same, the
- * largest difference of a token's log-probability. A new format is a line in columns[].
+ * The first 1,024 tokens are run where no number is given, since double takes its time.
+ *
+ * One line an arithmetic: perplexity, its ratio to double's (and how much of it is chance), the
+ * mean divergence of the next token's distribution, how often the best id is the same, the largest
+ * difference of a token's log-probability. "roundings" adds the reference with one rounding of the
+ * device at a time, a line of columns[] each. "golden" prints the file of tests/test_perplexity.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fw/base/check.h"
+#include "fw/base/clock.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/model_path.h"
 #include "tests/lib/ppl.h"
 #include "tests/lib/ref.h"
 
-#define MAX_IDS 4096u
-#define CHUNK   64u /* tokens whose rows are held at once */
+#define CHUNK   128u /* tokens whose rows are held at once */
+#define DEFAULT 1024u
 
 /* One arithmetic: a device of an instruction set, or the reference with roundings. */
 struct column {
@@ -28,6 +34,7 @@ struct column {
 	uint32_t round;  /* enum plx_ref_round */
 };
 
+static const struct column plain = {"double", NULL, 0};
 static const struct column columns[] = {
     {"device", "auto", 0},
     {"double, all the device rounds", NULL, PLX_REF_A8 | PLX_REF_KV16},
@@ -47,24 +54,49 @@ struct runner {
 	struct plx_model *m;
 	struct devkit dev;
 	struct plx_ref *ref;
-	double *rows; /* [CHUNK][n_vocab], shared by all */
+	double *rows; /* [CHUNK][n_vocab] */
 	uint32_t from;
+	uint64_t ns;
 	struct plx_ppl_sum sum;
 };
 
-static void runner_open(struct runner *r, const struct column *c, const char *path,
-                        struct plx_model *m, double *rows)
-{
-	struct plx_dev_limits lim = devkit_limits();
+/* A text, and the room for rows that all columns share. */
+struct work {
+	struct plx_model *m;
+	const char *path;
+	uint32_t n;
+	int32_t ids[PLX_PPL_MAX];
+	double *rows;
+	double *ref_rows;
+};
 
-	*r = (struct runner){.c = c, .m = m, .rows = rows};
-	lim.max_seq_blocks = MAX_IDS / lim.block_tokens;
-	lim.n_blocks = lim.max_seq_blocks;
+static void work_open(struct work *w, const char *path, const char *text)
+{
+	w->path = path;
+	PLX_CHECK(plx_model_open(path, &w->m, NULL) == 0);
+	w->n = plx_ppl_ids(w->m, text, w->ids, PLX_PPL_MAX) - 1;
+	w->rows = calloc((size_t)CHUNK * w->m->n_vocab, sizeof(double));
+	w->ref_rows = calloc((size_t)CHUNK * w->m->n_vocab, sizeof(double));
+	PLX_CHECK(w->rows != NULL && w->ref_rows != NULL);
+}
+
+static void work_close(struct work *w)
+{
+	plx_model_close(w->m);
+	free(w->rows);
+	free(w->ref_rows);
+}
+
+static void runner_open(struct runner *r, const struct column *c, const struct work *w)
+{
+	struct plx_dev_limits lim = plx_ppl_limits();
+
+	*r = (struct runner){.c = c, .m = w->m, .rows = c == &plain ? w->ref_rows : w->rows};
 	if (c->isa != NULL) {
-		devkit_open(&r->dev, path, c->isa, &lim);
+		devkit_open(&r->dev, w->path, c->isa, &lim);
 		return;
 	}
-	r->ref = plx_ref_open(m, MAX_IDS);
+	r->ref = plx_ref_open(w->m, PLX_PPL_MAX);
 	plx_ref_round(r->ref, c->round);
 }
 
@@ -85,77 +117,105 @@ static void row_keep(void *arg, uint32_t pos, const float *logits)
 		row[i] = (double)logits[i];
 }
 
-/* Rows after ids[from..to), held against the reference's. */
-static void runner_run(struct runner *r, const int32_t *ids, uint32_t from, uint32_t to,
-                       const double *ref)
+/* Rows after tokens from..to-1. */
+static void runner_run(struct runner *r, const int32_t *ids, uint32_t from, uint32_t to)
 {
-	size_t n_vocab = r->m->n_vocab;
+	uint64_t t0 = plx_clock_ns();
 
 	r->from = from;
 	if (r->c->isa != NULL)
 		plx_ppl_dev(&r->dev, ids, from, to, PLX_PPL_DEV_ROWS, row_keep, r);
 	else
 		plx_ref_run(r->ref, ids + from, to - from, to - from, r->rows);
-	for (uint32_t i = from; i < to; i++)
-		plx_ppl_add(&r->sum, r->rows + (i - from) * n_vocab, ref + (i - from) * n_vocab,
-		            r->m->n_vocab, ids[i + 1]);
+	r->ns += plx_clock_ns() - t0;
 }
 
-static void line(const char *name, const struct plx_ppl_sum *s, const struct plx_ppl_sum *ref)
+/* Holds rows after tokens from..to-1 against double's. */
+static void runner_compare(struct runner *r, const struct work *w, uint32_t from, uint32_t to)
 {
+	size_t n_vocab = w->m->n_vocab;
+
+	for (uint32_t i = 0; i < to - from; i++)
+		plx_ppl_add(&r->sum, r->rows + i * n_vocab, w->ref_rows + i * n_vocab,
+		            w->m->n_vocab, w->ids[from + i + 1]);
+}
+
+static void line(const struct runner *r, const struct plx_ppl_sum *ref)
+{
+	const struct plx_ppl_sum *s = &r->sum;
+
 	printf("perplexity, %-30s %9.4f  %+.3f %% (error %.3f)  divergence %.5f nats  same best "
-	       "%5.1f %%  "
-	       "log-probability off by at most %.3f\n",
-	       name, plx_ppl_of(s), 100 * (plx_ppl_of(s) / plx_ppl_of(ref) - 1),
-	       100 * plx_ppl_error(s, ref), s->kl / s->n, 100.0 * s->n_top / s->n, s->worst);
+	       "%5.1f %%  log-probability off by at most %.3f  (%.0f tokens/s)\n",
+	       r->c->name, plx_ppl_of(s), 100 * (plx_ppl_of(s) / plx_ppl_of(ref) - 1),
+	       100 * plx_ppl_error(s, ref), s->kl / s->n, 100.0 * s->n_top / s->n, s->worst,
+	       s->n * 1e9 / (double)r->ns);
 }
 
-static void table(const char *path, uint32_t max_tokens, const char *text)
+/* The first n_columns of columns[] against double. */
+static void table(struct work *w, uint32_t n_columns)
 {
-	static struct runner run[N_COLUMNS];
-	static int32_t ids[MAX_IDS];
-	static const struct column plain = {"double", NULL, 0};
-	struct runner ref;
-	struct plx_model *m;
+	static struct runner run[1 + N_COLUMNS]; /* the first is double */
 
-	PLX_CHECK(plx_model_open(path, &m, NULL) == 0);
-	double *rows = calloc((size_t)CHUNK * m->n_vocab, sizeof(double));
-	double *ref_rows = calloc((size_t)CHUNK * m->n_vocab, sizeof(double));
-	uint32_t n = plx_ppl_ids(m, text, ids, MAX_IDS) - 1;
+	for (uint32_t i = 0; i <= n_columns; i++)
+		runner_open(&run[i], i == 0 ? &plain : &columns[i - 1], w);
+	for (uint32_t from = 0; from < w->n; from += CHUNK) {
+		uint32_t to = w->n - from < CHUNK ? w->n : from + CHUNK;
 
-	PLX_CHECK(rows != NULL && ref_rows != NULL);
-	n = max_tokens < n ? max_tokens : n;
-	runner_open(&ref, &plain, path, m, ref_rows);
-	for (uint32_t i = 0; i < N_COLUMNS; i++)
-		runner_open(&run[i], &columns[i], path, m, rows);
-	for (uint32_t from = 0; from < n; from += CHUNK) {
-		uint32_t to = n - from < CHUNK ? n : from + CHUNK;
-
-		runner_run(&ref, ids, from, to, ref_rows);
-		for (uint32_t i = 0; i < N_COLUMNS; i++)
-			runner_run(&run[i], ids, from, to, ref_rows);
+		for (uint32_t i = 0; i <= n_columns; i++) {
+			runner_run(&run[i], w->ids, from, to);
+			runner_compare(&run[i], w, from, to);
+		}
 	}
-	printf("perplexity of %u tokens, %s\n", n, m->name);
-	line(plain.name, &ref.sum, &ref.sum);
-	for (uint32_t i = 0; i < N_COLUMNS; i++) {
-		line(columns[i].name, &run[i].sum, &ref.sum);
+	printf("perplexity of %u tokens, %s\n", w->n, w->m->name);
+	for (uint32_t i = 0; i <= n_columns; i++) {
+		line(&run[i], &run[0].sum);
 		runner_close(&run[i]);
 	}
+}
+
+static void golden(struct work *w)
+{
+	static struct runner ref;
+
+	runner_open(&ref, &plain, w);
+	for (uint32_t from = 0; from < w->n; from += CHUNK) {
+		uint32_t to = w->n - from < CHUNK ? w->n : from + CHUNK;
+
+		runner_run(&ref, w->ids, from, to);
+		for (uint32_t i = from; i < to; i++) {
+			struct plx_ppl_gold g =
+			    plx_ppl_gold_make(w->ref_rows + (size_t)(i - from) * w->m->n_vocab,
+			                      w->m->n_vocab, i, w->ids[i + 1]);
+
+			plx_ppl_gold_print(&g);
+		}
+	}
 	runner_close(&ref);
-	plx_model_close(m);
-	free(rows);
-	free(ref_rows);
 }
 
 int main(int argc, char **argv)
 {
+	static struct work w;
+	const char *mode = argc > 1 ? argv[1] : "";
+	bool words = strcmp(mode, "roundings") == 0 || strcmp(mode, "golden") == 0;
+
+	argc -= words;
+	argv += words;
 	const char *path = argc > 1 ? argv[1] : plx_test_model();
 
 	if (path == NULL) {
 		printf("bench_perplexity: SKIPPED, no model\n");
 		return 0;
 	}
-	table(path, argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : MAX_IDS,
-	      argc > 3 ? argv[3] : PLX_PPL_TEXT);
+	work_open(&w, path, argc > 3 ? argv[3] : PLX_PPL_TEXT);
+	if (strcmp(mode, "golden") == 0) {
+		golden(&w);
+	} else {
+		uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : DEFAULT;
+
+		w.n = n < w.n ? n : w.n;
+		table(&w, strcmp(mode, "roundings") == 0 ? N_COLUMNS : 1);
+	}
+	work_close(&w);
 	return 0;
 }

@@ -14,6 +14,8 @@
 #include "tests/lib/devkit.h"
 
 #define PLX_PPL_TEXT "tests/golden/perplexity.txt"
+#define PLX_PPL_GOLD "tests/golden/perplexity-q4_1.txt" /* of the model that `make run` uses */
+#define PLX_PPL_MAX  4096u                              /* ids that a text may have */
 
 /*
  * plx_ppl_ids - the text's ids, begun with bos where the model's file asks for it.
@@ -21,9 +23,23 @@
  */
 uint32_t plx_ppl_ids(const struct plx_model *m, const char *path, int32_t *ids, uint32_t max);
 
-/* plx_ppl_logprob, plx_ppl_logprob_f32 - log p(id) of a row; f32 logits are widened first. */
-double plx_ppl_logprob(const double *logits, uint32_t n_vocab, int32_t id);
-double plx_ppl_logprob_f32(const float *logits, uint32_t n_vocab, int32_t id);
+/*
+ * What is kept of a reference's row: enough for the perplexity and, by one drawn id, for an
+ * estimate of the divergence without bias.
+ */
+struct plx_ppl_gold {
+	double next;  /* log p of the id that follows */
+	int32_t id;   /* drawn from the reference's distribution, by numbers made of the position */
+	double drawn; /* log p(id) */
+};
+
+/* plx_ppl_gold_make - of the row after token pos. */
+struct plx_ppl_gold plx_ppl_gold_make(const double *row, uint32_t n_vocab, uint32_t pos,
+                                      int32_t next);
+
+/* plx_ppl_gold_print, plx_ppl_gold_read - a line a token; read returns how many, at most max. */
+void plx_ppl_gold_print(const struct plx_ppl_gold *g);
+uint32_t plx_ppl_gold_read(const char *path, struct plx_ppl_gold *g, uint32_t max);
 
 /* What a text's rows came to. Zero-initialise. */
 struct plx_ppl_sum {
@@ -40,6 +56,16 @@ void plx_ppl_add(struct plx_ppl_sum *s, const double *row, const double *ref, ui
                  int32_t next);
 
 /*
+ * plx_ppl_add_gold - the same with what is kept of the reference's row; n_top stays.
+ *
+ * The divergence is estimated as the mean of r - 1 - log r, r = p(id) / p_ref(id), over ids drawn
+ * from p_ref: never below 0, and for distributions close to each other it scatters little.
+ * Source: Schulman, "Approximating KL divergence", 2020 (the estimator k3).
+ */
+void plx_ppl_add_gold(struct plx_ppl_sum *s, const double *row, const struct plx_ppl_gold *ref,
+                      uint32_t n_vocab, int32_t next);
+
+/*
  * plx_ppl_error - standard error of log(perplexity / the reference's perplexity), from the spread
  * of the tokens' differences: how much of the ratio is chance of this text.
  */
@@ -51,16 +77,23 @@ double plx_ppl_of(const struct plx_ppl_sum *s);
 /* Takes the row of logits after token pos. */
 typedef void (*plx_ppl_row_fn)(void *arg, uint32_t pos, const float *logits);
 
-#define PLX_PPL_DEV_ROWS 8u /* rows a device step gives: devkit_logits holds as many */
+#define PLX_PPL_DEV_ROWS (1u + PLX_MAX_DRAFT) /* rows a device step gives */
+
+/* plx_ppl_limits - for one sequence of PLX_PPL_MAX tokens. */
+struct plx_dev_limits plx_ppl_limits(void);
 
 /*
  * plx_ppl_dev - run ids[from..to) through slot 0 of a device, chunk tokens a step, as a prompt
  * whose end is verified like drafts; row is called for the last PLX_PPL_DEV_ROWS tokens of each
  * step.
  *
- * The slot is taken at from = 0. A later from goes on where the last call ended.
+ * The slot is taken at from = 0. A later from goes on where the last call ended. The vocabulary has
+ * at most 2^18 ids, so that the device holds a step's rows at once.
  */
 void plx_ppl_dev(struct devkit *k, const int32_t *ids, uint32_t from, uint32_t to, uint32_t chunk,
                  plx_ppl_row_fn row, void *arg);
+
+/* plx_ppl_dev_end - give the slot back, so that a text can begin anew. */
+void plx_ppl_dev_end(struct devkit *k);
 
 #endif

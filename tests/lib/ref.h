@@ -40,8 +40,8 @@ void plx_ref_round(struct plx_ref *r, uint32_t flags);
  *
  * @logits  out [n_rows][n_vocab].
  *
- * Cost: every weight is dequantised once a call and multiplied n times: with AVX-512 about 20
- * multiply-adds a nanosecond a core where n is 64 or more.
+ * Cost: every weight is dequantised once a call and multiplied n times, so call it with 64 or more
+ * where speed matters; bench_perplexity prints tokens/s.
  */
 void plx_ref_run(struct plx_ref *r, const int32_t *ids, uint32_t n, uint32_t n_rows,
                  double *logits);
