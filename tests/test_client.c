@@ -576,6 +576,162 @@ static void test_client_restart_begins_anew_where_allowed(void **state)
 	assert_int_equal(n_open, 2);
 }
 
+static void test_client_resumes_behind_what_came(void **state)
+{
+	struct plx_crig *r = open_rig();
+	uint32_t some = 10, n;
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 100, PLX_CLIENT_RESUBMIT_RESUME);
+
+	(void)state;
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
+	plx_peer_restart(r->peer);
+	n = l->n_ids[0];
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->n_restarts, 0);
+	assert_int_equal(l->n_accepts, 1);
+	assert_int_equal(l->n_ids[0], 100);
+	assert_false(l->bad_order);
+	assert_non_null(strstr(l->text, "0:8 0:9 0:10 0:11 "));
+	assert_true(plx_peer_counts_of(r->peer)->n_resumed >= n);
+	assert_int_equal(r->n_open, 2);
+	plx_crig_close(r);
+}
+
+static void test_client_begins_anew_where_it_can_not_resume(void **state)
+{
+	struct plx_client_config cc = client_cfg();
+	struct plx_peer_cfg pc = peer_cfg();
+	uint32_t some = 10;
+
+	(void)state;
+	pc.lacks = PLX_FEAT_RESUME;
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 100, PLX_CLIENT_RESUBMIT_RESUME);
+
+	assert_true(plx_crig_run(r, SECOND, has_ids, &some));
+	plx_peer_restart(r->peer);
+	assert_true(plx_crig_run(r, 5 * SECOND, all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->n_restarts, 1);
+	assert_int_equal(l->n_ids[0], 100);
+	assert_false(l->bad_order);
+	assert_int_equal(plx_peer_counts_of(r->peer)->n_resumed, 0);
+	plx_crig_close(r);
+}
+
+static void test_client_waits_for_a_lost_device(void **state)
+{
+	struct plx_client_config cc = client_cfg();
+	struct plx_peer_cfg pc = peer_cfg();
+
+	(void)state;
+	pc.reject_err = PLX_E_DEVICE_LOST;
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	struct plx_crig_log *l = plx_crig_submit(r, "a", 20, PLX_CLIENT_RESUBMIT_RESUME);
+
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_REJECT);
+	assert_int_equal(l->final.reject.err, PLX_E_DEVICE_LOST);
+	assert_int_equal(plx_peer_counts_of(r->peer)->n_requests,
+	                 6); /* one, and five times again */
+	l = plx_crig_submit(r, "a", 20, PLX_CLIENT_RESUBMIT_RESUME);
+	plx_crig_run(r, 2 * 1500 * 1000, NULL, NULL);
+	pc.reject_err = 0;
+	plx_peer_set(r->peer, &pc);
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->n_ids[0], 20);
+	plx_crig_close(r);
+}
+
+/* ---- going on from an earlier request ---- */
+
+static struct plx_crig_log *go_on(struct plx_crig *r, uint64_t from, const char *text, size_t known)
+{
+	struct plx_client_request q;
+	struct plx_diag d;
+	uint64_t req;
+
+	plx_client_request_init(&q);
+	q.text = text;
+	q.text_bytes = strlen(text);
+	q.max_new = 5;
+	q.continues = from;
+	q.n_known = known;
+	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), 0);
+	struct plx_crig_log *l = plx_crig_log_of(r, req);
+
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->n_ids[0], 5);
+	return l;
+}
+
+static void test_client_sends_only_what_is_new(void **state)
+{
+	struct plx_client_config cc = client_cfg();
+	struct plx_peer_cfg pc = peer_cfg();
+	struct plx_crig *r = plx_crig_open(&cc, &pc, NULL);
+	const struct plx_peer_counts *n = plx_peer_counts_of(r->peer);
+
+	(void)state;
+	plx_crig_submit(r, "one", 5, PLX_CLIENT_RESUBMIT_NEVER);
+	uint64_t first = plx_crig_submit(r, "two", 5, PLX_CLIENT_RESUBMIT_NEVER)->req;
+
+	assert_true(plx_crig_run(r, SECOND, all_final, NULL));
+	uint64_t second = go_on(r, first, "two and more", 4)->req;
+
+	assert_int_equal(n->n_continued, 1);
+	assert_int_equal(n->continued, 2);
+	assert_int_equal(n->prompt_bytes, 8);
+	go_on(r, second, "nothing new", 11);
+	assert_int_equal(n->n_continued, 2);
+	assert_int_equal(n->continued, 3);
+	assert_int_equal(n->prompt_bytes, 0);
+	/* One that it never had, or has no longer: the whole. */
+	go_on(r, 1234, "whole", 4);
+	assert_int_equal(n->n_continued, 2);
+	assert_int_equal(n->prompt_bytes, 5);
+	pc.not_kept = true;
+	plx_peer_set(r->peer, &pc);
+	assert_int_equal(go_on(r, second, "the whole again", 4)->n_finals, 1);
+	assert_int_equal(n->n_continued, 3);
+	assert_int_equal(n->n_requests, 7);
+	assert_int_equal(n->prompt_bytes, 15);
+	/* A new session knows nothing of the old one's. */
+	pc.not_kept = false;
+	plx_peer_set(r->peer, &pc);
+	plx_peer_restart(r->peer);
+	go_on(r, second, "another session", 4);
+	assert_int_equal(n->n_continued, 3);
+	assert_int_equal(n->prompt_bytes, 15);
+	plx_crig_close(r);
+}
+
+static void test_client_checks_what_is_known(void **state)
+{
+	struct plx_crig *r = open_rig();
+	struct plx_client_message m = {.role = PLX_CLIENT_USER, .text = "x", .n_bytes = 1};
+	struct plx_client_request q;
+	struct plx_diag d = {0};
+	uint64_t req;
+
+	(void)state;
+	plx_client_request_init(&q);
+	q.messages = &m;
+	q.n_messages = 1;
+	q.continues = 1;
+	q.n_known = 1; /* and no message after them */
+	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), PLX_E_INVAL);
+	assert_string_equal(
+	    d.text, "n_known is 1 of 1; give what the earlier request and its answer cover");
+	q.n_known = 0;
+	q.continue_sample = 64;
+	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), PLX_E_INVAL);
+	plx_crig_close(r);
+}
+
 static void test_client_silence_ends_the_session(void **state)
 {
 	struct plx_crig *r = open_rig();
@@ -744,6 +900,11 @@ int main(void)
 	    cmocka_unit_test(test_client_wrong_key_meets_silence),
 	    cmocka_unit_test(test_client_restart_fails_what_may_not_run_twice),
 	    cmocka_unit_test(test_client_restart_begins_anew_where_allowed),
+	    cmocka_unit_test(test_client_resumes_behind_what_came),
+	    cmocka_unit_test(test_client_begins_anew_where_it_can_not_resume),
+	    cmocka_unit_test(test_client_waits_for_a_lost_device),
+	    cmocka_unit_test(test_client_sends_only_what_is_new),
+	    cmocka_unit_test(test_client_checks_what_is_known),
 	    cmocka_unit_test(test_client_silence_ends_the_session),
 	    cmocka_unit_test(test_client_revoked_key_closes_for_good),
 	    cmocka_unit_test(test_client_close_is_said),

@@ -20,7 +20,8 @@
 #define WINDOW       32u /* packets of a sample not acknowledged */
 #define FEATURES                                                                                   \
 	(PLX_FEAT_GENERATE | PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_MESSAGES | PLX_FEAT_STOP |    \
-	 PLX_FEAT_SAMPLES | PLX_FEAT_LOGPROBS | PLX_FEAT_DETERMINISTIC)
+	 PLX_FEAT_SAMPLES | PLX_FEAT_LOGPROBS | PLX_FEAT_DETERMINISTIC | PLX_FEAT_RESUME |         \
+	 PLX_FEAT_CONTINUE)
 
 struct stream {
 	uint32_t sent;  /* packets sent at least once */
@@ -163,7 +164,10 @@ static void queue_final(struct plx_peer *p, struct request *r)
 
 static void end_reject(struct plx_peer *p, struct request *r, int err)
 {
-	struct plx_msg_reject m = {.code = plx_err_wire(err), .retry_after_us = 1500};
+	bool kept = p->cfg.reject_err || p->draining || !p->cfg.not_kept;
+	struct plx_msg_reject m = {.code = plx_err_wire(err),
+	                           .option = kept ? 0 : PLX_OPT_CONTINUE,
+	                           .retry_after_us = 1500};
 	const char *detail = "as told";
 
 	m.detail_bytes = (uint16_t)strlen(detail);
@@ -323,6 +327,18 @@ static void on_tok_ack(struct plx_peer *p, const uint8_t *payload, size_t n, uin
 
 /* ---- requests ---- */
 
+/* What the client has of each sample is not made again. One token a packet. */
+static void take_resumed(struct plx_peer *p, struct request *r, const struct plx_req_view *v)
+{
+	uint32_t n;
+
+	for (uint16_t i = 0; i < r->n_samples; i++) {
+		plx_req_resumed(v, i, &n);
+		r->stream[i].sent = r->stream[i].acked = n;
+		p->counts.n_resumed += n;
+	}
+}
+
 static void on_whole(struct plx_peer *p, uint64_t req_id, const uint8_t *msg, size_t n,
                      uint64_t now_ns)
 {
@@ -344,13 +360,23 @@ static void on_whole(struct plx_peer *p, uint64_t req_id, const uint8_t *msg, si
 		p->counts.n_overdrawn++;
 	plx_req_window_move(&p->window, req_id);
 	p->counts.n_requests++;
-	if (plx_req_decode(&v, msg, n, &p->lim, FEATURES, &f)) {
+	if (plx_req_decode(&v, msg, n, &p->lim, (uint32_t)(FEATURES & ~p->cfg.lacks), &f)) {
 		end_reject(p, r, f.err);
 		return;
 	}
 	r->prompt_bytes = v.m.prompt_bytes;
 	r->max_new = v.m.max_new;
 	r->n_samples = v.m.n_samples;
+	p->counts.prompt_bytes = v.m.prompt_bytes;
+	take_resumed(p, r, &v);
+	if (v.continued) {
+		p->counts.n_continued++;
+		p->counts.continued = v.continued;
+		if (p->cfg.not_kept) {
+			end_reject(p, r, PLX_E_BAD_REQUEST);
+			return;
+		}
+	}
 	if (p->draining || p->cfg.reject_err) {
 		end_reject(p, r, p->draining ? PLX_E_DRAINING : p->cfg.reject_err);
 		return;
@@ -439,7 +465,7 @@ static void open_session(struct plx_peer *p, const struct plx_hs_job *job,
 	    .max_priority = 15,
 	    .max_logprobs = 20};
 	struct plx_hello_ack ack = {.session_id = (uint32_t)rnd(p) | 1u,
-	                            .features = FEATURES,
+	                            .features = FEATURES & ~p->cfg.lacks,
 	                            .credit_packets = 256,
 	                            .credit_requests = in_flight,
 	                            .limits = p->lim};
@@ -663,6 +689,8 @@ void plx_peer_set(struct plx_peer *p, const struct plx_peer_cfg *cfg)
 	p->cfg.tokens_a_packet = cfg->tokens_a_packet;
 	p->cfg.end_alone = cfg->end_alone;
 	p->cfg.reject_err = cfg->reject_err;
+	p->cfg.not_kept = cfg->not_kept;
+	p->cfg.lacks = cfg->lacks;
 }
 
 const struct plx_peer_counts *plx_peer_counts_of(const struct plx_peer *p)

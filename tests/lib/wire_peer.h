@@ -22,6 +22,8 @@ struct plx_peer_cfg {
 	uint32_t tokens_a_packet; /* 0: 1 */
 	bool end_alone;           /* a sample's end comes in a packet without ids */
 	int reject_err;           /* refuse every request so, 0: accept */
+	bool not_kept;            /* refuse those that go on from another */
+	uint64_t lacks;           /* features that it is to be without */
 	uint32_t keepalive_ms;    /* 0: 5,000 */
 	uint32_t max_in_flight;   /* 0: 8 */
 	uint32_t n_models;        /* 0: 1 */
@@ -34,10 +36,14 @@ struct plx_peer_cfg {
 };
 
 struct plx_peer_counts {
-	uint32_t n_sessions;  /* handshakes answered */
-	uint32_t n_requests;  /* requests that ran: each (session, req_id) once */
-	uint32_t n_repeated;  /* whole REQs of a request already known */
-	uint32_t n_cancelled; /* requests ended by CANCEL */
+	uint32_t n_sessions;   /* handshakes answered */
+	uint32_t n_requests;   /* requests that ran: each (session, req_id) once */
+	uint32_t n_repeated;   /* whole REQs of a request already known */
+	uint32_t n_cancelled;  /* requests ended by CANCEL */
+	uint32_t n_resumed;    /* ids that requests said they have */
+	uint32_t n_continued;  /* requests that go on from another */
+	uint64_t continued;    /* req_id that the last of them named */
+	uint32_t prompt_bytes; /* of the last request */
 	uint32_t n_finals_acked;
 	uint32_t n_overdrawn; /* requests over the credit granted */
 	uint32_t n_moved;     /* address changes answered */
@@ -69,7 +75,8 @@ void plx_peer_say_close(struct plx_peer *p, enum plx_close_code code, uint64_t n
  */
 void plx_peer_say(struct plx_peer *p, const struct plx_hdr *h, const uint8_t *payload,
                   uint64_t now_ns);
-/* plx_peer_set - answer from now on as cfg says (token_ns, tokens_a_packet, end_alone, reject). */
+/* plx_peer_set - answer from now on as cfg says (token_ns, tokens_a_packet, end_alone, reject,
+ * not_kept, lacks). */
 void plx_peer_set(struct plx_peer *p, const struct plx_peer_cfg *cfg);
 
 const struct plx_peer_counts *plx_peer_counts_of(const struct plx_peer *p);

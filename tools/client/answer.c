@@ -87,6 +87,7 @@ static void take_in_order(struct plx_client *c, struct plx_client_slot *s,
 
 	st->next = n->ev.tokens.first_idx + n->ev.tokens.count;
 	st->last |= n->ev.tokens.last;
+	plx_client_had(s, &n->ev.tokens);
 	plx_client_queue(c, n);
 }
 
@@ -350,6 +351,8 @@ static void on_final(struct plx_client *c, struct plx_client_slot *s, const stru
 		                now_ns);
 		return;
 	}
+	if (s->fin.ev.type == PLX_CLIENT_EV_REJECT && plx_client_rejected(c, s, now_ns))
+		return;
 	s->final_here = true;
 	end_if_complete(c, s);
 	if (s->final_queued)

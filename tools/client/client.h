@@ -29,6 +29,7 @@ extern "C" {
 #define PLX_CLIENT_PORT        7709
 #define PLX_CLIENT_KEY_BYTES   32
 #define PLX_CLIENT_SAMPLES_MAX 64
+#define PLX_CLIENT_PAST        64 /* finished requests that can be named to go on from */
 
 struct plx_client;
 
@@ -123,16 +124,32 @@ struct plx_client_message {
 	size_t n_bytes;
 };
 
-/* What may happen to an unfinished request when the appliance lost the session. */
+/* What may happen to an unfinished request when the appliance, or one that takes its place, lost
+ * the session. */
 enum plx_client_resubmit {
 	PLX_CLIENT_RESUBMIT_NEVER,     /* it ends FAILED */
 	PLX_CLIENT_RESUBMIT_UNSTARTED, /* submitted again if no TOKENS event was handed out yet */
 	PLX_CLIENT_RESUBMIT_ALWAYS,    /* the same, and else a RESTART event says: begin anew */
+	/*
+	 * It goes on behind the tokens that came, without an event, also after REJECT DEVICE_LOST
+	 * (five times at most, each after the time that REJECT named); as ALWAYS where the
+	 * appliance can't resume. Randomness is a function of seed, sample and position, so an
+	 * appliance of the same numeric_kind makes the same text as without the break. The library
+	 * keeps the ids that came: 4 bytes each.
+	 */
+	PLX_CLIENT_RESUBMIT_RESUME,
 };
 
 /*
  * What to generate. Exactly one of text, ids and messages. Begin with plx_client_request_init; all
  * pointers are read during submit only.
+ *
+ * A request that goes on from a finished one (continues) is given whole all the same, with the
+ * earlier prompt and its answer; n_known says how much of it they are. Where the appliance has them
+ * still only the rest is sent and computed; where it has not (another session, too long ago, or it
+ * lacks the feature) the library sends the whole by itself, and ACCEPT's cached_tokens tell. With
+ * the rest the appliance goes on from the very ids it gave; with the whole, text is made into ids
+ * anew, which may cut it into other tokens.
  */
 struct plx_client_request {
 	const char *text; /* as it is, without a chat template */
@@ -141,17 +158,20 @@ struct plx_client_request {
 	uint32_t n_ids;
 	const struct plx_client_message *messages; /* through the model's chat template */
 	uint32_t n_messages;
-	uint32_t model_id;    /* 0: the first */
-	uint32_t max_new;     /* 256: ids of each sample */
-	uint16_t n_samples;   /* 1 */
-	uint8_t priority;     /* 0: lowest; at most 15 */
-	uint8_t n_logprobs;   /* alternatives beside each token, with logprobs */
-	bool logprobs;        /* report the log-probability of each token */
-	bool deterministic;   /* as the appliance defines it; the CPU always is */
-	bool ids_only;        /* no text in TOKENS */
-	bool ignore_eos;      /* go on after the model's end of text */
-	bool special;         /* text: special tokens in it are control tokens */
-	uint32_t deadline_us; /* from receipt at the appliance; 0: none */
+	uint64_t continues;       /* a request of this client that is DONE; 0: none */
+	uint16_t continue_sample; /* which of its samples */
+	size_t n_known;           /* with continues: bytes of text, ids, or messages it covers */
+	uint32_t model_id;        /* 0: the first */
+	uint32_t max_new;         /* 256: ids of each sample */
+	uint16_t n_samples;       /* 1 */
+	uint8_t priority;         /* 0: lowest; at most 15 */
+	uint8_t n_logprobs;       /* alternatives beside each token, with logprobs */
+	bool logprobs;            /* report the log-probability of each token */
+	bool deterministic;       /* as the appliance defines it; the CPU always is */
+	bool ids_only;            /* no text in TOKENS */
+	bool ignore_eos;          /* go on after the model's end of text */
+	bool special;             /* text: special tokens in it are control tokens */
+	uint32_t deadline_us;     /* from receipt at the appliance; 0: none */
 	uint64_t seed;
 	float temperature;    /* 0: greedy */
 	float top_p;          /* 1: off */

@@ -155,6 +155,7 @@ static void open_session(struct plx_client *c, const struct plx_hs_keys *keys, u
 	memset(&c->reasm_session, 0, sizeof(c->reasm_session));
 	c->conn.rx_last_ns = now_ns;
 	c->last_req_id = 0;
+	memset(c->past, 0, sizeof(c->past));
 	c->models_here = c->draining = false;
 	c->n_late = 0;
 	c->tok_ack_due_ns = c->blocked_ns = c->lack_ns = 0;
@@ -293,6 +294,10 @@ void plx_client_free(struct plx_client *c)
 			free(h);
 		}
 		free(s->msg);
+		free(s->more);
+		free(s->again);
+		for (uint32_t k = 0; k < PLX_CLIENT_SAMPLES_MAX; k++)
+			free(s->had[k].id);
 	}
 	plx_crypt_close(&c->crypt);
 	free(c->slot);

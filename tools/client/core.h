@@ -26,6 +26,7 @@
 #define PLX_CLIENT_REASM_MSGS   2u
 #define PLX_CLIENT_SEND_BURST   64u
 #define PLX_CLIENT_ADDRS        8u /* of a name */
+#define PLX_CLIENT_AGAIN        5u /* times that a request whose device was lost goes again */
 
 /* What the library needs from outside. */
 struct plx_client_env {
@@ -53,6 +54,12 @@ struct plx_client_held {
 	struct plx_client_node *node; /* ev.tokens describes it */
 };
 
+/* Ids of a sample that came, kept for a request that may be resumed. */
+struct plx_client_had {
+	uint32_t *id;
+	uint32_t n, cap;
+};
+
 struct plx_client_sample_state {
 	uint32_t next; /* index of the first id that has not come */
 	bool last;     /* the sample's end has come */
@@ -66,6 +73,14 @@ struct plx_client_slot {
 	uint64_t req_id; /* in this session; 0: not begun */
 	uint8_t *msg;    /* the REQ message; NULL once the final event is queued */
 	uint32_t msg_bytes;
+	uint8_t *more; /* the one that only goes on from an earlier request; NULL: none */
+	uint32_t more_bytes;
+	uint64_t continues; /* that request's handle */
+	bool sent_more;     /* more is what was sent last */
+	uint8_t *again;     /* the message with what came of its answer */
+	uint64_t wait_ns;   /* not to be sent before; 0: now */
+	uint8_t n_again;    /* DEVICE_LOST it survived */
+	bool not_kept;      /* the appliance said that it has the earlier one no longer */
 	uint16_t n_samples;
 	uint8_t prio;
 	uint8_t resubmit; /* enum plx_client_resubmit */
@@ -84,8 +99,14 @@ struct plx_client_slot {
 	struct plx_client_held *held;
 	struct plx_client_node fin, accept, restart;
 	struct plx_client_sample_state sample[PLX_CLIENT_SAMPLES_MAX];
+	struct plx_client_had had[PLX_CLIENT_SAMPLES_MAX];
 	struct plx_client_sample result[PLX_CLIENT_SAMPLES_MAX];
 	char detail[PLX_DETAIL_MAX + 1];
+};
+
+/* A request that is DONE: its id in this session. */
+struct plx_client_past {
+	uint64_t handle, req_id;
 };
 
 struct plx_client_ping_state {
@@ -146,6 +167,7 @@ struct plx_client {
 	uint32_t n_slots_used;
 	uint32_t n_waiting; /* slots that are not begun */
 	uint64_t last_handle;
+	struct plx_client_past past[PLX_CLIENT_PAST]; /* of this session, at handle % PAST */
 	struct plx_client_ping_state ping[PLX_CLIENT_PINGS];
 	uint64_t last_token;
 
@@ -210,6 +232,13 @@ int plx_client_send_msg(struct plx_client *c, uint8_t type, uint8_t flags, uint6
 struct plx_client_slot *plx_client_slot_of(struct plx_client *c, uint64_t req_id);
 /* plx_client_begin - queue what credit allows, in order of submission. */
 void plx_client_begin(struct plx_client *c);
+/* plx_client_rejected - a REJECT came (in s->fin.ev): true where the request goes again by itself,
+ * since what it goes on from is not kept, or since its device was lost. */
+bool plx_client_rejected(struct plx_client *c, struct plx_client_slot *s, uint64_t now_ns);
+/* plx_client_had - ids of a sample came: they are kept where the request may be resumed. */
+void plx_client_had(struct plx_client_slot *s, const struct plx_client_tokens *t);
+/* plx_client_waits_until - the earliest time for which a request waits; UINT64_MAX: none. */
+uint64_t plx_client_waits_until(const struct plx_client *c);
 /* plx_client_req_arrived - an answer shows that the whole REQ is there: it is sent no more. */
 void plx_client_req_arrived(struct plx_client *c, struct plx_client_slot *s);
 /* plx_client_slots_lost - decide over every unfinished request: FAILED, or submitted again. */

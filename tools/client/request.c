@@ -47,6 +47,8 @@ static size_t message_bound(const struct plx_client_request *r)
 		n += sizeof(struct plx_req_tlv) + 4;
 	for (uint32_t i = 0; i < r->n_messages; i++)
 		n += sizeof(struct plx_req_message) + padded(r->messages[i].n_bytes);
+	if (r->continues)
+		n += sizeof(struct plx_req_tlv) + 12;
 	return n;
 }
 
@@ -82,22 +84,62 @@ static struct plx_msg_req block_of(const struct plx_client_request *r)
 	return m;
 }
 
-static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r)
+/* The whole request, or, with more, what it adds to the one it continues. */
+static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r, bool more)
 {
+	size_t known = more ? r->n_known : 0;
 	struct plx_msg_req m = block_of(r);
 	struct plx_req_writer w;
 
 	plx_req_begin(&w, p, cap, &m);
+	if (more)
+		plx_req_continue(&w, r->continues, r->continue_sample); /* the id comes at begin */
 	for (uint32_t i = 0; i < r->n_stops; i++)
 		plx_req_stop(&w, r->stops[i], strlen(r->stops[i]));
-	for (uint32_t i = 0; i < r->n_messages; i++)
+	for (size_t i = known; i < r->n_messages; i++)
 		plx_req_message(&w, (enum plx_req_role)r->messages[i].role, r->messages[i].text,
 		                r->messages[i].n_bytes);
 	if (r->text)
-		plx_req_prompt_text(&w, r->text, r->text_bytes);
+		plx_req_prompt_text(&w, r->text + known, r->text_bytes - known);
 	if (r->ids)
-		plx_req_prompt_ids(&w, r->ids, r->n_ids);
+		plx_req_prompt_ids(&w, r->ids + known, r->n_ids - (uint32_t)known);
 	return plx_req_end(&w);
+}
+
+/* Encoded into memory of its own; its bytes, or an error. */
+static int encode_new(uint8_t **msg, size_t cap, const struct plx_client_request *r, bool more,
+                      struct plx_diag *d)
+{
+	*msg = malloc(cap);
+	if (!*msg)
+		return plx_diag_set(d, PLX_E_NOMEM, "no memory for a request of %zu bytes", cap);
+	int n = encode(*msg, cap, r, more);
+
+	if (n >= 0)
+		return n;
+	free(*msg);
+	*msg = NULL;
+	return plx_diag_set(d, PLX_E_INVAL,
+	                    "the request can't be encoded (%s); check stop strings, messages "
+	                    "and that text is UTF-8",
+	                    plx_err_name(n));
+}
+
+static int check_known(const struct plx_client_request *r, struct plx_diag *d)
+{
+	size_t have = r->text ? r->text_bytes : r->ids ? r->n_ids : r->n_messages;
+
+	if (!r->continues)
+		return 0;
+	if (r->continue_sample >= PLX_CLIENT_SAMPLES_MAX)
+		return plx_diag_set(d, PLX_E_INVAL, "continue_sample is %u; give 0 to %u",
+		                    r->continue_sample, PLX_CLIENT_SAMPLES_MAX - 1);
+	if (r->n_known > have || (r->messages && r->n_known == have))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "n_known is %zu of %zu; give what the earlier request and its "
+		                    "answer cover",
+		                    r->n_known, have);
+	return 0;
 }
 
 static int check(const struct plx_client *c, const struct plx_client_request *r, struct plx_diag *d)
@@ -149,6 +191,7 @@ int plx_client_submit(struct plx_client *c, const struct plx_client_request *r, 
 {
 	int err = check(c, r, d);
 
+	err = err ? err : check_known(r, d);
 	if (err)
 		return err;
 	if (c->state == PLX_CL_CLOSED)
@@ -161,23 +204,20 @@ int plx_client_submit(struct plx_client *c, const struct plx_client_request *r, 
 		                    "raise n_requests",
 		                    c->cfg.n_requests);
 	size_t cap = message_bound(r);
-	uint8_t *msg = malloc(cap);
+	uint8_t *msg, *more = NULL;
+	int n = encode_new(&msg, cap, r, false, d);
+	int n_more = n > 0 && r->continues ? encode_new(&more, cap, r, true, d) : 0;
 
-	if (!msg)
-		return plx_diag_set(d, PLX_E_NOMEM, "no memory for a request of %zu bytes", cap);
-	int n = encode(msg, cap, r);
-
-	if (n < 0) {
+	if (n < 0 || n_more < 0) {
 		free(msg);
-		return plx_diag_set(
-		    d, PLX_E_INVAL,
-		    "the request can't be encoded (%s); check stop strings, messages "
-		    "and that text is UTF-8",
-		    plx_err_name(n));
+		return n < 0 ? n : n_more;
 	}
 	slot_init(c, s, r);
 	s->msg = msg;
 	s->msg_bytes = (uint32_t)n;
+	s->more = more;
+	s->more_bytes = (uint32_t)n_more;
+	s->continues = r->continues;
 	c->wake = true;
 	*req = s->handle;
 	return 0;
@@ -223,15 +263,29 @@ static void drop_held(struct plx_client *c, struct plx_client_slot *s)
 	}
 }
 
+static void free_messages(struct plx_client_slot *s)
+{
+	free(s->msg);
+	free(s->more);
+	free(s->again);
+	s->msg = s->more = s->again = NULL;
+	for (uint32_t i = 0; i < PLX_CLIENT_SAMPLES_MAX; i++) {
+		free(s->had[i].id);
+		s->had[i] = (struct plx_client_had){0};
+	}
+}
+
 void plx_client_slot_end(struct plx_client *c, struct plx_client_slot *s)
 {
 	if (!s->req_id)
 		c->n_waiting--;
 	forget_out(c, s->req_id);
 	drop_held(c, s);
-	free(s->msg);
-	s->msg = NULL;
+	free_messages(s);
 	s->final_here = s->final_queued = true;
+	if (s->fin.ev.type == PLX_CLIENT_EV_DONE)
+		c->past[s->handle % PLX_CLIENT_PAST] =
+		    (struct plx_client_past){s->handle, s->req_id};
 	s->fin.kind = PLX_NODE_FIXED;
 	s->fin.ev.req = s->handle;
 	plx_client_queue(c, &s->fin);
@@ -256,11 +310,12 @@ static void end_local_reject(struct plx_client *c, struct plx_client_slot *s, in
 static struct plx_client_slot *first_waiting(struct plx_client *c)
 {
 	struct plx_client_slot *first = NULL;
+	uint64_t now_ns = c->env.now_ns(c->env.ctx);
 
 	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
 		struct plx_client_slot *s = &c->slot[i];
 
-		if (s->handle && !s->req_id && !s->final_queued &&
+		if (s->handle && !s->req_id && !s->final_queued && s->wait_ns <= now_ns &&
 		    (!first || s->handle < first->handle))
 			first = s;
 	}
@@ -281,12 +336,95 @@ static bool window_open(const struct plx_client *c)
 	return c->last_req_id + 1 - oldest < 4 * (uint64_t)c->ack.limits.max_in_flight;
 }
 
+/* Whether the appliance may have what s goes on from; then its id stands in the short message. */
+static bool can_go_on(const struct plx_client *c, const struct plx_client_slot *s)
+{
+	const struct plx_client_past *p = &c->past[s->continues % PLX_CLIENT_PAST];
+
+	if (!s->more || s->not_kept || p->handle != s->continues ||
+	    !(c->ack.features & PLX_FEAT_CONTINUE))
+		return false;
+	memcpy(s->more + PLX_REQ_CONTINUE_AT, &p->req_id, sizeof(p->req_id));
+	return true;
+}
+
+/* A message on its way: one of the slot's. */
+struct msg {
+	uint8_t *p;
+	uint32_t bytes;
+};
+
+static uint64_t resume_bytes(const struct plx_client_slot *s)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = 0; i < s->n_samples; i++)
+		if (s->had[i].n)
+			n += sizeof(struct plx_req_tlv) + 8 + 4 * (uint64_t)s->had[i].n;
+	return n;
+}
+
+static bool has_any(const struct plx_client_slot *s)
+{
+	return resume_bytes(s) > 0;
+}
+
+/* Put what came behind a message's options; false: it can't be done here. */
+static bool add_resume(const struct plx_client *c, struct plx_client_slot *s, struct msg *m)
+{
+	uint32_t max_new = plx_get_u32(s->msg + offsetof(struct plx_msg_req, max_new));
+	uint64_t cap = m->bytes + resume_bytes(s);
+	struct plx_msg_req b;
+	struct plx_req_writer w;
+
+	free(s->again);
+	s->again = NULL;
+	if (!(c->ack.features & PLX_FEAT_RESUME) || cap > c->ack.limits.max_request_bytes ||
+	    !(s->again = malloc(cap)))
+		return false;
+	memcpy(&b, m->p, sizeof(b));
+	size_t head = sizeof(b) + b.options_bytes;
+
+	plx_req_begin(&w, s->again, cap, &b);
+	memcpy(s->again, m->p, head);
+	w.used = head;
+	for (uint16_t i = 0; i < s->n_samples; i++) {
+		uint32_t n = s->had[i].n < max_new ? s->had[i].n : max_new - 1;
+
+		if (n)
+			plx_req_resume(&w, i, s->had[i].id, n);
+	}
+	b.options_bytes = (uint32_t)w.used - (uint32_t)sizeof(b);
+	b.message_bytes = (uint32_t)w.used + b.prompt_bytes;
+	memcpy(s->again, &b, sizeof(b));
+	memcpy(s->again + w.used, m->p + head, b.prompt_bytes);
+	*m = (struct msg){s->again, b.message_bytes};
+	return true;
+}
+
+static void start_over(struct plx_client *c, struct plx_client_slot *s);
+
+/* What to send in this session. */
+static struct msg choose(struct plx_client *c, struct plx_client_slot *s)
+{
+	struct msg m = {s->msg, s->msg_bytes};
+
+	s->sent_more = can_go_on(c, s);
+	if (s->sent_more)
+		m = (struct msg){s->more, s->more_bytes};
+	if (has_any(s) && !add_resume(c, s, &m))
+		start_over(c, s);
+	return m;
+}
+
 /* True when s was begun or ended; false when it has to wait. */
 static bool begin(struct plx_client *c, struct plx_client_slot *s)
 {
-	uint32_t packets = plx_credit_packets(s->msg_bytes);
+	s->wait_ns = 0;
+	struct msg m = choose(c, s);
+	uint32_t packets = plx_credit_packets(m.bytes);
 
-	if (s->msg_bytes > c->ack.limits.max_request_bytes || packets > c->ack.credit_packets) {
+	if (m.bytes > c->ack.limits.max_request_bytes || packets > c->ack.credit_packets) {
 		end_local_reject(c, s, PLX_E_TOO_LARGE,
 		                 "the request is larger than this appliance takes");
 		return true;
@@ -298,8 +436,8 @@ static bool begin(struct plx_client *c, struct plx_client_slot *s)
 	c->n_waiting--;
 	/* There is room: two places for each slot. A message under the appliance's limit and
 	 * credit takes fewer than 65,535 fragments. */
-	PLX_CHECK(plx_outbox_add(&c->outbox, PLX_T_REQ, s->req_id, s->prio, s->msg, s->msg_bytes,
-	                         c->pmtu.bytes));
+	PLX_CHECK(
+	    plx_outbox_add(&c->outbox, PLX_T_REQ, s->req_id, s->prio, m.p, m.bytes, c->pmtu.bytes));
 	return true;
 }
 
@@ -345,22 +483,21 @@ static bool may_go_again(const struct plx_client_slot *s)
 {
 	if (s->cancel_asked || s->resubmit == PLX_CLIENT_RESUBMIT_NEVER)
 		return false;
-	return s->resubmit == PLX_CLIENT_RESUBMIT_ALWAYS || !s->handed_tokens;
+	return s->resubmit == PLX_CLIENT_RESUBMIT_ALWAYS ||
+	       s->resubmit == PLX_CLIENT_RESUBMIT_RESUME || !s->handed_tokens;
 }
 
-static void go_again(struct plx_client *c, struct plx_client_slot *s)
+/* Forget what came of the answer, and say so where the caller has seen some. */
+static void start_over(struct plx_client *c, struct plx_client_slot *s)
 {
 	bool tell = s->handed_tokens || s->restart_queued;
 
 	plx_client_events_drop(c, s->handle);
-	drop_held(c, s);
-	forget_out(c, s->req_id);
 	memset(s->sample, 0, sizeof(s->sample));
-	s->req_id = 0;
+	for (uint32_t i = 0; i < PLX_CLIENT_SAMPLES_MAX; i++)
+		s->had[i].n = 0;
 	s->first_ns = 0;
-	s->lack_ns = s->retx_pkt = 0;
-	s->final_here = s->accepted = s->arrived = false;
-	c->n_waiting++;
+	s->accepted = false;
 	s->restart_queued = tell;
 	if (!tell)
 		return;
@@ -368,6 +505,70 @@ static void go_again(struct plx_client *c, struct plx_client_slot *s)
 	s->restart.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_RESTART, .req = s->handle};
 	s->handed_tokens = false;
 	plx_client_queue(c, &s->restart);
+}
+
+static void go_again(struct plx_client *c, struct plx_client_slot *s)
+{
+	drop_held(c, s);
+	forget_out(c, s->req_id);
+	s->req_id = 0;
+	s->lack_ns = s->retx_pkt = 0;
+	s->final_here = s->arrived = false;
+	c->n_waiting++;
+	if (s->resubmit != PLX_CLIENT_RESUBMIT_RESUME || !has_any(s))
+		start_over(c, s);
+}
+
+void plx_client_had(struct plx_client_slot *s, const struct plx_client_tokens *t)
+{
+	struct plx_client_had *h = &s->had[t->sample];
+
+	if (s->resubmit != PLX_CLIENT_RESUBMIT_RESUME || t->count == 0)
+		return;
+	if (h->n + t->count > h->cap) {
+		uint32_t cap = 2 * (h->n + t->count);
+		uint32_t *id = realloc(h->id, cap * sizeof(*id));
+
+		if (!id) { /* it can't be resumed: it may begin anew */
+			s->resubmit = PLX_CLIENT_RESUBMIT_ALWAYS;
+			return;
+		}
+		h->id = id;
+		h->cap = cap;
+	}
+	memcpy(h->id + h->n, t->ids, t->count * sizeof(*h->id));
+	h->n += t->count;
+}
+
+uint64_t plx_client_waits_until(const struct plx_client *c)
+{
+	uint64_t first = UINT64_MAX;
+
+	for (uint32_t i = 0; i < c->cfg.n_requests; i++) {
+		const struct plx_client_slot *s = &c->slot[i];
+
+		if (s->handle && !s->req_id && !s->final_queued && s->wait_ns && s->wait_ns < first)
+			first = s->wait_ns;
+	}
+	return first;
+}
+
+bool plx_client_rejected(struct plx_client *c, struct plx_client_slot *s, uint64_t now_ns)
+{
+	const struct plx_client_reject *r = &s->fin.ev.reject;
+	bool not_kept =
+	    s->sent_more && r->err == PLX_E_BAD_REQUEST && r->option == PLX_OPT_CONTINUE;
+	bool lost = r->err == PLX_E_DEVICE_LOST && s->resubmit == PLX_CLIENT_RESUBMIT_RESUME &&
+	            s->n_again < PLX_CLIENT_AGAIN;
+
+	if (s->cancel_asked || (!not_kept && !lost))
+		return false;
+	s->not_kept |= not_kept;
+	s->n_again = (uint8_t)(s->n_again + lost);
+	s->wait_ns = lost ? now_ns + r->retry_after_us * PLX_NS_PER_US : 0;
+	c->wake = true;
+	go_again(c, s);
+	return true;
 }
 
 void plx_client_slot_fail(struct plx_client *c, struct plx_client_slot *s, int err, const char *why)

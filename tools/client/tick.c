@@ -249,6 +249,8 @@ static uint64_t next_open(const struct plx_client *c)
 		next = min64(next, c->conn.ack_due_ns);
 	if (c->lack_ns)
 		next = min64(next, c->lack_ns);
+	if (c->n_waiting)
+		next = min64(next, plx_client_waits_until(c));
 	if (c->tok_ack_due_ns)
 		next = min64(next, c->tok_ack_due_ns);
 	for (uint32_t i = 0; i < PLX_CLIENT_PINGS; i++)
