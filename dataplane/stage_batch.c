@@ -8,6 +8,7 @@
 
 #define TICK_NS       PLX_NS_PER_MS
 #define RESET_WAIT_NS PLX_NS_PER_S
+#define RETRY_MOST_US 10000000u
 #define NOTES_A_TURN  256u
 #define REQS_A_TURN   32u
 
@@ -332,6 +333,14 @@ static uint8_t cancel_cause(const struct plx_stage_batch *s, const struct plx_re
 	return (uint8_t)atomic_load_explicit(&r->cancel, memory_order_relaxed);
 }
 
+/* What the scheduler knows is better than the guess from the load: 0 there is 0 here. */
+static uint32_t retry_us(uint64_t ns)
+{
+	uint64_t us = (ns + PLX_NS_PER_US - 1) / PLX_NS_PER_US;
+
+	return us < RETRY_MOST_US ? (uint32_t)us : RETRY_MOST_US;
+}
+
 static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 {
 	struct plx_sched_admit admit = {0};
@@ -347,12 +356,15 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 	struct plx_sched_job job = job_of(r);
 	int e = check_request(s, r, &why);
 
-	if (!e) {
-		e = plx_sched_add(&s->sched, r->idx, &job, s->now_ns, &admit);
-		why = admit.why;
-	}
 	if (e) {
 		plx_req_reject(s->links, r, e, why);
+		give_back(s, r);
+		return;
+	}
+	e = plx_sched_add(&s->sched, r->idx, &job, s->now_ns, &admit);
+	if (e) {
+		plx_req_reject(s->links, r, e, admit.why);
+		r->res.retry_after_us = retry_us(admit.retry_ns);
 		give_back(s, r);
 		return;
 	}

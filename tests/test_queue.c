@@ -218,6 +218,12 @@ static void test_fair_idle_sessions_save_nothing_and_owe_nothing(void **state)
 	assert_int_equal(plx_fair_lag_ns(&f, start, 1000), 2000000);
 	assert_int_equal(plx_fair_lag_ns(&f, f.now, 1000), 0);
 	assert_int_equal(plx_fair_lag_ns(&f, 1e18, 1000), 8000000000);
+	/* Its next request never has its turn before that one, though time a token has halved. */
+	assert_int_equal(plx_fair_turn_ns(&f, 1, 5000, 1000), 5000 + 3000000);
+	plx_fair_took_turn(&f, a, 3005000);
+	assert_int_equal(plx_fair_turn_ns(&f, 1, 6000, 500), 3005000);
+	assert_int_equal(plx_fair_turn_ns(&f, 2, 6000, 500), 6000 + 500000);
+	assert_int_equal(plx_fair_turn_ns(&f, 3, 6000, 500), 6000);
 	/* A's answer grows: so does what it is ahead. */
 	plx_fair_charge(&f, a, 300);
 	assert_true(plx_fair_peek(&f, 1) == f.now + 1800);

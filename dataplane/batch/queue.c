@@ -322,6 +322,7 @@ static uint32_t take_over(struct plx_fair *f, uint32_t session)
 	f->flow[i].session = session;
 	f->flow[i].next = *link;
 	f->flow[i].finish = 0;
+	f->flow[i].turn_ns = 0;
 	*link = i;
 	return i;
 }
@@ -382,4 +383,20 @@ uint64_t plx_fair_lag_ns(const struct plx_fair *f, double start, double token_ns
 	return lag <= 0                             ? 0
 	       : lag < (double)PLX_QUEUE_HORIZON_NS ? (uint64_t)lag
 	                                            : PLX_QUEUE_HORIZON_NS;
+}
+
+uint64_t plx_fair_turn_ns(const struct plx_fair *f, uint32_t session, uint64_t now_ns,
+                          double token_ns)
+{
+	uint32_t i = find(f, session);
+	uint64_t lag = plx_fair_lag_ns(f, plx_fair_peek(f, session), token_ns);
+
+	if (i == NONE || lag == 0 || f->flow[i].turn_ns < now_ns + lag)
+		return now_ns + lag;
+	return earlier(f->flow[i].turn_ns, now_ns + PLX_QUEUE_HORIZON_NS);
+}
+
+void plx_fair_took_turn(struct plx_fair *f, uint32_t flow, uint64_t turn_ns)
+{
+	f->flow[flow].turn_ns = turn_ns;
 }

@@ -118,6 +118,7 @@ struct plx_flow {
 	uint32_t n_live;       /* requests that wait or run */
 	uint32_t next;         /* in its bucket */
 	uint32_t older, newer; /* among flows without requests, by when they became idle */
+	uint64_t turn_ns;      /* of its latest request */
 	double finish;         /* virtual time at which all it asked for so far is done */
 };
 
@@ -156,5 +157,15 @@ void plx_fair_leave(struct plx_fair *f, uint32_t flow);
  * have requests are served at so many ns a token.
  */
 uint64_t plx_fair_lag_ns(const struct plx_fair *f, double start, double token_ns);
+
+/*
+ * plx_fair_turn_ns - the moment at which a session's next request has its turn: now and its lag,
+ *                    but while it is ahead of its share not before that of its request before,
+ *                    however the estimate of time a token changed meanwhile.
+ * plx_fair_took_turn - a request has entered with that turn.
+ */
+uint64_t plx_fair_turn_ns(const struct plx_fair *f, uint32_t session, uint64_t now_ns,
+                          double token_ns);
+void plx_fair_took_turn(struct plx_fair *f, uint32_t flow, uint64_t turn_ns);
 
 #endif

@@ -1,4 +1,4 @@
-/* Admission, waiting and every way to end; starts, steps and results have files of their own,
+/* Waiting and every way to end; admission, time, starts, steps and results have files of their own,
  * sched.h the policy. */
 #include "dataplane/batch/sched_int.h"
 
@@ -6,9 +6,6 @@
 
 #include "fw/base/check.h"
 #include "fw/base/err.h"
-
-#define WAIT_POOLS    8u /* what waits may need this many times the pool */
-#define STEP_GUESS_NS 10000000u
 
 static uint32_t seq_blocks_max(const struct plx_sched_conf *c)
 {
@@ -21,7 +18,8 @@ size_t plx_sched_bytes(const struct plx_sched_conf *c)
 	             4 * (size_t)seq_blocks_max(c) + 128 + 2 * sizeof(uint32_t);
 
 	return plx_kv_bytes(c->n_blocks) + plx_prefix_bytes(c->n_blocks, c->block_tokens) +
-	       c->n_keys * sizeof(struct plx_sched_ent) + c->n_slots * seq + 512;
+	       c->n_keys * sizeof(struct plx_sched_ent) + c->n_slots * seq +
+	       2 * plx_order_bytes(c->n_keys) + plx_fair_bytes(c->n_keys) + 512;
 }
 
 static int check_conf(const struct plx_sched_conf *c, struct plx_diag *d)
@@ -33,6 +31,9 @@ static int check_conf(const struct plx_sched_conf *c, struct plx_diag *d)
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "steps of %u sequences and %u tokens with %u slots",
 		                    c->step_seqs, c->step_tokens, c->n_slots);
+	if (c->steps_in_flight == 0 || c->steps_in_flight > PLX_SCHED_MAX_STEPS)
+		return plx_diag_set(d, PLX_E_INVAL, "%u steps in flight; give 1 to %d",
+		                    c->steps_in_flight, PLX_SCHED_MAX_STEPS);
 	if (c->n_eog > PLX_SCHED_MAX_EOG)
 		return plx_diag_set(d, PLX_E_INVAL, "%u end-of-generation ids; at most %d",
 		                    c->n_eog, PLX_SCHED_MAX_EOG);
@@ -69,8 +70,8 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	s->conf = *c;
 	s->sink = *sink;
 	s->next_step_id = 1;
-	for (uint32_t i = 0; i < PLX_SCHED_PRIORITIES; i++)
-		s->wait[i] = (struct plx_sched_list){PLX_ENT_NONE, PLX_ENT_NONE};
+	s->pace.truth = 1;
+	plx_cost_init(&s->cost);
 	s->ent = plx_arena_take(a, c->n_keys * sizeof(*s->ent), 64);
 	s->seq = plx_arena_take(a, c->n_slots * sizeof(*s->seq), 64);
 	s->run = plx_arena_take(a, c->n_slots * sizeof(*s->run), 64);
@@ -78,6 +79,9 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	if (!s->ent || !s->seq || !s->run || !s->free_slot)
 		return PLX_E_NOMEM;
 	e = take_seqs(s, a);
+	e = e ? e : plx_order_init(&s->wait, a, c->n_keys);
+	e = e ? e : plx_order_init(&s->prefill, a, c->n_keys);
+	e = e ? e : plx_fair_init(&s->fair, a, c->n_keys);
 	e = e ? e : plx_kv_init(&s->kv, a, c->n_blocks);
 	return e ? e
 	         : plx_prefix_init(&s->prefix, a, &s->kv, c->block_tokens, c->prefix_cache,
@@ -86,18 +90,11 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 
 /* ---- waiting requests ---- */
 
-static void wait_append(struct plx_sched *s, uint32_t key)
+void plx_sched_wait_add(struct plx_sched *s, uint32_t key, uint32_t cached_tokens)
 {
 	struct plx_sched_ent *e = &s->ent[key];
-	struct plx_sched_list *w = &s->wait[e->priority];
 
-	e->prev = w->last;
-	e->next = PLX_ENT_NONE;
-	if (w->last != PLX_ENT_NONE)
-		s->ent[w->last].next = key;
-	else
-		w->first = key;
-	w->last = key;
+	plx_order_add(&s->wait, key, e->rank, e->job.n_ids - cached_tokens, e->job.deadline_ns);
 	s->load.n_waiting++;
 	s->load.waiting_tokens += e->job.n_ids;
 	s->waiting_blocks += e->need_blocks;
@@ -106,155 +103,51 @@ static void wait_append(struct plx_sched *s, uint32_t key)
 void plx_sched_wait_remove(struct plx_sched *s, uint32_t key)
 {
 	struct plx_sched_ent *e = &s->ent[key];
-	struct plx_sched_list *w = &s->wait[e->priority];
 
-	if (e->prev != PLX_ENT_NONE)
-		s->ent[e->prev].next = e->next;
-	else
-		w->first = e->next;
-	if (e->next != PLX_ENT_NONE)
-		s->ent[e->next].prev = e->prev;
-	else
-		w->last = e->prev;
+	plx_order_remove(&s->wait, key);
 	s->load.n_waiting--;
 	s->load.waiting_tokens -= e->job.n_ids;
 	s->waiting_blocks -= e->need_blocks;
 }
 
+void plx_sched_prefill_update(struct plx_sched *s, uint32_t key)
+{
+	const struct plx_sched_ent *e = &s->ent[key];
+	uint32_t left = 0;
+
+	for (uint32_t i = 0; e->state == PLX_ENT_RUNNING && i < e->job.n_samples; i++)
+		if (e->out.end[i] == PLX_SEQ_END_NONE)
+			left += plx_seq_prefilling(&s->seq[e->slot[i]]);
+	if (plx_order_has(&s->prefill, key)) {
+		if (left > 0)
+			plx_order_tokens(&s->prefill, key, left);
+		else
+			plx_order_remove(&s->prefill, key);
+	} else if (left > 0) {
+		plx_order_add(&s->prefill, key, e->rank, left, e->job.deadline_ns);
+	}
+}
+
 void plx_sched_update_load(struct plx_sched *s)
 {
-	uint32_t tokens = s->load.waiting_tokens, running = 0;
+	struct plx_sched_view v = {.n_seq = 0};
 
 	for (uint32_t i = 0; i < s->n_run; i++) {
 		const struct plx_seq *q = &s->seq[s->run[i]];
 
-		if (q->state == PLX_SEQ_RUN) {
-			tokens += plx_seq_prefilling(q);
-			running++;
-		}
+		if (q->state != PLX_SEQ_RUN)
+			continue;
+		v.n_seq++;
+		if (q->itl_ns && (v.itl_ns == 0 || q->itl_ns < v.itl_ns))
+			v.itl_ns = q->itl_ns;
+		if (plx_seq_prefilling(q) > 0)
+			continue;
+		v.work.decodes++;
+		v.work.context += q->n_run;
 	}
-	s->load.queued_tokens = tokens;
-	s->load.n_running = running;
-}
-
-/* Prompt blocks that may be shared: the last prompt token always runs in a block of one's own. */
-static uint32_t shareable_blocks(const struct plx_sched *s, uint32_t n_ids)
-{
-	return (n_ids - 1) / s->conf.block_tokens;
-}
-
-static uint32_t cached_now(const struct plx_sched *s, const struct plx_sched_job *j)
-{
-	struct plx_prefix_at at = plx_prefix_begin(j->tenant);
-	uint32_t bt = s->conf.block_tokens, n = shareable_blocks(s, j->n_ids), i = 0;
-
-	while (i < n && plx_prefix_find(&s->prefix, &at, &j->ids[i * bt]) != PLX_KV_NONE)
-		i++;
-	return i * bt;
-}
-
-static uint64_t est_ttft_ns(const struct plx_sched *s, uint32_t own_tokens)
-{
-	uint64_t step = s->load.step_ns ? s->load.step_ns : STEP_GUESS_NS;
-	uint64_t ahead = s->load.queued_tokens + own_tokens;
-
-	if (s->load.tok_ns)
-		return step + ahead * s->load.tok_ns;
-	return step * (1 + ahead / s->conf.step_tokens);
-}
-
-static int refuse(struct plx_sched_admit *out, int err, const char *why)
-{
-	out->why = why;
-	return err;
-}
-
-/* Whether the request can run at all; fills max_new and the blocks it needs. */
-static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
-                   struct plx_sched_ent *e, struct plx_sched_admit *out)
-{
-	const struct plx_sched_conf *c = &s->conf;
-
-	if (j->n_ids == 0 || j->n_samples == 0)
-		return refuse(out, PLX_E_BAD_REQUEST, "the prompt has no tokens");
-	if (j->n_ids > c->max_prompt || j->n_ids >= c->ctx_tokens)
-		return refuse(out, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens");
-	if (j->n_samples > c->n_slots || j->n_samples > c->step_seqs ||
-	    j->n_samples > PLX_SCHED_MAX_SAMPLES)
-		return refuse(out, PLX_E_TOO_LARGE, "more samples than can run at once");
-	uint32_t limit = c->max_new, ctx_left = c->ctx_tokens - j->n_ids;
-
-	e->max_new = j->max_new && j->max_new < limit ? j->max_new : limit;
-	e->by_context = e->max_new > ctx_left;
-	if (e->by_context)
-		e->max_new = ctx_left;
-	uint32_t shared = shareable_blocks(s, j->n_ids);
-
-	e->shared_end = shared * c->block_tokens;
-	e->max_blocks = plx_seq_blocks(j->n_ids, e->max_new, c->block_tokens);
-	e->need_blocks = shared + j->n_samples * (e->max_blocks - shared);
-	if (e->need_blocks > c->n_blocks)
-		return refuse(out, PLX_E_TOO_LARGE,
-		              "prompt and answer need more KV blocks than there are");
-	return 0;
-}
-
-static int check_pressure(const struct plx_sched *s, const struct plx_sched_job *j,
-                          const struct plx_sched_ent *e, uint64_t now_ns,
-                          struct plx_sched_admit *out)
-{
-	if (j->tenant_blocks && e->need_blocks > j->tenant_blocks)
-		return refuse(out, PLX_E_KV_PRESSURE, "the key's share of KV memory is too small");
-	if (s->waiting_blocks + e->need_blocks > (uint64_t)WAIT_POOLS * s->conf.n_blocks)
-		return refuse(out, PLX_E_KV_PRESSURE, "too much waits for KV memory");
-	if (j->deadline_ns && now_ns >= j->deadline_ns)
-		return refuse(out, PLX_E_DEADLINE_UNMEETABLE, "the deadline has passed");
-	/* An estimate counts only once it rests on measurements. */
-	if (j->deadline_ns && s->load.tok_ns && now_ns + out->est_ttft_ns > j->deadline_ns)
-		return refuse(out, PLX_E_DEADLINE_UNMEETABLE,
-		              "the first token is expected after the deadline");
-	return 0;
-}
-
-static uint32_t waiting_ahead(const struct plx_sched *s, uint8_t priority)
-{
-	uint32_t n = 0;
-
-	for (uint32_t p = priority; p < PLX_SCHED_PRIORITIES; p++)
-		for (uint32_t k = s->wait[p].first; k != PLX_ENT_NONE; k = s->ent[k].next)
-			n++;
-	return n;
-}
-
-int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
-                  uint64_t now_ns, struct plx_sched_admit *out)
-{
-	struct plx_sched_ent *e = &s->ent[key];
-
-	PLX_CHECK(key < s->conf.n_keys && e->state == PLX_ENT_FREE &&
-	          job->tenant < PLX_SCHED_TENANTS && job->priority < PLX_SCHED_PRIORITIES);
-	memset(out, 0, sizeof(*out));
-	int err = size_up(s, job, e, out);
-
-	if (err)
-		return err;
-	plx_sched_update_load(s);
-	out->cached_tokens = cached_now(s, job);
-	out->est_ttft_ns = est_ttft_ns(s, job->n_ids - out->cached_tokens);
-	err = check_pressure(s, job, e, now_ns, out);
-	if (err)
-		return err;
-	out->queue_position = waiting_ahead(s, job->priority);
-	e->state = PLX_ENT_WAITING;
-	e->priority = job->priority;
-	e->job = *job;
-	e->n_live = 0;
-	e->tenant_held = 0;
-	e->admit_ns = now_ns;
-	e->start_ns = e->first_ns = 0;
-	memset(&e->out, 0, sizeof(e->out));
-	wait_append(s, key);
-	return 0;
+	s->view = v;
+	s->load.n_running = v.n_seq;
+	s->load.queued_tokens = s->load.waiting_tokens + (uint32_t)plx_order_sum(&s->prefill);
 }
 
 /* ---- the end of sequences and requests ---- */
@@ -286,6 +179,24 @@ static void seq_end(struct plx_sched *s, uint32_t slot)
 		plx_sched_seq_leave(s, slot);
 }
 
+/* The session pays for what it got: the answers too, and no prompt that never ran. */
+static void settle_share(struct plx_sched *s, const struct plx_sched_ent *e)
+{
+	int64_t tokens = e->start_ns ? 0 : -(int64_t)e->job.n_ids;
+
+	for (uint32_t i = 0; i < e->job.n_samples; i++)
+		tokens += e->out.n_out[i];
+	plx_fair_charge(&s->fair, e->flow, tokens);
+	plx_fair_leave(&s->fair, e->flow);
+}
+
+static void learn_answer(struct plx_sched *s, uint32_t n_out)
+{
+	double *mean = &s->pace.answer;
+
+	*mean = *mean > 0 ? *mean + (n_out - *mean) / 64 : n_out;
+}
+
 static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 {
 	struct plx_sched_ent *e = &s->ent[key];
@@ -298,7 +209,9 @@ static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 		f->decode_ns = now_ns > e->first_ns ? now_ns - e->first_ns : 0;
 	}
 	s->tenant_held[e->job.tenant] -= e->tenant_held;
+	settle_share(s, e);
 	e->state = PLX_ENT_FREE;
+	plx_sched_prefill_update(s, key);
 	s->sink.final(s->sink.ctx, key, f);
 }
 
@@ -341,9 +254,12 @@ void plx_sched_sample_end(struct plx_sched *s, uint32_t slot, enum plx_seq_end e
 
 	e->out.end[q->sample] = (uint8_t)end;
 	e->out.n_out[q->sample] = q->n_out;
+	learn_answer(s, q->n_out);
 	seq_end(s, slot);
-	if (--e->n_live > 0)
+	if (--e->n_live > 0) {
+		plx_sched_prefill_update(s, key);
 		return;
+	}
 	e->out.kind = PLX_SCHED_DONE;
 	ent_close(s, key, now_ns);
 }
@@ -389,18 +305,10 @@ void plx_sched_window(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 
 static void tick_waiting(struct plx_sched *s, uint64_t now_ns)
 {
-	for (uint32_t p = 0; p < PLX_SCHED_PRIORITIES; p++) {
-		uint32_t next;
+	uint32_t k;
 
-		for (uint32_t k = s->wait[p].first; k != PLX_ENT_NONE; k = next) {
-			struct plx_sched_ent *e = &s->ent[k];
-
-			next = e->next;
-			if (e->job.deadline_ns && now_ns >= e->job.deadline_ns)
-				plx_sched_ent_fail(s, k, PLX_SCHED_REJECT,
-				                   PLX_E_DEADLINE_UNMEETABLE, 0, now_ns);
-		}
-	}
+	while ((k = plx_order_overdue(&s->wait, now_ns)) != PLX_QUEUE_NONE)
+		plx_sched_ent_fail(s, k, PLX_SCHED_REJECT, PLX_E_DEADLINE_UNMEETABLE, 0, now_ns);
 }
 
 /* The deadline passed: what was made so far is the answer; nothing yet is a REJECT. */

@@ -3,12 +3,42 @@
  * no memory of its own beyond what init takes; what it has to say goes through a struct
  * plx_sched_sink.
  *
- * Policy. Waiting requests start in order of priority, then of arrival; the first that finds no
- * slots or blocks makes the others of its priority and below wait, so that none starves behind
- * smaller ones (one whose tenant is at its share is passed over). A request starts with all of its
- * samples and with every KV block it can need, so whatever runs can finish: nothing is ever
- * preempted. A step takes one decode token of each sequence that may go on, then prompt chunks in
- * order of start, under the token budget; an eighth of it is kept for prompts while any waits.
+ * Policy. A step takes one decode token of each sequence that may go on, then prompt chunks, then
+ * starts what waits. Prompts, running or waiting, go in the order of queue.h: priority with age,
+ * fair shares of sessions, least slack; without objectives that is order of arrival, running ones
+ * first. A request starts when a step has room for it, with all of its samples and with every KV
+ * block it can need, so whatever runs can finish: nothing is ever preempted. The first that finds
+ * no slots or blocks makes those behind it wait, so that none starves behind smaller ones (one
+ * whose tenant is at its share is passed over). One whose first token can't come as wanted any more
+ * goes behind those that still can.
+ *
+ * Pace. Steps are to last equally long, so that tokens come evenly. With prompts a step lasts
+ *
+ *   max(1.05 * alone, min(1.6 * usual, objective / margin))
+ *
+ *   alone      what its decodes take by themselves (cost.h)
+ *   usual      the mean of alone over a million steps, of what prompts needed for their objectives
+ *              instead where that is more, each counted with at most 15 % from the mean
+ *   objective  the strictest time between tokens of those that run; margin: 99 of 100 steps meet it
+ *
+ * and takes as many prompt tokens as fit. Where nobody named an objective it lasts 2 * usual; where
+ * nothing decodes, as long as the objective allows. A new sequence starts only while decodes alone
+ * would take at most 0.9 of the objective; what runs gets its 1/20 of prompt tokens in any case.
+ * Until times were measured, a step takes at most 512 prompt tokens. Of the record an eighth is
+ * kept for prompts while any waits. Two steps in flight need no more care: each of them is as long
+ * as this says, and a sequence is in both.
+ *
+ * Waiting for company: with wait_ns set, an idle device starts only when the batch is full
+ * (step_seqs requests or step_tokens tokens wait) or the oldest waited wait_ns. It is 0 by default:
+ * with batching by iterations whoever comes later joins the next step, so that waiting gains
+ * nothing but one step's weights read once less, and costs every lone request its wait.
+ *
+ * Admission. The first token is expected when the device has run the steps in flight and, at the
+ * pace above, all prompt tokens that stand ahead of it and its own, or when slots and blocks are
+ * free; the ratio of truth to expectation is smoothed over requests and multiplies what ACCEPT
+ * says; stats.ttft_err counts how far it was off. Refused at once: what would come after its
+ * objective (60 s where it has none), and what would make one already admitted, among the next 64
+ * behind it, miss its own.
  *
  * Samples of one request share the prompt's full blocks: sample 0 runs them, the others wait until
  * they are in a step, then run what is left of the prompt themselves.
@@ -17,16 +47,23 @@
  * when no step in flight names them; plx_kv's sum holds.
  *
  * Owner: the batch stage.  Thread: one.  Cost: O(sequences + tokens given) a step, no allocation.
+ * Source: Yu et al., "Orca", OSDI 2022 (iterations); Agrawal et al., "Sarathi-Serve",
+ *         arXiv:2403.02310 (chunks beside decodes); Zhong et al., "DistServe", arXiv:2401.09670
+ *         (goodput under both objectives); queue.h, cost.h.
  */
 #ifndef PLX_DATAPLANE_BATCH_SCHED_H
 #define PLX_DATAPLANE_BATCH_SCHED_H
 
+#include "dataplane/batch/cost.h"
+#include "dataplane/batch/queue.h"
 #include "dataplane/batch/seq.h"
 
 #define PLX_SCHED_MAX_SAMPLES 64
 #define PLX_SCHED_PRIORITIES  16
 #define PLX_SCHED_TENANTS     256
 #define PLX_SCHED_MAX_EOG     16
+#define PLX_SCHED_MAX_STEPS   16
+#define PLX_SCHED_ERR_BINS    5
 
 struct plx_sched_conf {
 	uint32_t n_keys;  /* requests: keys are 0 .. n_keys-1 */
@@ -102,9 +139,14 @@ struct plx_sched_sink {
 struct plx_sched_ent {
 	uint8_t state; /* enum plx_ent_state */
 	uint8_t priority;
-	bool timed_first; /* first id came */
-	uint16_t n_live;  /* samples that run */
-	uint32_t prev, next;
+	bool late;       /* missed its first token's objective already: behind the others */
+	uint16_t n_live; /* samples that run */
+	uint32_t flow;   /* its session's share */
+	double fair_start;
+	int64_t rank;
+	uint64_t due_ns;      /* first token; 0: no objective */
+	uint64_t itl_ns;      /* between tokens; 0: no objective */
+	uint64_t raw_ns;      /* estimate of the first token before correction; 0: none */
 	uint32_t need_blocks; /* for all samples, nothing cached */
 	uint32_t shared_end;  /* positions of sample 0 that the other samples share */
 	uint64_t shared_step; /* step that runs the last of them; the others come after it */
@@ -116,10 +158,6 @@ struct plx_sched_ent {
 	struct plx_sched_job job;
 	struct plx_sched_final out;
 	uint16_t slot[PLX_SCHED_MAX_SAMPLES];
-};
-
-struct plx_sched_list {
-	uint32_t first, last;
 };
 
 /* Figures of the whole; read-only for others. */
@@ -136,6 +174,36 @@ struct plx_sched_load {
 struct plx_sched_stats {
 	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
 	uint64_t late_tokens, paused, faulted, room_waits;
+	uint64_t late_starts; /* requests whose first token could not come as wanted any more */
+	uint64_t full, pressed,
+	    unmeetable; /* refused: QUEUE_FULL, KV_PRESSURE, DEADLINE_UNMEETABLE */
+	/* Estimates of the first token against the truth: |estimate / truth - 1| up to 0.1, 0.25,
+	 * 0.5, 1 and beyond. */
+	uint64_t ttft_err[PLX_SCHED_ERR_BINS];
+};
+
+/* A step in flight: what it was expected to take. */
+struct plx_sched_sent {
+	struct plx_cost_work work;
+	double expect_ns;
+};
+
+/* The sequences that run, as of the last fill or result. */
+struct plx_sched_view {
+	struct plx_cost_work work; /* a step of all that decode */
+	uint32_t n_seq;            /* all that run */
+	uint64_t itl_ns;           /* the strictest objective; 0: none */
+};
+
+/* What the scheduler knows of time. */
+struct plx_sched_pace {
+	double usual_ns;    /* a step of decodes alone, with what objectives need, on average */
+	uint32_t n_usual;   /* steps that this is the mean of */
+	double out_ns;      /* steps in flight are expected to take */
+	double truth;       /* smoothed true time to the first token / its raw estimate */
+	double answer;      /* smoothed ids of an answer */
+	double ttft_err;    /* smoothed |estimate / truth - 1| */
+	uint64_t out_since; /* the first step in flight runs since then */
 };
 
 struct plx_sched {
@@ -145,9 +213,16 @@ struct plx_sched {
 	struct plx_prefix prefix;
 	struct plx_sched_load load;
 	struct plx_sched_stats stats;
-	struct plx_sched_ent *ent; /* [n_keys] */
-	struct plx_seq *seq;       /* [n_slots]; the index is the device's slot */
-	uint32_t *run;             /* [n_slots] slots that are not free, in order of start */
+	struct plx_cost cost;
+	struct plx_sched_view view;
+	struct plx_sched_pace pace;
+	struct plx_order wait;    /* requests that have not started; tokens: not cached */
+	struct plx_order prefill; /* those whose prompt is not all given; tokens: what is left */
+	struct plx_fair fair;
+	struct plx_sched_sent sent[PLX_SCHED_MAX_STEPS]; /* by step id */
+	struct plx_sched_ent *ent;                       /* [n_keys] */
+	struct plx_seq *seq; /* [n_slots]; the index is the device's slot */
+	uint32_t *run;       /* [n_slots] slots that are not free, in order of start */
 	uint32_t n_run;
 	uint32_t *free_slot; /* [n_slots] stack */
 	uint32_t n_free_slots;
@@ -158,7 +233,6 @@ struct plx_sched {
 	uint64_t next_step_id;
 	bool need_reset; /* a fault left blocks in quarantine: nothing new starts */
 	bool lost;       /* the device is gone until reset: no steps */
-	struct plx_sched_list wait[PLX_SCHED_PRIORITIES];
 	uint32_t tenant_held[PLX_SCHED_TENANTS];
 };
 
@@ -174,7 +248,8 @@ struct plx_sched_admit {
 	uint32_t queue_position; /* requests ahead that have not started */
 	uint32_t cached_tokens;  /* prompt tokens found in the prefix cache now */
 	uint64_t est_ttft_ns;
-	const char *why; /* on error: for a person */
+	uint64_t retry_ns; /* on error: it could be admitted after so long; 0: not as it is */
+	const char *why;   /* on error: for a person */
 };
 
 /*
@@ -182,8 +257,12 @@ struct plx_sched_admit {
  *
  * Errors (the key stays free, no final): BAD_REQUEST (empty prompt, ids out of range are the
  * caller's check), TOO_LARGE (can never run: prompt, context, pool, slots), KV_PRESSURE (the
- * tenant's share is smaller than it needs, or what waits already needs 8 times the pool),
- * DEADLINE_UNMEETABLE (passed, or before the estimated first token).
+ * tenant's share is smaller than it needs, what waits already needs 8 times the pool, or blocks
+ * come free too late for its objective), DEADLINE_UNMEETABLE (passed, before the estimated first
+ * token, or an objective that can't be met even alone), QUEUE_FULL (too much waits ahead). What
+ * rests on estimates is refused only once they rest on measurements.
+ *
+ * Cost: O(n_ids) for the look-up of cached blocks, O(log n_keys) for the order.
  */
 int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
                   uint64_t now_ns, struct plx_sched_admit *out);
@@ -202,7 +281,7 @@ void plx_sched_window(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 
 /*
  * plx_sched_tick - end what waited or ran past its deadline, or was paused for too long.
- * Cost: O(keys that are in use); call it every millisecond or so.
+ * Cost: O(sequences + log n_keys a request that ends); call it every millisecond or so.
  */
 void plx_sched_tick(struct plx_sched *s, uint64_t now_ns);
 

@@ -54,8 +54,10 @@ static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uin
 	if (o->n_out == 0)
 		return;
 	q->last_ns = st->end_ns;
-	if (e->first_ns == 0)
+	if (e->first_ns == 0) {
 		e->first_ns = st->end_ns;
+		plx_sched_first_came(s, e);
+	}
 	if (end == PLX_SEQ_END_EOS)
 		s->sink.end(s->sink.ctx, q->ent, q->sample, end, st->end_ns);
 	else
@@ -136,6 +138,7 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 {
 	PLX_CHECK(s->n_steps_out > 0);
 	s->n_steps_out--;
+	plx_sched_step_came(s, step, status == 0, now_ns);
 	if (status == 0)
 		measure(s, step);
 	else

@@ -6,12 +6,14 @@
 
 enum plx_ent_state { PLX_ENT_FREE, PLX_ENT_WAITING, PLX_ENT_RUNNING };
 
-#define PLX_ENT_NONE UINT32_MAX /* end of a list of keys */
-
-/* plx_sched_wait_remove - take a waiting request out of its list. */
+/* plx_sched_wait_add, plx_sched_wait_remove - a waiting request enters or leaves the order. */
+void plx_sched_wait_add(struct plx_sched *s, uint32_t key, uint32_t cached_tokens);
 void plx_sched_wait_remove(struct plx_sched *s, uint32_t key);
 
-/* plx_sched_update_load - count queued tokens and running sequences anew. */
+/* plx_sched_prefill_update - the prompt tokens a running request has not given may have changed. */
+void plx_sched_prefill_update(struct plx_sched *s, uint32_t key);
+
+/* plx_sched_update_load - look at everything that runs anew: load and view. */
 void plx_sched_update_load(struct plx_sched *s);
 
 /* plx_sched_seq_leave - free the slot and blocks of a sequence that no step names. */
@@ -36,7 +38,55 @@ static inline uint32_t plx_sched_records(uint32_t n_top)
 	return 1 + (n_top + 2) / 3;
 }
 
-/* plx_sched_start_waiting - start what has room, in the order of the policy (sched_start.c). */
-void plx_sched_start_waiting(struct plx_sched *s, uint64_t now_ns);
+/*
+ * plx_sched_start_waiting - start what has room, in order, until the prompts that run ahead of the
+ * next one have so many tokens (sched_start.c).
+ */
+void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_ns);
+
+/* ---- time (sched_plan.c) ---- */
+
+/*
+ * plx_sched_aim_ns - how long a step that runs `base` may take with prompt tokens added.
+ *
+ * @itl_ns  the strictest objective of those it serves; 0: none.
+ *
+ * Returns 0 where nothing limits it.
+ */
+double plx_sched_aim_ns(struct plx_sched *s, const struct plx_cost_work *base, uint64_t itl_ns,
+                        uint64_t now_ns);
+
+/* plx_sched_chunk - prompt tokens from pos on that a step of w can take to last aim_ns; 0: any. */
+uint32_t plx_sched_chunk(const struct plx_sched *s, const struct plx_cost_work *w, uint32_t pos,
+                         double aim_ns, uint32_t most);
+
+/* plx_sched_prompt_ns - the prompt's own time on an idle device. */
+double plx_sched_prompt_ns(const struct plx_sched *s, uint32_t tokens);
+
+/*
+ * plx_sched_ttft_ns - when the last of own prompt tokens is done and its id there, with so many
+ * others ahead and what is in flight.
+ */
+double plx_sched_ttft_ns(const struct plx_sched *s, uint64_t ahead, uint32_t own, uint64_t now_ns);
+
+/* plx_sched_place_ns - how long until n_seq more sequences with blocks may start. */
+double plx_sched_place_ns(const struct plx_sched *s, uint32_t n_seq, uint64_t blocks);
+
+/* plx_sched_gated - one more would make decodes alone too slow for somebody's objective. */
+bool plx_sched_gated(const struct plx_sched *s, const struct plx_sched_ent *e);
+
+/* plx_sched_too_late - its first token can't come as wanted any more; not said twice. */
+bool plx_sched_too_late(const struct plx_sched *s, uint32_t key, uint64_t now_ns);
+
+/* plx_sched_put_behind - it missed its objective: behind those that can still meet theirs. */
+void plx_sched_put_behind(struct plx_sched *s, uint32_t key);
+
+/* plx_sched_sent, plx_sched_came - a step goes to the device, or came back as step says. */
+void plx_sched_step_sent(struct plx_sched *s, uint64_t id, const struct plx_cost_work *w,
+                         uint64_t now_ns);
+void plx_sched_step_came(struct plx_sched *s, const struct plx_step *st, bool ok, uint64_t now_ns);
+
+/* plx_sched_first_came - a request's first id: judge its estimate. */
+void plx_sched_first_came(struct plx_sched *s, const struct plx_sched_ent *e);
 
 #endif

@@ -44,6 +44,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .max_new = e->max_new,
 	                      .window = s->conf.window,
 	                      .n_blocks = e->max_blocks,
+	                      .itl_ns = e->itl_ns,
 	                      .flags = e->job.flags,
 	                      .at = plx_prefix_begin(e->job.tenant),
 	                      .ids = ids,
@@ -104,6 +105,7 @@ static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 		return false;
 	s->n_free_slots--;
 	plx_sched_wait_remove(s, key);
+	plx_fair_serve(&s->fair, e->fair_start);
 	e->state = PLX_ENT_RUNNING;
 	e->n_live = (uint16_t)e->job.n_samples;
 	e->start_ns = now_ns;
@@ -115,6 +117,7 @@ static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 	s->stats.cached_tokens += n_cached * bt;
 	seq_start(s, key, 0, slot, n_cached * bt);
 	start_siblings(s, key);
+	plx_sched_prefill_update(s, key);
 	return true;
 }
 
@@ -124,15 +127,23 @@ static bool over_share(const struct plx_sched *s, const struct plx_sched_ent *e)
 	       s->tenant_held[e->job.tenant] + e->need_blocks > e->job.tenant_blocks;
 }
 
-void plx_sched_start_waiting(struct plx_sched *s, uint64_t now_ns)
+void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_ns)
 {
-	for (uint32_t p = PLX_SCHED_PRIORITIES; p-- > 0;) {
-		uint32_t next;
+	uint32_t next;
 
-		for (uint32_t k = s->wait[p].first; k != PLX_ENT_NONE; k = next) {
-			next = s->ent[k].next;
-			if (!over_share(s, &s->ent[k]) && !ent_start(s, k, now_ns))
-				return;
+	for (uint32_t k = plx_order_first(&s->wait); k != PLX_QUEUE_NONE; k = next) {
+		struct plx_sched_ent *e = &s->ent[k];
+
+		next = plx_order_next(&s->wait, k);
+		if (plx_order_ahead(&s->prefill, e->rank).tokens >= tokens)
+			return;
+		if (plx_sched_too_late(s, k, now_ns)) {
+			plx_sched_put_behind(s, k);
+			continue;
 		}
+		if (over_share(s, e))
+			continue;
+		if (plx_sched_gated(s, e) || !ent_start(s, k, now_ns))
+			return;
 	}
 }

@@ -5,6 +5,7 @@
 
 struct filling {
 	struct plx_seq_fill f;
+	struct plx_cost_work work;
 	uint32_t room; /* sink records that are left */
 	bool tight;    /* a sequence did not fit */
 };
@@ -38,14 +39,6 @@ static bool may_prefill(const struct plx_sched *s, const struct plx_seq *q, uint
 	return q->sample == 0 || (e->shared_step != PLX_SCHED_NOT_YET && e->shared_step < step_id);
 }
 
-static bool any_prefill(const struct plx_sched *s, uint64_t step_id)
-{
-	for (uint32_t i = 0; i < s->n_run; i++)
-		if (may_prefill(s, &s->seq[s->run[i]], step_id))
-			return true;
-	return false;
-}
-
 static void give_decodes(struct plx_sched *s, struct filling *w)
 {
 	uint32_t first = s->n_run ? s->first_decode % s->n_run : 0;
@@ -57,33 +50,74 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 
 		if (!plx_seq_can_decode(&s->seq[slot]))
 			continue;
+		uint32_t pos = s->seq[slot].n_run;
+
 		if (give(s, w, slot, 1) == 0) {
 			s->first_decode = at;
 			return;
 		}
+		w->work.decodes++;
+		w->work.context += pos;
 		s->stats.decode_tokens++;
 	}
 }
 
-static void give_prompts(struct plx_sched *s, struct filling *w)
+/* The next chunk of one sequence; 0: it could not go, or the step is full. */
+static uint32_t give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, double aim_ns)
+{
+	struct plx_seq *q = &s->seq[slot];
+	struct plx_sched_ent *e = &s->ent[q->ent];
+	uint32_t pos = q->n_run;
+	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, plx_seq_prefilling(q));
+	uint32_t given = n ? give(s, w, slot, n) : 0;
+
+	if (given == 0)
+		return 0;
+	plx_cost_add_prefill(&w->work, pos, given);
+	s->stats.prefill_tokens += given;
+	if (q->sample == 0 && e->shared_step == PLX_SCHED_NOT_YET && q->n_run >= e->shared_end)
+		e->shared_step = w->f.step->id;
+	return given;
+}
+
+/* Prompt tokens in the order of the policy, as many as the step may take. */
+static void give_prompts(struct plx_sched *s, struct filling *w, double aim_ns)
 {
 	uint64_t id = w->f.step->id;
+	uint32_t next;
 
-	for (uint32_t i = 0; i < s->n_run; i++) {
-		struct plx_seq *q = &s->seq[s->run[i]];
-		struct plx_sched_ent *e = &s->ent[q->ent];
+	for (uint32_t k = plx_order_first(&s->prefill); k != PLX_QUEUE_NONE; k = next) {
+		const struct plx_sched_ent *e = &s->ent[k];
+		bool full = false;
 
-		if (!may_prefill(s, q, id))
-			continue;
-		uint32_t given = give(s, w, s->run[i], plx_seq_prefilling(q));
+		next = plx_order_next(&s->prefill, k);
+		for (uint32_t i = 0; i < e->job.n_samples && !full; i++) {
+			uint32_t slot = e->slot[i];
 
-		if (given == 0)
+			if (e->out.end[i] == PLX_SEQ_END_NONE && may_prefill(s, &s->seq[slot], id))
+				full = give_chunk(s, w, slot, aim_ns) == 0;
+		}
+		plx_sched_prefill_update(s, k);
+		if (full)
 			return;
-		s->stats.prefill_tokens += given;
-		if (q->sample == 0 && e->shared_step == PLX_SCHED_NOT_YET &&
-		    q->n_run >= e->shared_end)
-			e->shared_step = id;
 	}
+}
+
+/* Whether an idle device had better wait for company: only while nothing runs. */
+static bool waits_for_company(const struct plx_sched *s, uint64_t now_ns)
+{
+	uint32_t k = plx_order_first(&s->wait);
+
+	if (s->conf.wait_ns == 0 || s->n_run > 0 || s->n_steps_out > 0 || k == PLX_QUEUE_NONE)
+		return false;
+	if (s->load.n_waiting >= s->conf.step_seqs ||
+	    plx_order_sum(&s->wait) >= s->conf.step_tokens)
+		return false;
+	uint64_t oldest = now_ns;
+
+	for (uint32_t i = 0; k != PLX_QUEUE_NONE; k = plx_order_next(&s->wait, k), i++)
+		oldest = s->ent[k].admit_ns < oldest ? s->ent[k].admit_ns : oldest;
+	return now_ns - oldest < s->conf.wait_ns;
 }
 
 static void step_clear(struct plx_step *st, uint64_t id)
@@ -95,14 +129,35 @@ static void step_clear(struct plx_step *st, uint64_t id)
 	__atomic_store_n(&st->cancel, 0u, __ATOMIC_RELAXED);
 }
 
+/* Decodes first; where prompts wait, an eighth of the record is kept for them. */
+static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
+{
+	const struct plx_sched_conf *c = &s->conf;
+
+	if (plx_order_count(&s->prefill) > 0) {
+		uint32_t keep = c->step_tokens / PROMPT_SHARE;
+
+		w->f.max_tok -= keep ? keep : 1;
+		w->f.max_seq -= c->step_seqs > 1 ? 1 : 0;
+	}
+	give_decodes(s, w);
+	w->f.max_tok = c->step_tokens;
+	w->f.max_seq = c->step_seqs;
+	double aim = plx_sched_aim_ns(s, &w->work, s->view.itl_ns, now_ns);
+
+	if (plx_order_count(&s->prefill) > 0)
+		give_prompts(s, w, aim);
+}
+
 uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t room, uint64_t now_ns)
 {
 	const struct plx_sched_conf *c = &s->conf;
 
-	if (s->lost)
+	if (s->lost || waits_for_company(s, now_ns))
 		return 0;
 	if (!s->need_reset)
-		plx_sched_start_waiting(s, now_ns);
+		plx_sched_start_waiting(s, c->step_tokens, now_ns);
+	plx_sched_update_load(s);
 	step_clear(step, s->next_step_id);
 	struct filling w = {.f = {.step = step,
 	                          .max_tok = c->step_tokens,
@@ -111,22 +166,14 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	                    .room = room > s->promised ? room - s->promised : 0};
 	uint32_t before = w.room;
 
-	if (any_prefill(s, step->id)) {
-		uint32_t keep = c->step_tokens / PROMPT_SHARE;
-
-		w.f.max_tok -= keep ? keep : 1;
-		w.f.max_seq -= c->step_seqs > 1 ? 1 : 0;
-	}
-	give_decodes(s, &w);
-	w.f.max_tok = c->step_tokens;
-	w.f.max_seq = c->step_seqs;
-	give_prompts(s, &w);
-	plx_sched_update_load(s);
+	fill_step(s, &w, now_ns);
+	s->load.queued_tokens = s->load.waiting_tokens + (uint32_t)plx_order_sum(&s->prefill);
 	if (step->n_tok == 0)
 		return 0;
 	s->next_step_id++;
 	s->n_steps_out++;
 	s->promised += before - w.room;
 	s->stats.steps++;
+	plx_sched_step_sent(s, step->id, &w.work, now_ns);
 	return step->n_tok;
 }

@@ -57,6 +57,7 @@ struct plx_seq {
 	struct plx_prefix_at at;
 	uint64_t paused_ns; /* at the window since; 0: not */
 	uint64_t last_ns;   /* device time of the last id */
+	uint64_t itl_ns;    /* objective from one id to the next; 0: none */
 	int32_t *ids;       /* [ctx_tokens] prompt and answer */
 	uint32_t *block;    /* [ctx_tokens / block_tokens, rounded up] */
 };
