@@ -104,6 +104,10 @@ static void test_ask_needs_a_key_and_one_prompt(void **state)
 	unsetenv("POLLUX_KEY");
 	assert_int_equal(parse("--insecure", "two", "prompts", NULL), PLX_E_INVAL);
 	assert_non_null(strstr(d.text, "quotation marks"));
+	assert_int_equal(parse("--insecure", "--chat", NULL), 0);
+	assert_true(o.chat);
+	assert_int_equal(parse("--insecure", "--chat", "hello", NULL), PLX_E_INVAL);
+	assert_non_null(strstr(d.text, "leave PROMPT, --raw, --ids and --n out"));
 	assert_int_equal(parse("--insecure", "--raw", "--system", "s", "x", NULL), PLX_E_INVAL);
 	assert_int_equal(parse("--help", NULL), 0);
 	assert_true(o.help);

@@ -96,18 +96,19 @@ static int take_events(struct plx_client *c, struct plx_ask_answer *a)
 	return rc;
 }
 
+/* @req out: the request's handle. */
 static int run_request(struct plx_client *c, const struct plx_client_request *q,
-                       struct plx_ask_answer *a)
+                       struct plx_ask_answer *a, uint64_t *req)
 {
 	struct plx_diag d = {0};
-	uint64_t req, give_up_ns = UINT64_MAX;
+	uint64_t give_up_ns = UINT64_MAX;
 	int rc;
 
-	if (plx_client_submit(c, q, &req, &d))
+	if (plx_client_submit(c, q, req, &d))
 		return complain(&d, PLX_ASK_REFUSED);
 	while ((rc = take_events(c, a)) < 0) {
 		if (interrupted && give_up_ns == UINT64_MAX) {
-			plx_client_cancel(c, req);
+			plx_client_cancel(c, *req);
 			give_up_ns = plx_client_now_ns() + CANCEL_WAIT_NS;
 		}
 		if (plx_client_now_ns() >= give_up_ns)
@@ -161,6 +162,7 @@ static int ask_once(struct plx_client *c, const struct plx_ask_options *o, const
 	struct plx_ask_answer *a = malloc(sizeof(*a));
 	struct plx_diag d = {0};
 	uint32_t *ids = NULL;
+	uint64_t req;
 	int n, rc;
 
 	if (!a)
@@ -178,7 +180,7 @@ static int ask_once(struct plx_client *c, const struct plx_ask_options *o, const
 		q.n_messages = o->system ? 2 : 1;
 	}
 	plx_ask_answer_init(a, o);
-	rc = d.text[0] ? complain(&d, PLX_ASK_USAGE) : run_request(c, &q, a);
+	rc = d.text[0] ? complain(&d, PLX_ASK_USAGE) : run_request(c, &q, a, &req);
 	if (rc == PLX_ASK_OK || rc == PLX_ASK_CUT) {
 		plx_ask_answer_print(a);
 		if (!o->quiet)
@@ -194,12 +196,16 @@ static int ask_once(struct plx_client *c, const struct plx_ask_options *o, const
 struct talk {
 	struct plx_client_message m[TURNS_MAX];
 	uint32_t n;
+	uint64_t last;    /* the request that made the last answer; 0: none */
+	uint32_t n_known; /* messages that it covers, its answer too */
 };
 
 static void forget(struct talk *t, uint32_t from)
 {
 	while (t->n > from)
 		free((void *)(uintptr_t)t->m[--t->n].text);
+	if (t->n < t->n_known)
+		t->last = t->n_known = 0;
 }
 
 static bool say(struct talk *t, enum plx_client_role role, const char *text, size_t n)
@@ -210,6 +216,21 @@ static bool say(struct talk *t, enum plx_client_role role, const char *text, siz
 		return false;
 	t->m[t->n++] = (struct plx_client_message){.role = role, .text = copy, .n_bytes = n};
 	return true;
+}
+
+static void print_turn(const struct plx_ask_answer *a, int rc)
+{
+	bool done = rc == PLX_ASK_OK || rc == PLX_ASK_CUT;
+
+	if (done)
+		plx_ask_answer_print(a);
+	else
+		putchar('\n');
+	fflush(stdout);
+	if (done && !a->o->quiet)
+		fprintf(stderr, "[%u tokens before the answer, %u of them cached; %.1f ms]\n",
+		        a->done.prompt_tokens, a->done.cached_tokens,
+		        (double)a->done.ttft_ns / 1e6);
 }
 
 static int turn(struct plx_client *c, const struct plx_ask_options *o, struct talk *t)
@@ -223,14 +244,21 @@ static int turn(struct plx_client *c, const struct plx_ask_options *o, struct ta
 	q.messages = t->m;
 	q.n_messages = t->n;
 	q.n_samples = 1;
+	q.continues = t->last;
+	q.n_known = t->n_known;
 	plx_ask_answer_init(a, o);
-	int rc = run_request(c, &q, a);
+	uint64_t req = 0;
+	int rc = run_request(c, &q, a, &req);
 	bool kept = a->sample[0].n_text && rc != PLX_ASK_LOST &&
 	            say(t, PLX_CLIENT_ASSISTANT, a->sample[0].text, a->sample[0].n_text);
 
-	putchar('\n');
-	if (!kept)
+	print_turn(a, rc);
+	if (kept) {
+		t->last = req;
+		t->n_known = t->n;
+	} else {
 		forget(t, before);
+	}
 	plx_ask_answer_free(a);
 	free(a);
 	interrupted = 0;
@@ -251,8 +279,11 @@ static int converse(struct plx_client *c, const struct plx_ask_options *o)
 		say(t, PLX_CLIENT_SYSTEM, o->system, strlen(o->system));
 	uint32_t start = t->n;
 
-	fputs("/reset forgets the conversation, Ctrl-D ends\n", stderr);
-	while (fputs("> ", stderr), (n = getline(&text, &cap, stdin)) > 0) {
+	const char *ask = isatty(STDIN_FILENO) ? "> " : "";
+
+	if (*ask)
+		fputs("/reset forgets the conversation, Ctrl-D ends\n", stderr);
+	while (fputs(ask, stderr), (n = getline(&text, &cap, stdin)) > 0) {
 		n -= text[n - 1] == '\n';
 		if (n == 0)
 			continue;
@@ -379,7 +410,7 @@ static int prompt(struct plx_client *c, const struct plx_ask_options *o)
 {
 	if (o->prompt)
 		return ask_once(c, o, o->prompt);
-	if (isatty(STDIN_FILENO) && !o->raw && !o->ids)
+	if (o->chat || (isatty(STDIN_FILENO) && !o->raw && !o->ids))
 		return converse(c, o);
 	char *text = read_stdin();
 

@@ -34,6 +34,7 @@ enum {
 	O_IGNORE_EOS,
 	O_RETRY,
 	O_QUIET,
+	O_CHAT,
 	O_HELP,
 };
 
@@ -64,6 +65,7 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"ignore-eos", 0, NULL, O_IGNORE_EOS},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
+                                        {"chat", 0, NULL, O_CHAT},
                                         {"help", 0, NULL, O_HELP},
                                         {NULL, 0, NULL, 0}};
 
@@ -96,8 +98,11 @@ const char *plx_ask_usage(void)
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
-	       "  --retry               ask anew when the appliance was restarted meanwhile\n"
+	       "  --retry               go on, or ask anew, when the appliance was restarted\n"
+	       "                        meanwhile or lost its device\n"
 	       "\n"
+	       "  --chat                a conversation, a line of standard input each turn: only\n"
+	       "                        what is new is sent and computed\n"
 	       "  --json                one JSON object instead of text\n"
 	       "  --quiet               no figures\n"
 	       "  --ping N              N round trips instead of a prompt\n"
@@ -198,7 +203,7 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 		r->ignore_eos = true;
 		return 0;
 	case O_RETRY:
-		r->resubmit = PLX_CLIENT_RESUBMIT_ALWAYS;
+		r->resubmit = PLX_CLIENT_RESUBMIT_RESUME;
 		return 0;
 	default:
 		return 1;
@@ -255,6 +260,9 @@ static int set_how(struct plx_ask_options *o, int opt, const char *name, struct 
 	case O_QUIET:
 		o->quiet = true;
 		return 0;
+	case O_CHAT:
+		o->chat = true;
+		return 0;
 	case O_PING:
 		o->mode = PLX_ASK_PING;
 		return set_u32(name, &o->n_pings, 1, 10000000, d);
@@ -288,6 +296,10 @@ static int check(const struct plx_ask_options *o, struct plx_diag *d)
 		                    "appliance that runs without keys");
 	if (o->raw && o->ids)
 		return plx_diag_set(d, PLX_E_INVAL, "--raw and --ids exclude each other");
+	if (o->chat && (o->raw || o->ids || o->prompt || o->req.n_samples > 1))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "--chat reads its turns from standard input, one answer each; "
+		                    "leave PROMPT, --raw, --ids and --n out");
 	if (o->system && (o->raw || o->ids))
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "--system needs the chat template; leave --raw and --ids out");

@@ -35,6 +35,7 @@ struct plx_ask_options {
 	bool ids;   /* prompt and answer are ids */
 	bool json;  /* one object on standard output */
 	bool quiet; /* no figures */
+	bool chat;  /* a conversation, also where standard input is no terminal */
 	bool help;
 };
 
