@@ -18,7 +18,8 @@
  *
  *   alone      what its decodes take by themselves (cost.h)
  *   usual      the mean of alone over a million steps, of what prompts needed for their objectives
- *              instead where that is more, each counted with at most 15 % from the mean
+ *              instead where that is more; after 10,000 of them a step counts for at most 15 %
+ *              from the mean, so that an hour in which the device is slower makes steps no longer
  *   objective  the strictest time between tokens of those that run; margin: 99 of 100 steps meet it
  *
  * and takes as many prompt tokens as fit. Where nobody named an objective it lasts 2 * usual; where

@@ -15,6 +15,7 @@
 #define LOOK_AHEAD   32u  /* waiting requests whose need is looked at for a step */
 #define HALVINGS     8
 #define USUAL_OVER   1000000u /* steps: some hours */
+#define USUAL_WARM   10000u   /* steps that say what is usual at all */
 #define USUAL_FAR    0.15
 #define ANSWER_GUESS 128.0
 #define SMOOTH       (1.0 / 16)
@@ -33,7 +34,7 @@ static void learn_usual(struct plx_sched *s, double step_ns)
 	struct plx_sched_pace *p = &s->pace;
 
 	p->n_usual += p->n_usual < USUAL_OVER;
-	if (p->n_usual > 1)
+	if (p->n_usual > USUAL_WARM)
 		step_ns = fmin(fmax(step_ns, (1 - USUAL_FAR) * p->usual_ns),
 		               (1 + USUAL_FAR) * p->usual_ns);
 	p->usual_ns += (step_ns - p->usual_ns) / p->n_usual;
