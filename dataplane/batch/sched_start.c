@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#define PASS_MOST 64u /* waiting requests passed over in one step */
+
 /* Hold the cached blocks of the prompt in the first sample's table; returns how many. */
 static uint32_t hold_cached(struct plx_sched *s, struct plx_sched_ent *e, uint32_t *block)
 {
@@ -129,9 +131,10 @@ static bool over_share(const struct plx_sched *s, const struct plx_sched_ent *e)
 
 void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_ns)
 {
-	uint32_t next;
+	uint32_t next, passed = 0;
 
-	for (uint32_t k = plx_order_first(&s->wait); k != PLX_QUEUE_NONE; k = next) {
+	for (uint32_t k = plx_order_first(&s->wait); k != PLX_QUEUE_NONE && passed < PASS_MOST;
+	     k = next) {
 		struct plx_sched_ent *e = &s->ent[k];
 
 		next = plx_order_next(&s->wait, k);
@@ -139,10 +142,13 @@ void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_
 			return;
 		if (plx_sched_too_late(s, k, now_ns)) {
 			plx_sched_put_behind(s, k);
+			passed++;
 			continue;
 		}
-		if (over_share(s, e))
+		if (over_share(s, e)) {
+			passed++;
 			continue;
+		}
 		if (plx_sched_gated(s, e) || !ent_start(s, k, now_ns))
 			return;
 	}
