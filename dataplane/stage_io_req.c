@@ -135,11 +135,16 @@ static void fill_request(struct plx_stage_io *io, struct plx_session *s, struct 
 	r->deadline_ns = m->deadline_us != 0 ? io->now_ns + m->deadline_us * PLX_NS_PER_US : 0;
 }
 
-/* The answer's streams, now that the number of samples is known. */
+/* The answer's streams, now that the number of samples is known. What a client resumes behind was
+ * acknowledged, elsewhere. */
 static void open_streams(struct plx_stage_io *io, struct plx_answer *a, const struct plx_req *r)
 {
 	a->n_streams = r->view.m.n_samples;
 	memset(a->stream, 0, a->n_streams * sizeof(a->stream[0]));
+	for (uint16_t i = 0; i < a->n_streams; i++) {
+		(void)plx_req_resumed(&r->view, i, &a->stream[i].end_idx);
+		a->stream[i].acked_idx = a->stream[i].end_idx;
+	}
 	a->prio = r->priority;
 	a->logprobs = (r->view.m.flags & PLX_REQ_LOGPROBS) != 0;
 	a->whole_ns = a->progress_ns = io->now_ns;

@@ -183,6 +183,60 @@ static void test_io_carries_a_request_and_its_answer(void **state)
 		assert_int_equal(hdr.type, PLX_T_CREDIT);
 }
 
+static void test_io_resumes_behind_what_the_client_has(void **state)
+{
+	static const uint32_t had[3] = {40, 41, 42};
+	struct plx_msg_req m = plx_msg_req_init();
+	struct plx_msg_tokens_view v;
+	struct plx_msg_done done;
+	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
+	struct plx_req_writer w;
+	struct plx_note note;
+	uint8_t msg[600];
+
+	(void)state;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	plx_req_begin(&w, msg, sizeof(msg), &m);
+	plx_req_resume(&w, 0, had, 3);
+	plx_req_prompt_text(&w, "x", 1);
+	uint64_t id = cli.next_req++;
+
+	plx_rig_say(&cli, PLX_T_REQ, id, msg, (uint32_t)plx_req_end(&w));
+	plx_rig_turn(&rig, 1000);
+	struct plx_req *r = plx_rig_take(&rig, 0);
+
+	assert_non_null(r);
+	assert_true(plx_session_marked(&rig.links, 0, r->session_id));
+	plx_rig_tokens(&rig, r, 3, 43, "on", false);
+	assert_true(plx_rig_expect(&cli, PLX_T_TOKENS, &hdr, buf));
+	assert_int_equal(plx_msg_tokens_decode(&v, buf, hdr.payload_bytes), 0);
+	assert_int_equal(v.m.first_idx, 3);
+	tok_ack(id, 4, 0);
+	assert_true(plx_ring_note_pop(&rig.links.io_note[0], &note));
+	assert_int_equal(note.next, 4 + rig.cfg.lim.unacked_tokens);
+	plx_rig_tokens(&rig, r, 4, 44, ".", true);
+	end_done(r, 5);
+	assert_true(plx_rig_expect(&cli, PLX_T_DONE, &hdr, buf));
+	assert_int_equal(plx_msg_done_decode(&done, ds, buf, hdr.payload_bytes), 0);
+	assert_int_equal(ds[0].n_tokens, 5);
+}
+
+static void test_io_says_when_a_session_goes(void **state)
+{
+	struct plx_msg_close bye = {.code = PLX_CLOSE_DONE};
+
+	(void)state;
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	ask("hello");
+	uint32_t id = plx_rig_take(&rig, 0)->session_id;
+
+	assert_true(plx_session_marked(&rig.links, 0, id));
+	assert_false(plx_session_marked(&rig.links, 0, id + 0x10000)); /* the place's next one */
+	plx_rig_say(&cli, PLX_T_CLOSE, 0, &bye, sizeof(bye));
+	plx_rig_turn(&rig, 1000);
+	assert_false(plx_session_marked(&rig.links, 0, id));
+}
+
 static void test_io_repeats_until_acknowledged(void **state)
 {
 	uint32_t n_done = 0, n_tokens = 0;
@@ -904,6 +958,8 @@ int main(void)
 	    T(test_io_same_hello_same_answer),
 	    T(test_io_is_silent_to_a_wrong_mac),
 	    T(test_io_carries_a_request_and_its_answer),
+	    T(test_io_resumes_behind_what_the_client_has),
+	    T(test_io_says_when_a_session_goes),
 	    T(test_io_repeats_until_acknowledged),
 	    T(test_io_probes_more_after_each_timeout),
 	    T(test_io_counts_what_it_repeated_in_vain),

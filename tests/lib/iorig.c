@@ -113,16 +113,16 @@ int plx_rig_open(struct plx_rig *r, const struct plx_config *cfg, uint32_t n_io,
 	if (!e)
 		e = cfg->port[0].iface[0] != '\0' ? plx_port_open(&r->port, &r->cfg, 0, &d)
 		                                  : make_port(r);
-	struct plx_io_conf conf = {.cfg = &r->cfg,
-	                           .links = &r->links,
-	                           .keys = &r->keys,
-	                           .n_io = n_io,
-	                           .max_datagram = 1452,
-	                           .features = PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_GENERATE |
-	                                       PLX_FEAT_STOP | PLX_FEAT_LOGPROBS |
-	                                       PLX_FEAT_SAMPLES | PLX_FEAT_DETERMINISTIC |
-	                                       PLX_FEAT_NO_STREAM,
-	                           .numeric_kind = 7};
+	struct plx_io_conf conf = {
+	    .cfg = &r->cfg,
+	    .links = &r->links,
+	    .keys = &r->keys,
+	    .n_io = n_io,
+	    .max_datagram = 1452,
+	    .features = PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_GENERATE | PLX_FEAT_STOP |
+	                PLX_FEAT_LOGPROBS | PLX_FEAT_SAMPLES | PLX_FEAT_DETERMINISTIC |
+	                PLX_FEAT_NO_STREAM | PLX_FEAT_RESUME | PLX_FEAT_CONTINUE,
+	    .numeric_kind = 7};
 
 	e = e ? e : plx_io_shared_open(&r->shared, &r->arena, &conf, &d);
 	for (uint32_t i = 0; i < n_io && !e; i++)
