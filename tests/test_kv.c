@@ -25,7 +25,7 @@ static void pool_open(struct pool *p, uint32_t n_blocks, bool cache)
 	    plx_arena_open(&p->arena, plx_kv_bytes(n_blocks) + plx_prefix_bytes(n_blocks, BT), &d),
 	    0);
 	assert_int_equal(plx_kv_init(&p->kv, &p->arena, n_blocks), 0);
-	assert_int_equal(plx_prefix_init(&p->px, &p->arena, &p->kv, BT, cache, 0x5eed), 0);
+	assert_int_equal(plx_prefix_init(&p->px, &p->arena, &p->kv, 0, BT, cache, 0x5eed), 0);
 }
 
 static void test_kv_takes_newest_first(void **state)

@@ -599,9 +599,9 @@ static void test_sched_quarantine_lasts_until_reset(void **state)
 	assert_int_equal(add(&w, 2, &j, &out), 0);
 	for (uint32_t i = 0; i < 5; i++)
 		turn(&w);
-	/* Its three blocks are nobody's, and nothing new starts. */
-	assert_int_equal(w.s.kv.n_quarantined, 3);
-	assert_int_equal(plx_kv_room(&w.s.kv), 20 - 3 - 3);
+	/* Its two blocks, prompt and first ids, are nobody's, and nothing new starts. */
+	assert_int_equal(w.s.kv.n_quarantined, 2);
+	assert_int_equal(plx_kv_room(&w.s.kv), 20 - 2 - 2);
 	assert_int_equal(w.s.load.n_waiting, 1);
 	assert_int_equal(plx_fake_resets(w.fake), 0);
 	run_out(&w);

@@ -1,7 +1,8 @@
 /*
  * The scheduler over the CPU device: the same ids and the same bits of their log-probabilities,
  * alone or in a batch, at any chunking, with and without the prefix cache, in samples that share
- * their prompt, on one thread or more.
+ * their prompt, on one thread or more, preempted, swapped to the host and back, and going on from
+ * what was said elsewhere.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "dataplane/batch/sched.h"
+#include "dataplane/batch/preempt.h"
 #include "tests/lib/devkit.h"
 
 #define N_REQ     7u
@@ -64,6 +65,9 @@ static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 struct shape {
 	uint32_t n_slots, step_tokens, step_seqs, steps, threads;
 	bool cache, together;
+	uint32_t n_blocks; /* 0: 100 */
+	uint32_t n_host;
+	uint32_t have; /* ids that each sample had before; at most N_NEW / 2 */
 };
 
 /* Prompts of which some begin alike. */
@@ -94,6 +98,17 @@ static struct devkit kit;
 static struct plx_sched sched;
 static struct plx_arena arena;
 
+static void on_copy(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
+{
+	(void)ctx;
+	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, pairs, n), 0);
+}
+
+static uint32_t pool_of(const struct shape *h)
+{
+	return h->n_blocks ? h->n_blocks : 100;
+}
+
 static void shape_open(const struct shape *h)
 {
 	struct plx_dev_limits lim = devkit_limits();
@@ -101,7 +116,8 @@ static void shape_open(const struct shape *h)
 	struct plx_diag d = {""};
 	struct plx_sched_conf c = {.n_keys = N_REQ,
 	                           .n_slots = h->n_slots,
-	                           .n_blocks = 100,
+	                           .n_blocks = pool_of(h),
+	                           .n_host_blocks = h->n_host,
 	                           .block_tokens = BT,
 	                           .ctx_tokens = CTX,
 	                           .max_prompt = CTX,
@@ -114,7 +130,8 @@ static void shape_open(const struct shape *h)
 	                           .prefix_cache = h->cache};
 
 	lim.n_slots = h->n_slots;
-	lim.n_blocks = 100;
+	lim.n_blocks = pool_of(h);
+	lim.n_host_blocks = h->n_host;
 	lim.block_tokens = BT;
 	lim.max_seq_blocks = CTX / BT;
 	lim.max_step_tokens = h->step_tokens;
@@ -124,20 +141,31 @@ static void shape_open(const struct shape *h)
 	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
+	if (h->n_host > 0)
+		plx_sched_set_copy(&sched, NULL, on_copy);
 	memset(got, 0, sizeof(got));
 }
 
-static void shape_close(void)
+static void shape_close(const struct shape *h)
 {
 	plx_sched_check(&sched);
-	assert_int_equal(plx_kv_room(&sched.kv), 100);
+	assert_int_equal(plx_kv_room(&sched.kv), pool_of(h));
 	devkit_close(&kit);
 	plx_arena_close(&arena);
 }
 
+/* Beside those that have to: one now and then. */
+static void preempt_one(const struct shape *h, uint32_t n)
+{
+	const struct plx_seq *q = &sched.seq[n % h->n_slots];
+
+	if (h->n_blocks && n % 5 == 0 && q->state == PLX_SEQ_RUN && !q->leaving && q->n_blocks > 0)
+		plx_sched_preempt(&sched, n % h->n_slots);
+}
+
 static void run_all(const struct shape *h)
 {
-	uint32_t free_step[8], n_free = 0;
+	uint32_t free_step[8], n_free = 0, n = 0;
 
 	for (uint32_t i = 0; i < h->steps; i++)
 		free_step[n_free++] = i;
@@ -155,7 +183,23 @@ static void run_all(const struct shape *h)
 
 		assert_int_equal(st->status, 0);
 		plx_sched_done(&sched, st, 0, 1);
+		preempt_one(h, n++);
 		free_step[n_free++] = idx;
+	}
+}
+
+/* The first ids are what they were; only the others are to come. */
+static void give_have(struct plx_sched_job *j, uint32_t r, uint32_t n)
+{
+	static struct plx_sched_have have[N_REQ][N_SAMPLES];
+
+	for (uint32_t i = 0; n > 0 && i < j->n_samples; i++) {
+		have[r][i] = (struct plx_sched_have){.ids = want[r].id[i], .n = n + i};
+		got[r].n[i] = n + i;
+		memcpy(got[r].id[i], want[r].id[i], (n + i) * sizeof(want[r].id[i][0]));
+		memcpy(got[r].logprob[i], want[r].logprob[i],
+		       (n + i) * sizeof(want[r].logprob[i][0]));
+		j->have = have[r];
 	}
 }
 
@@ -167,12 +211,13 @@ static void run_shape(const struct shape *h)
 	for (uint32_t r = 0; r < N_REQ; r++) {
 		struct plx_sched_job j = job_of(r);
 
+		give_have(&j, r, h->have);
 		assert_int_equal(plx_sched_add(&sched, r, &j, 1, &out), 0);
 		if (!h->together)
 			run_all(h);
 	}
 	run_all(h);
-	shape_close();
+	shape_close(h);
 	for (uint32_t r = 0; r < N_REQ; r++) {
 		assert_true(got[r].final);
 		assert_int_equal(got[r].how.kind, PLX_SCHED_DONE);
@@ -193,12 +238,12 @@ static void compare(void)
 static void test_sched_device_same_bits_in_any_shape(void **state)
 {
 	/* slots, tokens, sequences, steps, threads, cache, together */
-	static const struct shape alone = {3, 128, 3, 2, 1, false, false};
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
 	static const struct shape shapes[] = {
-	    {3, 5, 3, 2, 1, false, false},  {9, 128, 9, 2, 1, false, true},
-	    {9, 16, 9, 2, 1, true, true},   {9, 7, 4, 3, 1, true, true},
-	    {4, 33, 3, 2, 2, true, false},  {9, 64, 9, 2, 3, true, true},
-	    {3, 128, 3, 2, 1, true, false},
+	    {3, 5, 3, 2, 1, false, false, 0, 0, 0},  {9, 128, 9, 2, 1, false, true, 0, 0, 0},
+	    {9, 16, 9, 2, 1, true, true, 0, 0, 0},   {9, 7, 4, 3, 1, true, true, 0, 0, 0},
+	    {4, 33, 3, 2, 2, true, false, 0, 0, 0},  {9, 64, 9, 2, 3, true, true, 0, 0, 0},
+	    {3, 128, 3, 2, 1, true, false, 0, 0, 0},
 	};
 
 	(void)state;
@@ -215,10 +260,56 @@ static void test_sched_device_same_bits_in_any_shape(void **state)
 	}
 }
 
+/* With far too little memory: the same bits, whoever had to leave, and wherever its blocks were. */
+static void test_sched_device_same_bits_when_preempted(void **state)
+{
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
+	static const struct shape shapes[] = {
+	    {9, 64, 9, 2, 1, false, true, 14, 0, 0}, {9, 33, 9, 3, 2, true, true, 13, 0, 0},
+	    {9, 64, 9, 2, 1, true, true, 14, 40, 0}, {9, 16, 9, 2, 2, true, true, 12, 20, 0},
+	    {9, 64, 9, 2, 1, true, true, 14, 40, 9},
+	};
+
+	uint64_t n_out = 0;
+
+	(void)state;
+	make_prompts();
+	run_shape(&alone);
+	memcpy(want, got, sizeof(want));
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		run_shape(&shapes[i]);
+		compare();
+		assert_true(sched.stats.preempted > 3);
+		n_out += sched.tier.n_out;
+	}
+	assert_true(n_out > 0);
+}
+
+static void test_sched_device_goes_on_from_what_was_said(void **state)
+{
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
+	static const struct shape shapes[] = {
+	    {3, 128, 3, 2, 1, false, false, 0, 0, 11},
+	    {9, 16, 9, 2, 2, true, true, 0, 0, 1},
+	    {9, 64, 9, 2, 1, true, true, 0, 8, 7},
+	};
+
+	(void)state;
+	make_prompts();
+	run_shape(&alone);
+	memcpy(want, got, sizeof(want));
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		run_shape(&shapes[i]);
+		compare();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_sched_device_same_bits_in_any_shape),
+	    cmocka_unit_test(test_sched_device_same_bits_when_preempted),
+	    cmocka_unit_test(test_sched_device_goes_on_from_what_was_said),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

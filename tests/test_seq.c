@@ -51,6 +51,7 @@ static int rig_open(void **state)
 	                       .set_pending = true,
 	                       .sample = 2,
 	                       .n_prompt = 40,
+	                       .n_known = 40,
 	                       .max_new = 3,
 	                       .window = 100,
 	                       .n_blocks = plx_seq_blocks(40, 3, BT),

@@ -118,6 +118,13 @@ uint32_t plx_kv_unpark_oldest(struct plx_kv *kv)
 	return b;
 }
 
+void plx_kv_park_again(struct plx_kv *kv, uint32_t b)
+{
+	PLX_DCHECK(kv->block[b].parked);
+	unlink_parked(kv, b);
+	park(kv, b);
+}
+
 void plx_kv_end_quarantine(struct plx_kv *kv)
 {
 	while (kv->quarantine != PLX_KV_NONE) {

@@ -72,6 +72,9 @@ void plx_kv_mark_bad(struct plx_kv *kv, uint32_t b);
 /* plx_kv_unpark_oldest - free the oldest parked block; PLX_KV_NONE when none is parked. */
 uint32_t plx_kv_unpark_oldest(struct plx_kv *kv);
 
+/* plx_kv_park_again - a parked block becomes the newest. */
+void plx_kv_park_again(struct plx_kv *kv, uint32_t b);
+
 /* plx_kv_end_quarantine - the device was reset: quarantined blocks are free. */
 void plx_kv_end_quarantine(struct plx_kv *kv);
 

@@ -8,6 +8,9 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
+#define HITS_MOST 3u /* rounds that a block can earn */
+#define ROUNDS    8u /* blocks looked at for one to evict */
+
 static uint32_t buckets_for(uint32_t n_blocks)
 {
 	return n_blocks < 2 ? 2u : 1u << (32 - __builtin_clz(n_blocks - 1));
@@ -19,17 +22,20 @@ size_t plx_prefix_bytes(uint32_t n_blocks, uint32_t block_tokens)
 	       n_blocks * (sizeof(struct plx_prefix_block) + 4 * (size_t)block_tokens) + 192;
 }
 
-int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv,
+int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv, uint32_t n_host,
                     uint32_t block_tokens, bool enabled, uint64_t secret)
 {
+	uint32_t n = kv->n_blocks + n_host;
+
 	*p = (struct plx_prefix){.kv = kv,
 	                         .block_tokens = block_tokens,
-	                         .n_buckets = buckets_for(kv->n_blocks),
+	                         .n_blocks = n,
+	                         .n_buckets = buckets_for(n),
 	                         .enabled = enabled,
 	                         .secret = secret};
 	p->bucket = plx_arena_take(a, p->n_buckets * sizeof(*p->bucket), 64);
-	p->block = plx_arena_take(a, kv->n_blocks * sizeof(*p->block), 64);
-	p->ids = plx_arena_take(a, 4 * (size_t)kv->n_blocks * block_tokens, 64);
+	p->block = plx_arena_take(a, n * sizeof(*p->block), 64);
+	p->ids = plx_arena_take(a, 4 * (size_t)n * block_tokens, 64);
 	if (!p->bucket || !p->block || !p->ids)
 		return PLX_E_NOMEM;
 	memset(p->bucket, 0xff, p->n_buckets * sizeof(*p->bucket));
@@ -106,28 +112,134 @@ void plx_prefix_add(struct plx_prefix *p, struct plx_prefix_at *at, const int32_
 	move_on(p, at, known);
 }
 
-void plx_prefix_forget(struct plx_prefix *p, uint32_t b)
+/* The pointer to b in its bucket. */
+static uint32_t *link_to(struct plx_prefix *p, uint32_t b)
 {
-	if (p->block[b].uid == 0)
-		return;
 	uint32_t *link = &p->bucket[p->block[b].bucket];
 
 	while (*link != b) {
 		PLX_CHECK(*link != PLX_KV_NONE);
 		link = &p->block[*link].next;
 	}
-	*link = p->block[b].next;
+	return link;
+}
+
+void plx_prefix_forget(struct plx_prefix *p, uint32_t b)
+{
+	if (p->block[b].uid == 0)
+		return;
+	*link_to(p, b) = p->block[b].next;
 	p->block[b].uid = 0;
+}
+
+/* What is known of b is known of `to` from now on, and nothing of b. */
+static void rename_block(struct plx_prefix *p, uint32_t b, uint32_t to)
+{
+	size_t n = p->block_tokens;
+
+	*link_to(p, b) = to;
+	p->block[to] = p->block[b];
+	memcpy(&p->ids[to * n], &p->ids[b * n], 4 * n);
+	p->block[b].uid = 0;
+}
+
+void plx_prefix_use_tier(struct plx_prefix *p, struct plx_tier *tier)
+{
+	PLX_CHECK(tier->kv.n_blocks + p->kv->n_blocks == p->n_blocks);
+	p->tier = tier;
+}
+
+/* Copy what an evicted block has to a host block; false: it is not worth it, or can't be. */
+static bool keep_in_host(struct plx_prefix *p, uint32_t b)
+{
+	struct plx_tier *t = p->tier;
+	bool evicted;
+
+	if (!t || !t->copy || p->block[b].uid == 0)
+		return false;
+	if (t->kv.n_free == 0 && p->block[b].hits == 0)
+		return false;
+	uint32_t h = plx_kv_take(&t->kv, &evicted);
+
+	if (h == PLX_KV_NONE)
+		return false;
+	if (evicted)
+		plx_prefix_forget(p, t->base + h);
+	rename_block(p, b, t->base + h);
+	plx_tier_pair(t, b, t->base + h);
+	plx_kv_drop(&t->kv, h, true);
+	return true;
+}
+
+/* The oldest go through another round if they were found; a leaf before what it hangs on. */
+static void spare_the_useful(struct plx_prefix *p)
+{
+	for (uint32_t i = 0; i < ROUNDS && p->kv->n_free == 0 && p->kv->n_parked > 1; i++) {
+		uint32_t b = p->kv->oldest;
+
+		if (p->block[b].hits == 0)
+			return;
+		p->block[b].hits /= 2;
+		plx_kv_park_again(p->kv, b);
+	}
 }
 
 uint32_t plx_prefix_take(struct plx_prefix *p)
 {
 	bool evicted;
+
+	spare_the_useful(p);
 	uint32_t b = plx_kv_take(p->kv, &evicted);
 
-	if (evicted)
+	if (evicted && !keep_in_host(p, b))
 		plx_prefix_forget(p, b);
 	return b;
+}
+
+static uint32_t found(struct plx_prefix *p, struct plx_prefix_at *at, uint32_t b)
+{
+	if (p->block[b].hits < HITS_MOST)
+		p->block[b].hits++;
+	move_on(p, at, b);
+	return b;
+}
+
+uint32_t plx_prefix_hold(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids)
+{
+	if (!p->enabled)
+		return PLX_KV_NONE;
+	uint32_t b = look_up(p, bucket_of(p, at, ids), at, ids);
+
+	if (b == PLX_KV_NONE || b >= p->kv->n_blocks)
+		return PLX_KV_NONE;
+	plx_kv_hold(p->kv, b);
+	return found(p, at, b);
+}
+
+uint32_t plx_prefix_fetch(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids)
+{
+	if (!p->enabled)
+		return PLX_KV_NONE;
+	uint32_t b = look_up(p, bucket_of(p, at, ids), at, ids);
+
+	if (b == PLX_KV_NONE)
+		return b;
+	if (b < p->kv->n_blocks) {
+		plx_kv_hold(p->kv, b);
+		return found(p, at, b);
+	}
+	struct plx_kv *host = &p->tier->kv;
+	uint32_t h = b - p->tier->base;
+
+	plx_kv_hold(host, h); /* so that making room does not take it */
+	uint32_t to = plx_prefix_take(p);
+
+	plx_kv_drop(host, h, to == PLX_KV_NONE);
+	if (to == PLX_KV_NONE)
+		return to;
+	rename_block(p, b, to);
+	plx_tier_pair(p->tier, b, to);
+	return found(p, at, to);
 }
 
 void plx_prefix_drop(struct plx_prefix *p, uint32_t b)
@@ -137,8 +249,10 @@ void plx_prefix_drop(struct plx_prefix *p, uint32_t b)
 
 void plx_prefix_clear(struct plx_prefix *p)
 {
-	for (uint32_t b = 0; b < p->kv->n_blocks; b++)
+	for (uint32_t b = 0; b < p->n_blocks; b++)
 		plx_prefix_forget(p, b);
 	while (plx_kv_unpark_oldest(p->kv) != PLX_KV_NONE)
 		;
+	if (p->tier)
+		plx_tier_clear(p->tier);
 }

@@ -7,9 +7,11 @@
  * correctness. Tenants never meet, since the first block of a chain has the tenant for parent, and
  * the secret keeps others from choosing ids that collide.
  *
- * Blocks that nobody holds stay parked in the pool (plx_kv) until their room is needed. Whoever
- * takes blocks does it through plx_prefix_take, which forgets what it evicts. A block whose parent
- * was evicted can't be reached any more and ages out.
+ * Blocks that nobody holds stay parked in the pool (plx_kv) until their room is needed, those that
+ * were found before through a second round for each time (up to 3, halved each round). Whoever
+ * takes blocks does it through plx_prefix_take. What that evicts goes to the host's blocks (tier.h)
+ * where one is free, or where it was found before and so is worth more than the oldest there; else
+ * it is forgotten. A block whose parent was forgotten can't be reached any more and ages out.
  *
  * Owner: the batch stage.  Thread: one.  Cost: O(block_tokens) a block.
  */
@@ -17,6 +19,7 @@
 #define PLX_DATAPLANE_BATCH_PREFIX_H
 
 #include "dataplane/batch/kv.h"
+#include "dataplane/batch/tier.h"
 
 #define PLX_PREFIX_SECRET_BYTES 8
 
@@ -25,19 +28,22 @@ struct plx_prefix_block {
 	uint64_t parent; /* uid of the block before; tenant for the first */
 	uint32_t next;   /* in its bucket */
 	uint32_t bucket;
-	bool first; /* parent is a tenant, not a uid */
+	bool first;   /* parent is a tenant, not a uid */
+	uint8_t hits; /* times that it was found, of late */
 };
 
 struct plx_prefix {
 	struct plx_kv *kv;
+	struct plx_tier *tier; /* NULL: no second level */
+	uint32_t n_blocks;     /* of both */
 	uint32_t block_tokens;
 	uint32_t n_buckets; /* power of two */
 	bool enabled;
 	uint64_t secret;
 	uint64_t last_uid;
 	uint32_t *bucket;               /* [n_buckets] first block or PLX_KV_NONE */
-	struct plx_prefix_block *block; /* [kv->n_blocks] */
-	int32_t *ids;                   /* [kv->n_blocks][block_tokens] */
+	struct plx_prefix_block *block; /* [n_blocks] */
+	int32_t *ids;                   /* [n_blocks][block_tokens] */
 };
 
 /* A place in a chain: the block before it. plx_prefix_begin makes the first. */
@@ -48,9 +54,16 @@ struct plx_prefix_at {
 
 size_t plx_prefix_bytes(uint32_t n_blocks, uint32_t block_tokens);
 
-/* plx_prefix_init - an empty cache over kv; not enabled: nothing is ever found or kept. */
-int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv,
+/*
+ * plx_prefix_init - an empty cache over kv; not enabled: nothing is ever found or kept.
+ *
+ * @n_host  host blocks that plx_prefix_use_tier will bring.
+ */
+int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv, uint32_t n_host,
                     uint32_t block_tokens, bool enabled, uint64_t secret);
+
+/* plx_prefix_use_tier - evict to these host blocks, for the same pool. */
+void plx_prefix_use_tier(struct plx_prefix *p, struct plx_tier *tier);
 
 static inline struct plx_prefix_at plx_prefix_begin(uint32_t tenant)
 {
@@ -58,10 +71,18 @@ static inline struct plx_prefix_at plx_prefix_begin(uint32_t tenant)
 }
 
 /*
- * plx_prefix_find - the block that holds ids [block_tokens] at this place, or PLX_KV_NONE.
- * Moves *at behind it. Does not hold it.
+ * plx_prefix_find - the block that holds ids [block_tokens] at this place, or PLX_KV_NONE; one
+ * from kv->n_blocks on is a host block. Moves *at behind it. Does not hold it.
  */
 uint32_t plx_prefix_find(const struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids);
+
+/*
+ * plx_prefix_hold - find it and hold it. PLX_KV_NONE also where it lies in a host block.
+ * plx_prefix_fetch - the same, copied back from a host block if need be; PLX_KV_NONE also where
+ *                    there is no room.
+ */
+uint32_t plx_prefix_hold(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids);
+uint32_t plx_prefix_fetch(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids);
 
 /*
  * plx_prefix_add - block b, held by the caller and completely computed, has these ids at this
@@ -69,7 +90,7 @@ uint32_t plx_prefix_find(const struct plx_prefix *p, struct plx_prefix_at *at, c
  */
 void plx_prefix_add(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids, uint32_t b);
 
-/* plx_prefix_take - plx_kv_take that forgets what it evicts. */
+/* plx_prefix_take - plx_kv_take that looks after what it evicts. */
 uint32_t plx_prefix_take(struct plx_prefix *p);
 
 /* plx_prefix_drop - plx_kv_drop that parks what the cache knows. */

@@ -17,7 +17,9 @@ size_t plx_sched_bytes(const struct plx_sched_conf *c)
 	size_t seq = sizeof(struct plx_seq) + 4 * ((size_t)c->ctx_tokens + 1) +
 	             4 * (size_t)seq_blocks_max(c) + 128 + 2 * sizeof(uint32_t);
 
-	return plx_kv_bytes(c->n_blocks) + plx_prefix_bytes(c->n_blocks, c->block_tokens) +
+	return plx_kv_bytes(c->n_blocks) +
+	       plx_prefix_bytes(c->n_blocks + c->n_host_blocks, c->block_tokens) +
+	       plx_tier_bytes(c->n_blocks, c->n_host_blocks) +
 	       c->n_keys * sizeof(struct plx_sched_ent) + c->n_slots * seq +
 	       2 * plx_order_bytes(c->n_keys) + plx_fair_bytes(c->n_keys) + 512;
 }
@@ -39,6 +41,10 @@ static int check_conf(const struct plx_sched_conf *c, struct plx_diag *d)
 		                    c->n_eog, PLX_SCHED_MAX_EOG);
 	if (c->block_tokens == 0 || c->n_blocks == 0 || c->ctx_tokens < 2 || c->window == 0)
 		return plx_diag_set(d, PLX_E_INVAL, "a block, pool, context or window of none");
+	if (c->n_host_blocks > 0 && !c->prefix_cache)
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "%u host blocks, but no prefix cache that would use them",
+		                    c->n_host_blocks);
 	return 0;
 }
 
@@ -71,6 +77,7 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	s->sink = *sink;
 	s->next_step_id = 1;
 	s->pace.truth = 1;
+	s->hungry = s->head = PLX_KV_NONE;
 	plx_cost_init(&s->cost);
 	s->ent = plx_arena_take(a, c->n_keys * sizeof(*s->ent), 64);
 	s->seq = plx_arena_take(a, c->n_slots * sizeof(*s->seq), 64);
@@ -83,9 +90,20 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	e = e ? e : plx_order_init(&s->prefill, a, c->n_keys);
 	e = e ? e : plx_fair_init(&s->fair, a, c->n_keys);
 	e = e ? e : plx_kv_init(&s->kv, a, c->n_blocks);
-	return e ? e
-	         : plx_prefix_init(&s->prefix, a, &s->kv, c->block_tokens, c->prefix_cache,
-	                           c->secret);
+	e = e ? e
+	      : plx_prefix_init(&s->prefix, a, &s->kv, c->n_host_blocks, c->block_tokens,
+	                        c->prefix_cache, c->secret);
+	e = e ? e : plx_tier_init(&s->tier, a, c->n_blocks, c->n_host_blocks);
+	if (e == 0)
+		plx_prefix_use_tier(&s->prefix, &s->tier);
+	return e;
+}
+
+void plx_sched_set_copy(struct plx_sched *s, void *ctx,
+                        void (*copy)(void *ctx, const struct plx_block_copy *pairs, uint32_t n))
+{
+	s->tier.ctx = ctx;
+	s->tier.copy = copy;
 }
 
 /* ---- waiting requests ---- */
@@ -164,6 +182,7 @@ static void run_remove(struct plx_sched *s, uint32_t slot)
 
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot)
 {
+	plx_sched_forget(s, slot);
 	plx_seq_release(&s->seq[slot], &s->prefix);
 	run_remove(s, slot);
 	s->free_slot[s->n_free_slots++] = slot;
@@ -175,6 +194,8 @@ static void seq_end(struct plx_sched *s, uint32_t slot)
 	struct plx_seq *q = &s->seq[slot];
 
 	q->state = PLX_SEQ_DRAIN;
+	q->leaving = false;
+	plx_sched_will_leave(s, slot);
 	if (q->in_flight == 0)
 		plx_sched_seq_leave(s, slot);
 }
@@ -257,6 +278,7 @@ void plx_sched_sample_end(struct plx_sched *s, uint32_t slot, enum plx_seq_end e
 	learn_answer(s, q->n_out);
 	seq_end(s, slot);
 	if (--e->n_live > 0) {
+		plx_sched_lead(s, key);
 		plx_sched_prefill_update(s, key);
 		return;
 	}

@@ -6,11 +6,11 @@
  * Policy. A step takes one decode token of each sequence that may go on, then prompt chunks, then
  * starts what waits. Prompts, running or waiting, go in the order of queue.h: priority with age,
  * fair shares of sessions, least slack; without objectives that is order of arrival, running ones
- * first. A request starts when a step has room for it, with all of its samples and with every KV
- * block it can need, so whatever runs can finish: nothing is ever preempted. The first that finds
- * no slots or blocks makes those behind it wait, so that none starves behind smaller ones (one
- * whose tenant is at its share is passed over). One whose first token can't come as wanted any more
- * goes behind those that still can.
+ * first. A request starts when a step has room for it, with all of its samples, and when the KV
+ * blocks for what it knows are there; more are taken as it goes, and who finds none makes others
+ * leave (preempt.h). The first that finds no slots or blocks makes those behind it wait, so that
+ * none starves behind smaller ones (one whose tenant is at its share is passed over). One whose
+ * first token can't come as wanted any more goes behind those that still can.
  *
  * Pace. Steps are to last equally long, so that tokens come evenly. With prompts a step lasts
  *
@@ -83,9 +83,17 @@ struct plx_sched_conf {
 	uint64_t itl_slo_ns;  /* likewise, from one token to the next */
 	uint64_t wait_ns;     /* an idle device waits so long for a first step to fill; 0: not */
 	bool prefix_cache;
+	uint32_t n_host_blocks; /* second level of the cache; 0: none */
 	uint64_t secret;
 	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
 	uint32_t n_eog;
+};
+
+/* Where a sample goes on from, or that it is over. */
+struct plx_sched_have {
+	const int32_t *ids; /* [n] generated before */
+	uint32_t n;
+	uint8_t end; /* enum plx_seq_end; not NONE: over, with these */
 };
 
 /* What a request asks for. */
@@ -106,6 +114,12 @@ struct plx_sched_job {
 	uint64_t ttft_slo_ns; /* first token after arrival; 0: the configured one */
 	uint64_t itl_slo_ns;  /* from one token to the next; 0: the configured one */
 	struct plx_sampler sampler;
+	/*
+	 * What its samples said already [n_samples], elsewhere or before a break; NULL: nothing. It
+	 * is prefilled with the prompt and not given to the sink again, the next id has index n.
+	 * Must stay as ids must.
+	 */
+	const struct plx_sched_have *have;
 };
 
 enum plx_sched_final_kind { PLX_SCHED_DONE = 1, PLX_SCHED_REJECT, PLX_SCHED_CANCELLED };
@@ -142,9 +156,12 @@ struct plx_sched_ent {
 	uint8_t priority;
 	bool late;       /* missed its first token's objective already: behind the others */
 	uint16_t n_live; /* samples that run */
+	uint16_t leader; /* sample that runs the shared prompt */
 	uint32_t flow;   /* its session's share */
 	double fair_start;
 	int64_t rank;
+	int64_t keep;         /* place in the order of those that hold memory (preempt.h) */
+	uint64_t serial;      /* of its start */
 	uint64_t due_ns;      /* first token; 0: no objective */
 	uint64_t itl_ns;      /* between tokens; 0: no objective */
 	uint64_t raw_ns;      /* estimate of the first token before correction; 0: none */
@@ -175,6 +192,8 @@ struct plx_sched_load {
 struct plx_sched_stats {
 	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
 	uint64_t late_tokens, paused, faulted, room_waits;
+	uint64_t preempted, recomputed_tokens; /* sequences; what they had to run again */
+	uint64_t short_of;                     /* times that a block was not there */
 	uint64_t late_starts; /* requests whose first token could not come as wanted any more */
 	uint64_t full, pressed,
 	    unmeetable; /* refused: QUEUE_FULL, KV_PRESSURE, DEADLINE_UNMEETABLE */
@@ -212,6 +231,7 @@ struct plx_sched {
 	struct plx_sched_sink sink;
 	struct plx_kv kv;
 	struct plx_prefix prefix;
+	struct plx_tier tier;
 	struct plx_sched_load load;
 	struct plx_sched_stats stats;
 	struct plx_cost cost;
@@ -225,7 +245,13 @@ struct plx_sched {
 	struct plx_seq *seq; /* [n_slots]; the index is the device's slot */
 	uint32_t *run;       /* [n_slots] slots that are not free, in order of start */
 	uint32_t n_run;
-	uint32_t *free_slot; /* [n_slots] stack */
+	uint32_t n_away;      /* of them preempted and not gone on */
+	uint32_t hungry;      /* slot that found no block, the first in the order; PLX_KV_NONE */
+	uint32_t head;        /* slot that is first in the order, while any is away */
+	uint64_t coming;      /* blocks that are free when the steps in flight of some came back */
+	uint64_t asked;       /* blocks that were not there, in this turn */
+	uint64_t last_serial; /* of starts */
+	uint32_t *free_slot;  /* [n_slots] stack */
 	uint32_t n_free_slots;
 	uint32_t first_decode;   /* index in run at which the next step's decodes begin */
 	uint32_t n_steps_out;    /* steps in flight */
@@ -243,6 +269,15 @@ size_t plx_sched_bytes(const struct plx_sched_conf *c);
 /* plx_sched_init.  Errors: NOMEM, INVAL (a conf that can't work: d says which). */
 int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sched_conf *c,
                    const struct plx_sched_sink *sink, struct plx_diag *d);
+
+/*
+ * plx_sched_set_copy - how blocks are copied; before anything is added. Without it none are.
+ *
+ * @copy  called from within plx_sched_fill, before what it returns counts on the copies: give them
+ *        to the device behind all earlier steps and before that one (plx_queue_copy_blocks).
+ */
+void plx_sched_set_copy(struct plx_sched *s, void *ctx,
+                        void (*copy)(void *ctx, const struct plx_block_copy *pairs, uint32_t n));
 
 /* What admission tells the client. */
 struct plx_sched_admit {

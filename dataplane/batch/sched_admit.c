@@ -39,6 +39,21 @@ static int refuse(struct plx_sched_admit *out, int err, const char *why, double 
 	return err;
 }
 
+/* Whether what its samples said before leaves something to say: each that is not over, and one. */
+static bool goes_on(const struct plx_sched_job *j, uint32_t max_new)
+{
+	uint32_t n_live = 0;
+
+	for (uint32_t i = 0; j->have && i < j->n_samples; i++) {
+		bool over = j->have[i].end != PLX_SEQ_END_NONE;
+
+		if (!over && j->have[i].n >= max_new)
+			return false;
+		n_live += !over;
+	}
+	return !j->have || n_live > 0;
+}
+
 /* Whether the request can run at all; fills max_new and the blocks it needs. */
 static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
                    struct plx_sched_ent *e, struct plx_sched_admit *out)
@@ -58,6 +73,8 @@ static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
 	e->by_context = e->max_new > ctx_left;
 	if (e->by_context)
 		e->max_new = ctx_left;
+	if (!goes_on(j, e->max_new))
+		return refuse(out, PLX_E_BAD_REQUEST, "its answers are complete already", 0);
 	uint32_t shared = shareable_blocks(s, j->n_ids);
 
 	e->shared_end = shared * c->block_tokens;

@@ -36,4 +36,5 @@ void plx_sched_check(const struct plx_sched *s)
 	PLX_CHECK(waiting == s->load.n_waiting);
 	PLX_CHECK(s->n_steps_out > 0 || s->promised == 0);
 	check_blocks(s);
+	plx_sched_memory_check(s);
 }

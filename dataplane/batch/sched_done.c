@@ -76,6 +76,8 @@ static void take_result(struct plx_sched *s, struct plx_step *st, uint32_t i, in
 	PLX_CHECK(q->in_flight > 0);
 	q->in_flight--;
 	s->promised -= plx_sched_records(q->n_top);
+	bool leaving = q->leaving;
+
 	if (q->state == PLX_SEQ_DRAIN) {
 		if (status == 0)
 			s->stats.late_tokens += plx_step_outs(st)[i].n_out;
@@ -86,6 +88,8 @@ static void take_result(struct plx_sched *s, struct plx_step *st, uint32_t i, in
 	} else {
 		seq_result(s, st, i, now_ns);
 	}
+	if (leaving && q->leaving && q->in_flight == 0)
+		plx_sched_let_go(s, slot);
 }
 
 static void mark_bad(struct plx_sched *s, const struct plx_seq *q)
@@ -138,6 +142,7 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 {
 	PLX_CHECK(s->n_steps_out > 0);
 	s->n_steps_out--;
+	plx_tier_step_came(&s->tier, step, status == 0);
 	plx_sched_step_came(s, step, status == 0, now_ns);
 	if (status == 0)
 		measure(s, step);
@@ -150,12 +155,13 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 
 bool plx_sched_wants_reset(const struct plx_sched *s)
 {
-	return s->need_reset && s->n_steps_out == 0 && s->n_run == 0;
+	return s->need_reset && s->n_steps_out == 0 && (s->n_run == 0 || s->hungry != PLX_KV_NONE);
 }
 
 void plx_sched_reset_done(struct plx_sched *s)
 {
 	plx_prefix_clear(&s->prefix);
+	plx_sched_restart_all(s);
 	plx_kv_end_quarantine(&s->kv);
 	for (uint32_t i = 0; i < s->conf.n_slots; i++)
 		s->seq[i].slot_dirty = false;

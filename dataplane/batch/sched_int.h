@@ -2,6 +2,7 @@
 #ifndef PLX_DATAPLANE_BATCH_SCHED_INT_H
 #define PLX_DATAPLANE_BATCH_SCHED_INT_H
 
+#include "dataplane/batch/preempt.h"
 #include "dataplane/batch/sched.h"
 
 enum plx_ent_state { PLX_ENT_FREE, PLX_ENT_WAITING, PLX_ENT_RUNNING };

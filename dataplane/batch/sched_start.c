@@ -5,27 +5,27 @@
 
 #define PASS_MOST 64u /* waiting requests passed over in one step */
 
-/* Hold the cached blocks of the prompt in the first sample's table; returns how many. */
-static uint32_t hold_cached(struct plx_sched *s, struct plx_sched_ent *e, uint32_t *block)
+static uint32_t n_have(const struct plx_sched_ent *e, uint32_t sample)
 {
-	struct plx_prefix_at at = plx_prefix_begin(e->job.tenant);
-	uint32_t bt = s->conf.block_tokens, n = e->shared_end / bt, i = 0;
-
-	for (; i < n; i++) {
-		uint32_t b = plx_prefix_find(&s->prefix, &at, &e->job.ids[i * bt]);
-
-		if (b == PLX_KV_NONE)
-			break;
-		plx_kv_hold(&s->kv, b);
-		block[i] = b;
-	}
-	return i;
+	return e->job.have ? e->job.have[sample].n : 0;
 }
 
-static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32_t slot,
-                      uint32_t n_run)
+/* Whether the sample was over before the request came here; takes its end over. */
+static bool is_over(struct plx_sched_ent *e, uint32_t sample)
 {
-	const struct plx_sched_ent *e = &s->ent[key];
+	if (!e->job.have || e->job.have[sample].end == PLX_SEQ_END_NONE)
+		return false;
+	e->out.end[sample] = e->job.have[sample].end;
+	e->out.n_out[sample] = e->job.have[sample].n;
+	return true;
+}
+
+/* A sample that begins at position n_run, with n_blocks in its slot's table. */
+static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32_t n_run,
+                      uint32_t n_blocks)
+{
+	struct plx_sched_ent *e = &s->ent[key];
+	uint32_t slot = s->free_slot[--s->n_free_slots], n = n_have(e, sample);
 	struct plx_seq *q = &s->seq[slot];
 	bool dirty = q->slot_dirty;
 	int32_t *ids = q->ids;
@@ -40,85 +40,98 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .n_top = (uint16_t)e->job.n_top,
 	                      .ent = key,
 	                      .n_prompt = e->job.n_ids,
+	                      .n_known = e->job.n_ids + n,
 	                      .n_shared = n_run,
 	                      .n_run = n_run,
 	                      .n_ok = n_run,
+	                      .n_out = n,
 	                      .max_new = e->max_new,
-	                      .window = s->conf.window,
-	                      .n_blocks = e->max_blocks,
+	                      .window = n + s->conf.window,
+	                      .n_blocks = n_blocks,
 	                      .itl_ns = e->itl_ns,
 	                      .flags = e->job.flags,
 	                      .at = plx_prefix_begin(e->job.tenant),
 	                      .ids = ids,
 	                      .block = block};
 	memcpy(ids, e->job.ids, 4 * (size_t)e->job.n_ids);
+	if (n > 0)
+		memcpy(&ids[e->job.n_ids], e->job.have[sample].ids, 4 * (size_t)n);
+	e->slot[sample] = (uint16_t)slot;
 	s->run[s->n_run++] = slot;
 }
 
-/* The first sample's table: cached blocks, then new ones; false and unchanged without room. */
-static bool take_first_table(struct plx_sched *s, struct plx_sched_ent *e, uint32_t *block,
-                             uint32_t *n_cached)
+/* Blocks that the samples need to run all they know and one token more. */
+static uint32_t known_blocks(const struct plx_sched *s, const struct plx_sched_ent *e)
 {
-	uint32_t n = hold_cached(s, e, block);
+	uint32_t bt = s->conf.block_tokens, shared = e->shared_end / bt, n = shared;
 
-	if (e->need_blocks - n > plx_kv_room(&s->kv)) {
-		while (n > 0)
-			plx_prefix_drop(&s->prefix, block[--n]);
-		return false;
-	}
-	for (uint32_t i = n; i < e->max_blocks; i++)
-		block[i] = plx_prefix_take(&s->prefix);
-	*n_cached = n;
-	return true;
+	for (uint32_t i = 0; i < e->job.n_samples; i++)
+		if (!e->job.have || e->job.have[i].end == PLX_SEQ_END_NONE)
+			n += (e->job.n_ids + n_have(e, i)) / bt + 1 - shared;
+	return n < e->need_blocks ? n : e->need_blocks;
 }
 
-static void start_siblings(struct plx_sched *s, uint32_t key)
+static uint32_t live_samples(const struct plx_sched_ent *e)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < e->job.n_samples; i++)
+		n += !e->job.have || e->job.have[i].end == PLX_SEQ_END_NONE;
+	return n;
+}
+
+/* The samples, the first of which runs the prompt that they share behind n_cached blocks. */
+static void start_samples(struct plx_sched *s, uint32_t key, uint32_t n_cached)
 {
 	struct plx_sched_ent *e = &s->ent[key];
-	uint32_t shared = e->shared_end / s->conf.block_tokens;
-	const uint32_t *first = s->seq[e->slot[0]].block;
+	uint32_t bt = s->conf.block_tokens, first = PLX_KV_NONE;
 
-	for (uint32_t i = 1; i < e->job.n_samples; i++) {
-		uint32_t slot = s->free_slot[--s->n_free_slots];
-		uint32_t *block = s->seq[slot].block;
+	e->shared_step = n_cached * bt >= e->shared_end ? 0 : PLX_SCHED_NOT_YET;
+	for (uint32_t i = 0; i < e->job.n_samples; i++) {
+		if (is_over(e, i))
+			continue;
+		bool leads = first == PLX_KV_NONE;
 
-		e->slot[i] = (uint16_t)slot;
-		for (uint32_t b = 0; b < e->max_blocks; b++) {
-			if (b < shared)
-				plx_kv_hold(&s->kv, first[b]);
-			block[b] = b < shared ? first[b] : plx_prefix_take(&s->prefix);
-		}
-		seq_start(s, key, i, slot, e->shared_end);
+		seq_start(s, key, i, leads ? n_cached * bt : e->shared_end, leads ? n_cached : 0);
+		s->seq[e->slot[i]].own = leads;
+		e->leader = leads ? (uint16_t)i : e->leader;
+		first = leads ? e->slot[i] : first;
 	}
+	if (e->shared_step == 0)
+		plx_sched_share(s, key, first);
 }
 
-/* Start a waiting request with all it needs; false: there is no room now. */
+/* Start a waiting request if what it knows has room; false: there is none now. */
 static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 {
 	struct plx_sched_ent *e = &s->ent[key];
-	uint32_t bt = s->conf.block_tokens, n_cached;
+	uint32_t n_live = live_samples(e), need = known_blocks(s, e);
+	uint64_t room = plx_kv_room(&s->kv), owed = plx_sched_owed(s);
 
-	if (e->job.n_samples > s->n_free_slots ||
-	    e->need_blocks - e->shared_end / bt > plx_kv_room(&s->kv))
+	if (n_live > s->n_free_slots || need > room + e->shared_end / s->conf.block_tokens)
 		return false;
-	uint32_t slot = s->free_slot[s->n_free_slots - 1];
+	struct plx_prefix_at at = plx_prefix_begin(e->job.tenant);
+	uint32_t *block = s->seq[s->free_slot[s->n_free_slots - 1]].block;
+	uint32_t most = e->shared_end / s->conf.block_tokens;
+	uint32_t n_cached = plx_sched_hold_prefix(s, &at, e->job.ids, block, 0, most, false);
 
-	if (!take_first_table(s, e, s->seq[slot].block, &n_cached))
+	if (need - n_cached + owed > plx_kv_room(&s->kv)) {
+		while (n_cached > 0)
+			plx_prefix_drop(&s->prefix, block[--n_cached]);
 		return false;
-	s->n_free_slots--;
+	}
+	n_cached = plx_sched_hold_prefix(s, &at, e->job.ids, block, n_cached, most, true);
 	plx_sched_wait_remove(s, key);
 	plx_fair_serve(&s->fair, e->fair_start);
 	e->state = PLX_ENT_RUNNING;
-	e->n_live = (uint16_t)e->job.n_samples;
+	e->n_live = (uint16_t)n_live;
 	e->start_ns = now_ns;
-	e->slot[0] = (uint16_t)slot;
-	e->shared_step = n_cached * bt >= e->shared_end ? 0 : PLX_SCHED_NOT_YET;
-	e->out.cached_tokens = n_cached * bt;
+	e->out.cached_tokens = n_cached * s->conf.block_tokens;
 	e->tenant_held = e->need_blocks;
 	s->tenant_held[e->job.tenant] += e->need_blocks;
-	s->stats.cached_tokens += n_cached * bt;
-	seq_start(s, key, 0, slot, n_cached * bt);
-	start_siblings(s, key);
+	s->stats.cached_tokens += e->out.cached_tokens;
+	plx_sched_keep(s, e);
+	start_samples(s, key, n_cached);
 	plx_sched_prefill_update(s, key);
 	return true;
 }

@@ -36,7 +36,7 @@ static bool may_prefill(const struct plx_sched *s, const struct plx_seq *q, uint
 
 	if (q->state != PLX_SEQ_RUN || plx_seq_prefilling(q) == 0)
 		return false;
-	return q->sample == 0 || (e->shared_step != PLX_SCHED_NOT_YET && e->shared_step < step_id);
+	return q->own || (e->shared_step != PLX_SCHED_NOT_YET && e->shared_step < step_id);
 }
 
 static void give_decodes(struct plx_sched *s, struct filling *w)
@@ -48,7 +48,7 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 		uint32_t at = (first + i) % s->n_run;
 		uint32_t slot = s->run[at];
 
-		if (!plx_seq_can_decode(&s->seq[slot]))
+		if (!plx_seq_can_decode(&s->seq[slot]) || plx_sched_blocks_for(s, slot, 1) == 0)
 			continue;
 		uint32_t pos = s->seq[slot].n_run;
 
@@ -62,22 +62,29 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 	}
 }
 
-/* The next chunk of one sequence; 0: it could not go, or the step is full. */
-static uint32_t give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, double aim_ns)
+/* The next chunk of one sequence; false: the step is full. One that lacks memory is passed over. */
+static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, double aim_ns)
 {
 	struct plx_seq *q = &s->seq[slot];
-	struct plx_sched_ent *e = &s->ent[q->ent];
+
+	if (!plx_sched_goes_on(s, slot))
+		return true;
 	uint32_t pos = q->n_run;
 	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, plx_seq_prefilling(q));
-	uint32_t given = n ? give(s, w, slot, n) : 0;
+
+	if (n == 0)
+		return false;
+	n = plx_sched_blocks_for(s, slot, n);
+	if (n == 0)
+		return true;
+	uint32_t given = give(s, w, slot, n);
 
 	if (given == 0)
-		return 0;
+		return false;
 	plx_cost_add_prefill(&w->work, pos, given);
 	s->stats.prefill_tokens += given;
-	if (q->sample == 0 && e->shared_step == PLX_SCHED_NOT_YET && q->n_run >= e->shared_end)
-		e->shared_step = w->f.step->id;
-	return given;
+	plx_sched_gave(s, slot, w->f.step->id);
+	return true;
 }
 
 /* Prompt tokens in the order of the policy, as many as the step may take. */
@@ -95,7 +102,7 @@ static void give_prompts(struct plx_sched *s, struct filling *w, double aim_ns)
 			uint32_t slot = e->slot[i];
 
 			if (e->out.end[i] == PLX_SEQ_END_NONE && may_prefill(s, &s->seq[slot], id))
-				full = give_chunk(s, w, slot, aim_ns) == 0;
+				full = !give_chunk(s, w, slot, aim_ns);
 		}
 		plx_sched_prefill_update(s, k);
 		if (full)
@@ -155,6 +162,7 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 
 	if (s->lost || waits_for_company(s, now_ns))
 		return 0;
+	plx_sched_memory_turn(s);
 	if (!s->need_reset)
 		plx_sched_start_waiting(s, c->step_tokens, now_ns);
 	plx_sched_update_load(s);
@@ -167,6 +175,7 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	uint32_t before = w.room;
 
 	fill_step(s, &w, now_ns);
+	plx_tier_flush(&s->tier);
 	s->load.queued_tokens = s->load.waiting_tokens + (uint32_t)plx_order_sum(&s->prefill);
 	if (step->n_tok == 0)
 		return 0;
@@ -174,6 +183,7 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	s->n_steps_out++;
 	s->promised += before - w.room;
 	s->stats.steps++;
+	plx_tier_step_sent(&s->tier, step->id, s->n_steps_out > 1);
 	plx_sched_step_sent(s, step->id, &w.work, now_ns);
 	return step->n_tok;
 }

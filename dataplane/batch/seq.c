@@ -71,10 +71,10 @@ static void add_tokens(struct plx_seq *s, struct plx_step *st, uint32_t n)
 		uint32_t pos = s->n_run + i;
 
 		t[i] = (struct plx_step_tok){
-		    .id = pos < s->n_prompt ? s->ids[pos] : PLX_TOK_LAST,
+		    .id = pos < s->n_known ? s->ids[pos] : PLX_TOK_LAST,
 		    .pos = {pos, 0, 0},
 		    .parent = -1,
-		    .flags = pos + 1 >= s->n_prompt ? (uint32_t)PLX_TOKF_LOGITS : 0u,
+		    .flags = pos + 1 >= s->n_known ? (uint32_t)PLX_TOKF_LOGITS : 0u,
 		};
 	}
 }
@@ -134,10 +134,28 @@ void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p)
 	}
 }
 
-void plx_seq_release(struct plx_seq *s, struct plx_prefix *p)
+/* The last first: a block is parked, and so evicted, before the one it hangs on. */
+static void drop_blocks(struct plx_seq *s, struct plx_prefix *p)
 {
-	/* The last first: a block is parked, and so evicted, before the one it hangs on. */
 	while (s->n_blocks > 0)
 		plx_prefix_drop(p, s->block[--s->n_blocks]);
+}
+
+void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant)
+{
+	PLX_DCHECK(s->in_flight == 0);
+	drop_blocks(s, p);
+	s->n_known = s->n_prompt + s->n_out;
+	s->n_run = s->n_ok = s->n_shared = 0;
+	s->n_told = s->n_published = 0;
+	s->at = plx_prefix_begin(tenant);
+	s->set_pending = true;
+	s->own = true;
+	s->leaving = false;
+}
+
+void plx_seq_release(struct plx_seq *s, struct plx_prefix *p)
+{
+	drop_blocks(s, p);
 	s->state = PLX_SEQ_FREE;
 }

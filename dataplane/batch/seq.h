@@ -4,8 +4,11 @@
  * Positions 0 .. n_prompt-1 are the prompt; running position p >= n_prompt-1 samples the answer's
  * token p - n_prompt + 1, whose id becomes ids[p + 1]. `n_run` positions were given to the device,
  * `n_ok` of them came back, so n_run may be ahead by as many steps as are in flight: a decode token
- * is always given as PLX_TOK_LAST. All KV blocks an answer can need are held from the start, so a
- * sequence that started can always finish.
+ * is always given as PLX_TOK_LAST. Ids that are known when it starts, or starts again after it was
+ * preempted, are given as they are: `n_known` of them, the prompt and what was generated before.
+ *
+ * A sequence holds the KV blocks of the positions that were given, and takes more as it goes
+ * (preempt.h). The table of the device grows with them.
  *
  * Ending: plx_seq_end moves it to DRAIN, where what steps in flight still bring is discarded; when
  * none is in flight its slot and blocks are free.
@@ -39,18 +42,24 @@ struct plx_seq {
 	bool set_pending; /* SLOT_SET was not sent yet */
 	bool ignore_eos;
 	bool by_context; /* max_new was cut by the context limit */
+	bool own;        /* runs its prompt itself; else it waits for the first sample's */
+	bool leaving;    /* preempted: its blocks go when the steps in flight came back */
+	bool away;       /* was preempted and has not gone on yet */
 	uint16_t sample;
 	uint16_t n_top;
 	uint32_t ent; /* the request's key */
 	uint32_t n_prompt;
+	uint32_t n_known;  /* ids that were there when it (re)started */
 	uint32_t n_shared; /* first positions whose KV others compute: never run here */
 	uint32_t n_run;
 	uint32_t n_ok;
-	uint32_t n_out; /* ids received */
+	uint32_t n_out; /* ids of the answer: generated before, and received */
 	uint32_t max_new;
 	uint32_t window; /* may sample ids below this index */
 	uint32_t in_flight;
-	uint32_t n_blocks;
+	uint32_t n_blocks;    /* held */
+	uint32_t yields;      /* blocks that its leaving will free; 0 until then */
+	uint32_t n_lost;      /* positions that were run before it was preempted */
 	uint32_t n_told;      /* blocks the device's table has */
 	uint32_t n_published; /* blocks the prefix cache has seen */
 	uint32_t flags;       /* enum plx_seq_flag */
@@ -62,16 +71,17 @@ struct plx_seq {
 	uint32_t *block;    /* [ctx_tokens / block_tokens, rounded up] */
 };
 
-/* plx_seq_sampled - ids whose sampling was given to the device. */
+/* plx_seq_sampled - ids of the answer, with those given to the device; 0: no next one is in sight.
+ */
 static inline uint32_t plx_seq_sampled(const struct plx_seq *s)
 {
-	return s->n_run >= s->n_prompt ? s->n_run - s->n_prompt + 1 : 0;
+	return s->n_run >= s->n_known ? s->n_run - s->n_prompt + 1 : 0;
 }
 
-/* plx_seq_prefilling - prompt tokens that were not given to the device yet. */
+/* plx_seq_prefilling - known tokens that were not given to the device yet. */
 static inline uint32_t plx_seq_prefilling(const struct plx_seq *s)
 {
-	return s->n_run < s->n_prompt ? s->n_prompt - s->n_run : 0;
+	return s->n_run < s->n_known ? s->n_known - s->n_run : 0;
 }
 
 /* plx_seq_can_decode - whether the next token may be given to the device now. */
@@ -79,7 +89,7 @@ static inline bool plx_seq_can_decode(const struct plx_seq *s)
 {
 	uint32_t n = plx_seq_sampled(s);
 
-	return s->state == PLX_SEQ_RUN && n > 0 && n < s->max_new && n < s->window;
+	return s->state == PLX_SEQ_RUN && !s->leaving && n > 0 && n < s->max_new && n < s->window;
 }
 
 /* plx_seq_blocks - blocks that a prompt and its answer need: the last id is never run. */
@@ -97,8 +107,8 @@ struct plx_seq_fill {
 };
 
 /*
- * plx_seq_give - append the sequence's next n tokens to a step: prompt tokens, or one
- * PLX_TOK_LAST. Adds the deltas they need first, SLOT_SET with sampler for the first.
+ * plx_seq_give - append the sequence's next n tokens, whose blocks it holds, to a step: known ones,
+ * or one PLX_TOK_LAST. Adds the deltas they need first, SLOT_SET with sampler for the first.
  *
  * @sampler  the request's; sample and recent are filled here.
  *
@@ -119,6 +129,12 @@ enum plx_seq_end plx_seq_take(struct plx_seq *s, uint32_t n_tok, const int32_t *
 
 /* plx_seq_publish - show the prefix cache every block that is complete. */
 void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p);
+
+/*
+ * plx_seq_restart - give all blocks back and be as before the first step, with the ids received as
+ * known ones. No step in flight names it.
+ */
+void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant);
 
 /* plx_seq_release - give all blocks back, the last first, and free the sequence. */
 void plx_seq_release(struct plx_seq *s, struct plx_prefix *p);
