@@ -157,7 +157,7 @@ int plx_cpu_reset(struct plx_dev *dev);
 
 #define PLX_CPU_AHEAD_FIRST 4096u          /* fetched when a phase has nothing more to claim */
 #define PLX_CPU_AHEAD_STEP  512u           /* fetched between two looks at the phase */
-#define PLX_CPU_AHEAD_BYTES (128u * 1024u) /* fetched in a phase, of each matrix */
+#define PLX_CPU_AHEAD_BYTES (128u * 1024u) /* fetched in a phase */
 #define PLX_CPU_PATIENCE    16u            /* waits before a lane takes another's last units */
 
 /* A waiting lane; zero at first. */

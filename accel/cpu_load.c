@@ -25,6 +25,8 @@
 
 #define MIB         (UINT64_C(1) << 20)
 #define N_LAYER_MAT 7u
+#define MAT_GATE    4u /* of a layer's */
+#define MAT_UP      5u
 #define PAGE_BYTES  4096u
 
 #define PACK_ELEMS  65536u /* weights of an item: 20 us on Zen 4 */
@@ -169,10 +171,28 @@ static const struct plx_tensor *source(const struct plx_model *m, uint32_t mat)
 	return t[mat % N_LAYER_MAT];
 }
 
-/* Rows of one item of PACK. */
+/* Rows of one item of PACK: whole tiles and granules. */
 static uint32_t item_rows(const struct plx_cache_mat *m)
 {
-	return (PACK_ELEMS / m->n_in + PLX_K_TILE) / PLX_K_TILE * PLX_K_TILE;
+	return (PACK_ELEMS / m->n_in + PLX_FWD_GRAIN) / PLX_FWD_GRAIN * PLX_FWD_GRAIN;
+}
+
+/* Of a gate or an up matrix. */
+static uint64_t granule_bytes(const struct plx_cache_mat *m)
+{
+	return plx_k_pack_bytes(m->type, PLX_FWD_GRAIN, m->n_in);
+}
+
+/* From one granule of gate to the next: gate's and up's. */
+static uint64_t ffn_stride(const struct plx_cache_mat *gate)
+{
+	return granule_bytes(&gate[0]) + granule_bytes(&gate[1]);
+}
+
+/* Puts up's granules between those of gate, which stands before it. */
+static void ffn_lay(struct plx_cache_mat *gate)
+{
+	gate[1].off = gate[0].off + granule_bytes(&gate[0]);
 }
 
 /* Where each matrix will lie, and which items make it. */
@@ -191,6 +211,8 @@ static void mats_lay(struct plx_cpu_load *l, const struct plx_model *m)
 		                           .n_out = t->n_rows,
 		                           .n_in = t->n_cols};
 		off += align64(x->bytes);
+		if (i % N_LAYER_MAT == MAT_UP)
+			ffn_lay(x - 1);
 		l->first_item[i + 1] =
 		    l->first_item[i] + (x->n_out + item_rows(x) - 1) / item_rows(x);
 	}
@@ -226,6 +248,16 @@ static void ahead(const struct plx_model *m, const uint8_t *from, uint64_t bytes
 		              end - off < bytes ? end - off : bytes, MADV_WILLNEED);
 }
 
+/* Whole granules, each a matrix of its own. */
+static void pack_granules(uint8_t *to, uint64_t stride, const struct plx_tensor *t, uint32_t row,
+                          uint32_t end)
+{
+	for (; row < end; row += PLX_FWD_GRAIN)
+		plx_k_pack(to + row / PLX_FWD_GRAIN * stride, (enum plx_qtype)t->type,
+		           t->data + row * t->row_bytes, PLX_FWD_GRAIN, t->n_cols, 0,
+		           PLX_FWD_GRAIN);
+}
+
 static void pack_item(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t item)
 {
 	uint32_t i = mat_of(l, item);
@@ -235,8 +267,14 @@ static void pack_item(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t 
 	uint32_t end = rows < x->n_out - row ? row + rows : x->n_out;
 
 	ahead(c->m, t->data + row * t->row_bytes, (end - row) * t->row_bytes);
-	plx_k_pack(c->weights.base + x->off, (enum plx_qtype)t->type, t->data, t->n_rows, t->n_cols,
-	           row, end);
+	uint8_t *to = c->weights.base + x->off;
+
+	if (i % N_LAYER_MAT == MAT_GATE)
+		pack_granules(to, ffn_stride(x), t, row, end);
+	else if (i % N_LAYER_MAT == MAT_UP)
+		pack_granules(to, ffn_stride(x - 1), t, row, end);
+	else
+		plx_k_pack(to, (enum plx_qtype)t->type, t->data, t->n_rows, t->n_cols, row, end);
 }
 
 static void read_item(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
@@ -306,12 +344,17 @@ static void slots_make(struct plx_cpu *c)
 	c->row_seq = take(c, lim->max_step_tokens, sizeof(*c->row_seq));
 }
 
-static void layers_set(struct plx_cpu *c, const struct plx_k_mat *packed)
+static void layers_set(struct plx_cpu *c, const struct plx_cpu_load *l)
 {
-	for (uint32_t il = 0; il < c->m->n_layer; il++) {
-		const struct plx_k_mat *p = packed + (size_t)il * N_LAYER_MAT;
+	const struct plx_k_mat *packed = l->packed;
 
-		c->fwd.layer[il] = (struct plx_fwd_layer){p[0], p[1], p[2], p[3], p[4], p[5], p[6]};
+	for (uint32_t il = 0; il < c->m->n_layer; il++) {
+		size_t i = (size_t)il * N_LAYER_MAT;
+		const struct plx_k_mat *p = packed + i;
+
+		c->fwd.layer[il] = (struct plx_fwd_layer){
+		    p[0],        p[1],      p[2], p[3],
+		    p[MAT_GATE], p[MAT_UP], p[6], ffn_stride(&l->mat[i + MAT_GATE])};
 	}
 	c->fwd.head = packed[(size_t)c->m->n_layer * N_LAYER_MAT];
 }
@@ -322,7 +365,7 @@ static void work_make(struct plx_cpu *c, const struct plx_cpu_load *l)
 
 	PLX_CHECK(err == 0); /* plx_fwd_work_bytes counts the same things */
 	PLX_CHECK(c->fwd.head_group <= PLX_CPU_HEAD_ROWS);
-	layers_set(c, l->packed);
+	layers_set(c, l);
 	c->fwd.kv = c->kv.base;
 	slots_make(c);
 	queue_make(c);

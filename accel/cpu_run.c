@@ -169,13 +169,9 @@ static void phase_open(struct plx_cpu *c, const struct plx_cut *cut)
 {
 	struct plx_phase *p = &c->phase;
 
-	for (uint32_t i = 0; i < p->n_share && c->state == PLX_CPU_BODY; i++) {
-		const char *at[2];
-
-		plx_fwd_ahead(&c->fwd, i, p->n_share, at);
-		atomic_store_explicit(&p->share[i].ahead[0], at[0], memory_order_relaxed);
-		atomic_store_explicit(&p->share[i].ahead[1], at[1], memory_order_relaxed);
-	}
+	for (uint32_t i = 0; i < p->n_share && c->state == PLX_CPU_BODY; i++)
+		atomic_store_explicit(&p->share[i].ahead, plx_fwd_ahead(&c->fwd, i, p->n_share),
+		                      memory_order_relaxed);
 	plx_phase_open(p, cut->n_units, cut->most);
 }
 
@@ -235,7 +231,7 @@ void plx_cpu_run_start(struct plx_cpu *c)
 static void fetch_next(const struct plx_cpu *c, uint32_t lane)
 {
 	const struct plx_share *s = &c->phase.share[lane % c->phase.n_share];
-	const char *at = atomic_load_explicit(&s->ahead[0], memory_order_relaxed);
+	const char *at = atomic_load_explicit(&s->ahead, memory_order_relaxed);
 
 	if (at == NULL)
 		return;
@@ -267,23 +263,18 @@ bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
 void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w)
 {
 	const struct plx_share *s = &c->phase.share[lane % c->phase.n_share];
-	const char *at[2];
+	const char *at = atomic_load_explicit(&s->ahead, memory_order_relaxed);
 
 	w->n_wait++;
-	for (uint32_t i = 0; i < 2; i++)
-		at[i] = atomic_load_explicit(&s->ahead[i], memory_order_relaxed);
-	if (at[0] != w->at) {
-		w->at = at[0];
+	if (at != w->at) {
+		w->at = at;
 		w->bytes = 0;
 	}
-	if (at[0] == NULL || w->bytes >= PLX_CPU_AHEAD_BYTES) {
+	if (at == NULL || w->bytes >= PLX_CPU_AHEAD_BYTES) {
 		__builtin_ia32_pause();
 		return;
 	}
-	for (uint32_t i = 0; i < PLX_CPU_AHEAD_STEP; i += 64) {
-		__builtin_prefetch(at[0] + w->bytes + i, 0, 2);
-		if (at[1] != NULL)
-			__builtin_prefetch(at[1] + w->bytes + i, 0, 2);
-	}
+	for (uint32_t i = 0; i < PLX_CPU_AHEAD_STEP; i += 64)
+		__builtin_prefetch(at + w->bytes + i, 0, 2);
 	w->bytes += PLX_CPU_AHEAD_STEP;
 }

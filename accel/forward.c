@@ -7,8 +7,6 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
-#define FFN_GRAIN 32u /* rows of gate and up that make one q8 block of their product */
-
 /* ---- what an op costs, roughly: only the cut depends on it ---------------------- */
 
 struct rates {
@@ -170,16 +168,18 @@ static void segs_rows(struct plx_fwd *f, struct plx_range row, struct plx_range 
 	}
 }
 
-/* Rows of a matrix as a matrix of its own. */
-static struct plx_k_mat rows_view(const struct plx_k_mat *w, const struct plx_range *row)
+static const uint8_t *granule_at(const struct plx_fwd_layer *l, const struct plx_k_mat *w,
+                                 uint32_t i)
 {
-	return (struct plx_k_mat){row_at(w, row->begin), w->type, row->end - row->begin, w->n_in};
+	return (const uint8_t *)w->data + i * l->ffn_stride;
 }
 
-static void ffn_rows(const struct plx_fwd *f, const struct plx_k_mat *w, float *y,
-                     const struct plx_range *row, const struct plx_range *tok)
+/* One granule of gate or up. */
+static void ffn_granule(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t i, float *y,
+                        const struct plx_range *tok)
 {
-	struct plx_k_mat view = rows_view(w, row);
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	struct plx_k_mat view = {granule_at(l, w, i), w->type, PLX_FWD_GRAIN, w->n_in};
 	struct plx_k_mm mm = {
 	    .w = &view, .y = y, .y_stride = PLX_FWD_ROWS_MAX, .mode = PLX_K_STORE};
 
@@ -201,12 +201,14 @@ static void ffn_part(struct plx_fwd *f, struct plx_range row, struct plx_range t
 	const struct plx_fwd_layer *l = &f->layer[f->il];
 	uint32_t n_ff = f->m->n_ff;
 
-	row.begin *= FFN_GRAIN;
-	row.end *= FFN_GRAIN;
-	fetch(row_at(&l->gate, row.begin));
-	fetch(row_at(&l->up, row.begin));
-	ffn_rows(f, &l->gate, s->gate, &row, &tok);
-	ffn_rows(f, &l->up, s->up, &row, &tok);
+	for (uint32_t i = row.begin; i < row.end; i++) {
+		uint32_t y = (i - row.begin) * PLX_FWD_GRAIN;
+
+		ffn_granule(f, &l->gate, i, s->gate + y, &tok);
+		ffn_granule(f, &l->up, i, s->up + y, &tok);
+	}
+	row.begin *= PLX_FWD_GRAIN;
+	row.end *= PLX_FWD_GRAIN;
 	for (uint32_t t = tok.begin; t < tok.end; t++) {
 		float *g = s->gate + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX;
 		uint32_t n = row.end - row.begin;
@@ -225,8 +227,10 @@ static void ffn_part(struct plx_fwd *f, struct plx_range row, struct plx_range t
 static void gate_up_rows(struct plx_fwd *f, struct plx_range row, struct plx_range tok,
                          const struct plx_fwd_lane *s)
 {
-	const uint32_t most = PLX_FWD_ROWS_MAX / FFN_GRAIN;
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	const uint32_t most = PLX_FWD_ROWS_MAX / PLX_FWD_GRAIN;
 
+	fetch(granule_at(l, &l->gate, row.begin));
 	for (uint32_t at = row.begin; at < row.end; at += most) {
 		struct plx_range part = {at, row.end - at > most ? at + most : row.end};
 
@@ -584,7 +588,7 @@ static struct plx_cut gate_up_cut(struct plx_fwd *f)
 	const struct plx_fwd_layer *l = &f->layer[f->il];
 	double ns = mat_ns(f, &l->gate, f->n_tok) + mat_ns(f, &l->up, f->n_tok);
 
-	return mat_cut(f, ns, f->m->n_ff / FFN_GRAIN, f->n_tok);
+	return mat_cut(f, ns, f->m->n_ff / PLX_FWD_GRAIN, f->n_tok);
 }
 
 static struct plx_cut tok_cut(struct plx_fwd *f, uint32_t n_tok, uint32_t width)
@@ -681,22 +685,28 @@ static const char *seg_at(const struct plx_k_mat *const w[], uint32_t n_seg, uin
 	return (const char *)row_at(w[i], row * PLX_K_TILE);
 }
 
-void plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share, const char *at[2])
+/* The same of gate and up. */
+static const char *ffn_at(const struct plx_fwd *f, uint32_t share, uint32_t n_share)
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	uint32_t i = plx_cut_range(f->m->n_ff / PLX_FWD_GRAIN, n_share, share).begin;
+
+	return (const char *)granule_at(l, &l->gate, i);
+}
+
+const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
 	bool to_head = f->op == PLX_FWD_DOWN && f->il + 1 == f->m->n_layer;
 	const struct plx_k_mat *w[3] = {&f->head};
 	uint32_t n_seg = 1;
 
-	at[0] = at[1] = NULL;
 	if (f->n_tok > PLX_FWD_AHEAD_TOK)
-		return;
+		return NULL;
+	if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2)
+		return ffn_at(f, share, n_share);
 	if (f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) {
 		w[0] = &l->wo;
-	} else if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2) {
-		w[0] = &l->up;
-		at[1] = seg_at(w, 1, share, n_share);
-		w[0] = &l->gate;
 	} else if (f->op == PLX_FWD_GATE_UP) {
 		w[0] = &l->down;
 	} else if (!to_head && f->op != PLX_FWD_HEAD_NORM) {
@@ -709,7 +719,7 @@ void plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share, co
 		w[2] = &l->wv;
 		n_seg = 3;
 	}
-	at[0] = seg_at(w, n_seg, share, n_share);
+	return seg_at(w, n_seg, share, n_share);
 }
 
 const char *plx_fwd_op_name(enum plx_fwd_op op)

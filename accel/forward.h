@@ -51,9 +51,18 @@ enum plx_fwd_op {
 	PLX_FWD_N_OPS,
 };
 
-/* A layer's matrices as the kernels take them; the vectors stay where the model has them. */
+/*
+ * A layer's matrices as the kernels take them; the vectors stay where the model has them.
+ *
+ * gate and up lie granule after granule, so that they are read as one stream: the first
+ * PLX_FWD_GRAIN rows of gate, those of up, the next ones of gate, and so on. Granule i of either is
+ * the matrix at data + i * ffn_stride.
+ */
+#define PLX_FWD_GRAIN 32u /* rows of gate and of up that make one q8 block of their product */
+
 struct plx_fwd_layer {
 	struct plx_k_mat wq, wk, wv, wo, gate, up, down;
+	uint64_t ffn_stride; /* bytes */
 };
 
 /* One sequence's share of a step, as the pass sees it. */
@@ -197,12 +206,12 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane);
  * plx_fwd_ahead - where the next matrix op begins to read weights.
  *
  * @share    of n_share: the op's rows are shared out in that many stretches.
- * @at       out: first weights of that stretch; gate's and up's, which are read in turn, or one
- *           and NULL. Both NULL where weights are read too seldom to matter (many tokens).
  *
+ * Returns the first weights of that stretch; NULL where weights are read too seldom to matter (many
+ * tokens).
  * Thread: as plx_fwd_next.
  */
-void plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share, const char *at[2]);
+const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share);
 
 /* plx_fwd_op_name - "embed", "qkv" ... */
 const char *plx_fwd_op_name(enum plx_fwd_op op);

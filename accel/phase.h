@@ -37,7 +37,7 @@
 struct plx_share {
 	alignas(64) _Atomic uint64_t word; /* most: 16 bits, end: 24, begin: 24 */
 	/* What the lcore will read after this phase, to be fetched while it waits; a hint. */
-	_Atomic(const char *) ahead[2];
+	_Atomic(const char *) ahead;
 };
 
 struct plx_phase {
@@ -55,8 +55,7 @@ static inline void plx_phase_init(struct plx_phase *p, uint32_t n_lane)
 
 	for (uint32_t i = 0; i < PLX_PHASE_SHARES; i++) {
 		atomic_init(&p->share[i].word, 0);
-		atomic_init(&p->share[i].ahead[0], NULL);
-		atomic_init(&p->share[i].ahead[1], NULL);
+		atomic_init(&p->share[i].ahead, NULL);
 	}
 	atomic_init(&p->n_done, 0);
 	p->n_units = 0;

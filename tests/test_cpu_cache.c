@@ -339,7 +339,7 @@ static void test_layout_id_stands_for_its_bytes(void **state)
 		plx_k_pack(all + used, t, src, ROWS, COLS, 0, ROWS);
 		used += plx_k_pack_bytes(t, ROWS, COLS);
 	}
-	assert_int_equal(PLX_K_LAYOUT_ID, 1);
+	assert_int_equal(PLX_K_LAYOUT_ID, 2);
 	assert_int_equal(used, 226048);
 	assert_int_equal(XXH3_64bits(all, used), UINT64_C(0xddc0b8548db2e30));
 	free(src);
@@ -449,6 +449,47 @@ static void test_device_has_the_same_weights(void **state)
 	plx_model_close(m);
 }
 
+/* Rows of granule i of a stored matrix, repacked, are what lies at p. */
+static void granule_is(const uint8_t *p, const struct plx_tensor *t, uint32_t i, uint64_t bytes)
+{
+	uint8_t *want = aligned_alloc(64, bytes);
+
+	plx_k_pack(want, (enum plx_qtype)t->type, t->data + i * 32 * t->row_bytes, 32, t->n_cols, 0,
+	           32);
+	assert_memory_equal(p, want, bytes);
+	free(want);
+}
+
+/* 32 rows of gate, the same 32 of up, and so on; the other matrices of a layer around them. */
+static void test_a_layer_is_one_stream(void **state)
+{
+	struct plx_model *m;
+	bool read;
+
+	(void)state;
+	assert_int_equal(plx_model_open(TINY, &m, NULL), 0);
+	struct plx_cpu *c = loaded(m, 2, false, &read);
+	const struct plx_fwd_layer *l = &c->fwd.layer[1];
+	uint64_t gate = plx_k_pack_bytes(l->gate.type, 32, l->gate.n_in);
+	uint64_t up = plx_k_pack_bytes(l->up.type, 32, l->up.n_in);
+	const uint8_t *p = l->gate.data;
+
+	assert_true(m->n_ff >= 64);
+	assert_int_equal(l->ffn_stride, gate + up);
+	for (uint32_t i = 0; i < m->n_ff / 32; i++, p += gate + up) {
+		granule_is(p, &m->layer[1].gate, i, gate);
+		granule_is(p + gate, &m->layer[1].up, i, up);
+	}
+	assert_ptr_equal(l->up.data, (const uint8_t *)l->gate.data + gate);
+	assert_ptr_equal(l->down.data, p);
+	assert_ptr_equal(l->wk.data, (const uint8_t *)l->wq.data +
+	                                 plx_k_pack_bytes(l->wq.type, l->wq.n_out, l->wq.n_in));
+	assert_ptr_equal(l->wv.data, (const uint8_t *)l->wk.data +
+	                                 plx_k_pack_bytes(l->wk.type, l->wk.n_out, l->wk.n_in));
+	plx_dev_close(&c->base);
+	plx_model_close(m);
+}
+
 /* Damage in the data is found after part of it is in place already: all is repacked then. */
 static void test_device_repacks_what_is_damaged(void **state)
 {
@@ -498,6 +539,7 @@ int main(void)
 	    TEST(test_no_room_leaves_nothing),
 	    TEST(test_read_only_folder_is_said),
 	    TEST(test_layout_id_stands_for_its_bytes),
+	    TEST(test_a_layer_is_one_stream),
 	    TEST(test_device_has_the_same_weights),
 	    TEST(test_device_repacks_what_is_damaged),
 	};

@@ -27,9 +27,10 @@
 
 /*
  * Which layout this is: grows by one with every change of what stands above or of where pack.c puts
- * a byte, so that matrices which another build repacked and wrote to a file are not taken for ours.
+ * a byte, or of the order in which a model's matrices lie, so that matrices which another build
+ * repacked and wrote to a file are not taken for ours.
  */
-#define PLX_K_LAYOUT_ID 1u
+#define PLX_K_LAYOUT_ID 2u
 
 struct plx_layout {
 	uint32_t group_blocks; /* blocks of 32 columns in a group; 0: a float format */
