@@ -230,7 +230,7 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 		plx_req_reject(s->links, r, f->err, NULL);
 	res->kind = f->kind;
 	res->cause = f->cause;
-	res->cached_tokens = f->cached_tokens;
+	res->cached_tokens = f->cached_tokens < r->n_ids ? f->cached_tokens : r->n_ids;
 	res->ns[PLX_NS_QUEUE] = f->queue_ns;
 	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
 	res->ns[PLX_NS_DECODE] = f->decode_ns;
@@ -251,8 +251,8 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 
 	return (struct plx_sched_job){
 	    .ids = r->ids,
-	    .n_ids = r->n_ids,
-	    .max_new = m->max_new,
+	    .n_ids = r->n_ids + r->n_had,
+	    .max_new = m->max_new - r->n_had,
 	    .n_samples = m->n_samples,
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
 	    .flags = m->flags & PLX_REQ_DETERMINISTIC ? (uint32_t)PLX_SEQF_DETERMINISTIC : 0u,
@@ -308,11 +308,12 @@ static void accept(struct plx_stage_batch *s, const struct plx_req *r,
                    const struct plx_sched_admit *a)
 {
 	uint64_t us = a->est_ttft_ns / PLX_NS_PER_US;
-	struct plx_out o = {.kind = PLX_OUT_ACCEPT,
-	                    .req_idx = r->idx,
-	                    .index = a->queue_position,
-	                    .n_top = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
-	                    .id = (int32_t)a->cached_tokens};
+	struct plx_out o = {
+	    .kind = PLX_OUT_ACCEPT,
+	    .req_idx = r->idx,
+	    .index = a->queue_position,
+	    .n_top = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
+	    .id = (int32_t)(a->cached_tokens < r->n_ids ? a->cached_tokens : r->n_ids)};
 
 	plx_count(s->page, PLX_M_REQ_ACCEPTED, 1);
 	push_out(s, &o);
@@ -396,12 +397,15 @@ static bool is_live(const struct plx_stage_batch *s, uint32_t key)
 static void take_note(struct plx_stage_batch *s, const struct plx_note *n)
 {
 	/* Only a live request's gen may be read: io changes it when a place is taken anew. */
-	if (!is_live(s, n->req_idx) || s->links->req[n->req_idx].gen != n->gen)
+	const struct plx_req *r = &s->links->req[n->req_idx];
+
+	if (!is_live(s, n->req_idx) || r->gen != n->gen)
 		return;
+	/* The scheduler counts from where a resumed answer goes on. */
 	if (n->kind == PLX_NOTE_STOP)
 		plx_sched_stop(&s->sched, n->req_idx, n->sample, s->now_ns);
-	else
-		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next);
+	else if (n->next > r->n_had)
+		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next - r->n_had);
 }
 
 static uint32_t take_notes_of(struct plx_stage_batch *s, struct plx_ring_note *ring)

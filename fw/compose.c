@@ -174,7 +174,7 @@ static int make_models(struct plx_appliance *a, uint32_t *n_bytes)
 static uint64_t features(const struct plx_appliance *a)
 {
 	uint64_t f = PLX_FEAT_GENERATE | PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_DETERMINISTIC |
-	             PLX_FEAT_STOP;
+	             PLX_FEAT_STOP | PLX_FEAT_RESUME;
 
 	if (a->assets->chat != NULL)
 		f |= PLX_FEAT_MESSAGES;

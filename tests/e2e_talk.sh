@@ -59,6 +59,20 @@ many() { # more conversations than a session may keep: each goes on all the same
 }
 check reset_and_begin_anew many
 
+# Killed under an answer, which goes on behind what came when the daemon is there again.
+resumed() {
+	local p rc
+	nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host $host --key "$tmp/client.key" --timeout 30000 --retry --quiet \
+		--raw --ignore-eos --temperature 1 --seed 5 --max-new 200 "$count" >"$tmp/resumed" 2>"$tmp/err" & p=$!
+	sleep 0.6
+	stop KILL
+	start --log-level debug || return 1
+	wait $p; rc=$?
+	echo "exit $rc, $(cat "$tmp/err")"
+	[ $rc = 0 ] && grep -q 'restarted\|nothing came' "$tmp/err" && ! grep -q anew "$tmp/err" &&
+		same "$(cat "$tmp/resumed")" "$(ask --quiet --raw --ignore-eos --temperature 1 --seed 5 --max-new 200 "$count")"
+}
+check answer_outlives_the_daemon resumed
 private() { ! grep -iE 'capital|france|italy|larger|no play' "$tmp/log"; }
 check no_text_in_the_log private
 report

@@ -197,7 +197,7 @@ static void on_event(const struct plx_ev *ev)
 	switch ((enum plx_ev_kind)ev->kind) {
 	case PLX_EV_ACCEPTED:
 		assert_int_equal(c->n_accepts++, 0);
-		assert_int_equal(c->n_ids[0], 0);
+		assert_int_equal(c->n_text[0], 0);
 		break;
 	case PLX_EV_TOKENS:
 		on_tokens(c, ev);
@@ -578,6 +578,94 @@ static void test_stages_forget_what_a_session_left(void **state)
 
 	assert_int_equal(first.res.prompt_tokens, 5);
 	assert_int_equal(c->res.err, PLX_E_TOO_LARGE);
+}
+
+/* ---- resuming ---- */
+
+/* All of an answer, then again behind each of its first n ids: what is sent is the rest of it. */
+static void resume_anywhere(struct ask a, uint32_t step)
+{
+	struct client whole;
+	uint32_t had[MAX_NEW];
+
+	a.flags = PLX_REQ_TEXT;
+	whole = *ask_and_run(&a);
+	assert_int_equal(whole.res.kind, PLX_FINAL_DONE);
+	memcpy(had, whole.id[0], sizeof(had));
+	a.had = had;
+	for (a.n_had = 1; a.n_had <= whole.n_ids[0] && a.n_had < a.max_new; a.n_had += step) {
+		struct plx_req *q = make(&a);
+		struct client *c = &r.client[q->idx];
+
+		c->n_ids[0] = a.n_had; /* acknowledged in another session */
+		assert_true(plx_req_push(&r.links, q));
+		run_out();
+		assert_int_equal(c->res.kind, PLX_FINAL_DONE);
+		assert_int_equal(c->n_ids[0], whole.n_ids[0]);
+		assert_memory_equal(c->id[0] + a.n_had, whole.id[0] + a.n_had,
+		                    4 * (whole.n_ids[0] - a.n_had));
+		assert_true(c->n_text[0] <= whole.n_text[0]);
+		assert_memory_equal(c->text[0], whole.text[0] + whole.n_text[0] - c->n_text[0],
+		                    c->n_text[0]);
+		assert_int_equal(c->res.sample[0].reason, whole.res.sample[0].reason);
+		assert_int_equal(c->res.sample[0].n_tokens, whole.n_ids[0]);
+		assert_int_equal(c->res.prompt_tokens, whole.res.prompt_tokens);
+		assert_true(c->last[0]);
+	}
+}
+
+static void test_stages_resume_an_answer_anywhere(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 8; seed++) {
+		resume_anywhere((struct ask){.text = "hello", .max_new = 40, .seed = seed}, 3);
+		resume_anywhere(
+		    (struct ask){.text = "a", .max_new = 30, .seed = seed, .stop = "ab"}, 1);
+	}
+}
+
+static void test_stages_resume_within_a_stop_string(void **state)
+{
+	int32_t ids[64], want[MAX_NEW];
+	uint32_t n = encode("abc", ids), at;
+	struct ask a = {.text = "abc", .max_new = 40};
+
+	(void)state;
+	/* "he" (0) could begin the stop string "hellx": it waits for what comes. */
+	no_eog();
+	do {
+		a.seed++;
+		plx_fake_expect(plx_fake_conf(r.fake), ids, n, a.seed, 0, 40, want);
+		for (at = 2; at < 20 && want[at] != TINY_WORD(0); at++)
+			;
+	} while (at == 20);
+	a.stop = "hellx";
+	resume_anywhere(a, 1);
+}
+
+static void test_stages_resume_what_they_can(void **state)
+{
+	static const uint32_t bad[2] = {1, 100000};
+	uint32_t many[MAX_NEW];
+	struct ask a = {.flags = PLX_REQ_TEXT, .text = "hi", .max_new = 40, .had = bad, .n_had = 2};
+
+	(void)state;
+	const struct client *c = ask_and_run(&a);
+
+	assert_int_equal(c->res.err, PLX_E_BAD_REQUEST);
+	assert_int_equal(c->res.option, PLX_OPT_RESUME);
+	a.n_samples = 2;
+	c = ask_and_run(&a);
+	assert_int_equal(c->res.option, PLX_OPT_RESUME);
+	assert_string_equal(c->res.detail, "only a request of one sample is resumed here");
+	for (uint32_t i = 0; i < MAX_NEW; i++)
+		many[i] = TINY_WORD(6);
+	a = (struct ask){
+	    .flags = PLX_REQ_TEXT, .text = "hi", .max_new = 40, .had = many, .n_had = 39};
+	r.cfg.lim.prompt_tokens = 40;
+	c = ask_and_run(&a);
+	assert_int_equal(c->res.option, PLX_OPT_RESUME);
+	plx_talk_check(&r.st.talk);
 }
 
 static void test_stages_reject_what_they_can_not_do(void **state)
@@ -1119,6 +1207,9 @@ int main(void)
 	    scenario(test_stages_go_on_from_a_request),
 	    scenario(test_stages_go_on_from_text_that_was_seen),
 	    scenario(test_stages_forget_what_a_session_left),
+	    scenario(test_stages_resume_an_answer_anywhere),
+	    scenario(test_stages_resume_within_a_stop_string),
+	    scenario(test_stages_resume_what_they_can),
 	    scenario(test_stages_reject_what_they_can_not_do),
 	    scenario(test_stages_stop_string_ends_the_answer),
 	    scenario(test_stages_cancel_at_any_time),

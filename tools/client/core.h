@@ -80,6 +80,7 @@ struct plx_client_slot {
 	uint8_t *again;     /* the message with what came of its answer */
 	uint64_t wait_ns;   /* not to be sent before; 0: now */
 	uint8_t n_again;    /* DEVICE_LOST it survived */
+	bool no_resume;     /* the appliance refused to resume it */
 	bool not_kept;      /* the appliance said that it has the earlier one no longer */
 	uint16_t n_samples;
 	uint8_t prio;
@@ -233,7 +234,7 @@ struct plx_client_slot *plx_client_slot_of(struct plx_client *c, uint64_t req_id
 /* plx_client_begin - queue what credit allows, in order of submission. */
 void plx_client_begin(struct plx_client *c);
 /* plx_client_rejected - a REJECT came (in s->fin.ev): true where the request goes again by itself,
- * since what it goes on from is not kept, or since its device was lost. */
+ * since what it goes on from is not kept, it can't be resumed, or its device was lost. */
 bool plx_client_rejected(struct plx_client *c, struct plx_client_slot *s, uint64_t now_ns);
 /* plx_client_had - ids of a sample came: they are kept where the request may be resumed. */
 void plx_client_had(struct plx_client_slot *s, const struct plx_client_tokens *t);

@@ -379,8 +379,8 @@ static bool add_resume(const struct plx_client *c, struct plx_client_slot *s, st
 
 	free(s->again);
 	s->again = NULL;
-	if (!(c->ack.features & PLX_FEAT_RESUME) || cap > c->ack.limits.max_request_bytes ||
-	    !(s->again = malloc(cap)))
+	if (s->no_resume || !(c->ack.features & PLX_FEAT_RESUME) ||
+	    cap > c->ack.limits.max_request_bytes || !(s->again = malloc(cap)))
 		return false;
 	memcpy(&b, m->p, sizeof(b));
 	size_t head = sizeof(b) + b.options_bytes;
@@ -558,12 +558,14 @@ bool plx_client_rejected(struct plx_client *c, struct plx_client_slot *s, uint64
 	const struct plx_client_reject *r = &s->fin.ev.reject;
 	bool not_kept =
 	    s->sent_more && r->err == PLX_E_BAD_REQUEST && r->option == PLX_OPT_CONTINUE;
+	bool no_resume = s->again && r->option == PLX_OPT_RESUME;
 	bool lost = r->err == PLX_E_DEVICE_LOST && s->resubmit == PLX_CLIENT_RESUBMIT_RESUME &&
 	            s->n_again < PLX_CLIENT_AGAIN;
 
-	if (s->cancel_asked || (!not_kept && !lost))
+	if (s->cancel_asked || (!not_kept && !no_resume && !lost))
 		return false;
 	s->not_kept |= not_kept;
+	s->no_resume |= no_resume;
 	s->n_again = (uint8_t)(s->n_again + lost);
 	s->wait_ns = lost ? now_ns + r->retry_after_us * PLX_NS_PER_US : 0;
 	c->wake = true;
