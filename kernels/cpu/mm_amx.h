@@ -13,12 +13,12 @@
 #include "kernels/cpu/amx_tile.h"
 #include "kernels/cpu/mm_impl.h"
 
-#define AMX_MIN_TOKENS 32 /* below it the vector path is quicker: at 16 by a sixth, at 8 by half   \
-	                   */
-#define AMX_TOKENS 64     /* of a chunk: the most that an item has */
-#define AMX_BLOCKS 8      /* of a panel: a super-block */
-#define AMX_TILE   16     /* tokens of a tile */
-#define AMX_DOTS   (AMX_TILE * PLX_K_TILE)
+/* Below it the vector path is quicker: at 16 tokens by a sixth, at 8 by half. */
+#define AMX_MIN_TOKENS 32
+#define AMX_TOKENS     64 /* of a chunk: the most that an item has */
+#define AMX_BLOCKS     8  /* of a panel: a super-block */
+#define AMX_TILE       16 /* tokens of a tile */
+#define AMX_DOTS       (AMX_TILE * PLX_K_TILE)
 
 /* Up to AMX_BLOCKS blocks of 16 rows, unpacked. */
 struct amx_panel {
