@@ -7,8 +7,8 @@
 #define N PLX_COST_FEATURES
 
 #define FORGET      0.995
-#define HOLD        1e-3 /* of the mean diagonal: keeps a weight where the steps say nothing */
-#define HOLD_BASE   10.0 /* the constant is held firmer: what is unknown goes to prompt tokens */
+#define HOLD        1e-3  /* of the mean diagonal: keeps a weight where the steps say nothing */
+#define HOLD_BASE   100.0 /* the constant is held firmer: what is unknown goes to prompt tokens */
 #define LEAST_STEPS 4u
 #define MOST_STEPS  1000u
 #define DRIFT_SLOW  (1.0 / 16)
@@ -131,7 +131,8 @@ static double fitted(const struct plx_cost *c, const double x[N])
 	double light = c->light.n ? dot(c->light.w, x) : 0;
 	double heavy = c->heavy.n ? dot(c->heavy.w, x) : 0;
 
-	return light > heavy ? light : heavy;
+	/* heavy was never asked about steps without prompts as long as light was. */
+	return light > heavy || (x[2] <= 0 && c->light.n) ? light : heavy;
 }
 
 /* Which piece a step belongs to. */

@@ -2,6 +2,7 @@
  * The device's step time, learnt while it runs: nothing about the device is known beforehand.
  *
  *   time(step) = drift * max(light(step), heavy(step))
+ *   (a step without prompt tokens: light alone)
  *   piece(step) = w0 + w1 * decodes + w2 * prefill + w3 * context + w4 * prefill_pos,   all w >= 0
  *
  * Two linear pieces, because a GPU's step is bound by reading weights and KV until it has enough

@@ -22,12 +22,12 @@
  *              from the mean, so that an hour in which the device is slower makes steps no longer
  *   objective  the strictest time between tokens of those that run; margin: 99 of 100 steps meet it
  *
- * and takes as many prompt tokens as fit. Where nobody named an objective it lasts 2 * usual; where
- * nothing decodes, as long as the objective allows. A new sequence starts only while decodes alone
- * would take at most 0.9 of the objective; what runs gets its 1/20 of prompt tokens in any case.
- * Until times were measured, a step takes at most 512 prompt tokens. Of the record an eighth is
- * kept for prompts while any waits. Two steps in flight need no more care: each of them is as long
- * as this says, and a sequence is in both.
+ * and takes as many prompt tokens as fit, 8 in any case. Where nobody named an objective it lasts 2
+ * * usual; where nothing decodes, as long as the objective allows. A new sequence starts only while
+ * decodes alone would take at most 0.9 of the objective; what runs goes on in any case. Until times
+ * were measured, a step takes at most 512 prompt tokens. Of the record an eighth is kept for
+ * prompts while any waits. Two steps in flight need no more care: each of them is as long as this
+ * says, and a sequence is in both.
  *
  * Waiting for company: with wait_ns set, an idle device starts only when the batch is full
  * (step_seqs requests or step_tokens tokens wait) or the oldest waited wait_ns. It is 0 by default:

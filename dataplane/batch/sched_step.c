@@ -1,6 +1,7 @@
 /* What a step is made of; sched.h says the policy. */
 #include "dataplane/batch/sched_int.h"
 
+#define LEAST_CHUNK  8u /* prompt tokens that a step takes in any case: nobody starves */
 #define PROMPT_SHARE 8u /* 1/8 of a step is kept for prompts */
 
 struct filling {
@@ -70,8 +71,11 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 	if (!plx_sched_goes_on(s, slot))
 		return true;
 	uint32_t pos = q->n_run;
-	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, plx_seq_prefilling(q));
+	uint32_t left = plx_seq_prefilling(q);
+	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, left);
 
+	if (n == 0 && w->work.prefill == 0)
+		n = left < LEAST_CHUNK ? left : LEAST_CHUNK;
 	if (n == 0)
 		return false;
 	n = plx_sched_blocks_for(s, slot, n);
