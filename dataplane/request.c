@@ -159,7 +159,7 @@ struct plx_req *plx_req_take(struct plx_links *l)
 	if (!plx_ring_req_pop(&l->req_free, &r))
 		return NULL;
 	r->gen++;
-	r->n_ids = r->n_kept = r->n_had = 0;
+	r->n_ids = r->n_kept = 0;
 	r->tok_ns = 0;
 	r->batch_ns = 0;
 	memset(&r->res, 0, sizeof(r->res));

@@ -71,7 +71,6 @@ struct plx_req {
 	/* Written by the stage that has the request. */
 	uint32_t n_ids;    /* of ids */
 	uint32_t n_kept;   /* of them, the first: those of the request that this one continues */
-	uint32_t n_had;    /* ids behind them: what the client of a resumed answer has of it */
 	uint64_t tok_ns;   /* tok was done with the prompt */
 	uint64_t batch_ns; /* batch took it */
 	struct plx_result res;

@@ -95,7 +95,9 @@ size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 	struct plx_batch_model model = {.n_ctx = n_ctx};
 	struct plx_sched_conf c = sched_conf(cfg, &model);
 
-	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 8) + 192;
+	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
+
+	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 8 + have) + 256;
 }
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -130,7 +132,8 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->live = plx_arena_take(a, n * sizeof(*s->live), 64);
 	s->place = plx_arena_take(a, n * sizeof(*s->place), 64);
 	s->last_ns = plx_arena_take(a, n * sizeof(*s->last_ns), 64);
-	if (!s->live || !s->place || !s->last_ns)
+	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
+	if (!s->live || !s->place || !s->last_ns || !s->have)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
 	return plx_sched_init(&s->sched, a, &c, &sink, d);
 }
@@ -251,8 +254,8 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 
 	return (struct plx_sched_job){
 	    .ids = r->ids,
-	    .n_ids = r->n_ids + r->n_had,
-	    .max_new = m->max_new - r->n_had,
+	    .n_ids = r->n_ids,
+	    .max_new = m->max_new,
 	    .n_samples = m->n_samples,
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
 	    .flags = m->flags & PLX_REQ_DETERMINISTIC ? (uint32_t)PLX_SEQF_DETERMINISTIC : 0u,
@@ -273,6 +276,21 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	                .seed = m->seed,
 	                .penalty_window = penalised ? PLX_PENALTY_WINDOW : 0u},
 	};
+}
+
+/* What the client of a resumed request has; NULL: it begins. */
+static const struct plx_sched_have *have_of(struct plx_stage_batch *s, const struct plx_req *r)
+{
+	struct plx_sched_have *h = &s->have[(size_t)r->idx * s->links->cfg->lim.n_samples];
+
+	if (r->view.n_resumed == 0)
+		return NULL;
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
+		h[i] = (struct plx_sched_have){0};
+		/* In the message, which stays: little-endian, at a multiple of 4. */
+		h[i].ids = (const void *)plx_req_resumed(&r->view, i, &h[i].n);
+	}
+	return h;
 }
 
 static int check_request(const struct plx_stage_batch *s, const struct plx_req *r, const char **why)
@@ -355,6 +373,8 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		return;
 	}
 	struct plx_sched_job job = job_of(r);
+
+	job.have = have_of(s, r);
 	int e = check_request(s, r, &why);
 
 	if (e) {
@@ -397,15 +417,12 @@ static bool is_live(const struct plx_stage_batch *s, uint32_t key)
 static void take_note(struct plx_stage_batch *s, const struct plx_note *n)
 {
 	/* Only a live request's gen may be read: io changes it when a place is taken anew. */
-	const struct plx_req *r = &s->links->req[n->req_idx];
-
-	if (!is_live(s, n->req_idx) || r->gen != n->gen)
+	if (!is_live(s, n->req_idx) || s->links->req[n->req_idx].gen != n->gen)
 		return;
-	/* The scheduler counts from where a resumed answer goes on. */
 	if (n->kind == PLX_NOTE_STOP)
 		plx_sched_stop(&s->sched, n->req_idx, n->sample, s->now_ns);
-	else if (n->next > r->n_had)
-		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next - r->n_had);
+	else
+		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next);
 }
 
 static uint32_t take_notes_of(struct plx_stage_batch *s, struct plx_ring_note *ring)

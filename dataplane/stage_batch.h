@@ -40,9 +40,10 @@ struct plx_stage_batch {
 	bool gone;                      /* the last reset failed: requests are refused */
 	uint32_t n_free;
 	uint32_t free_step[PLX_BATCH_MAX_STEPS];
-	uint32_t n_live;   /* keys the scheduler has */
-	uint32_t *live;    /* [n_requests] them, in no order */
-	uint32_t *place;   /* [n_requests] where in live a key is */
+	uint32_t n_live;             /* keys the scheduler has */
+	uint32_t *live;              /* [n_requests] them, in no order */
+	uint32_t *place;             /* [n_requests] where in live a key is */
+	struct plx_sched_have *have; /* [n_requests][n_samples] of resumed requests */
 	uint64_t *last_ns; /* [n_requests] device time of the last token, for ITL; 0: none yet */
 };
 

@@ -445,22 +445,6 @@ static void hand_on(struct plx_stage_tok *s)
 	PLX_CHECK(plx_ring_req_push(&s->links->tok_req, &r));
 }
 
-/* What the client has goes behind the prompt, so it is run as the prompt is. */
-static void begin_prime(struct plx_stage_tok *s)
-{
-	const struct plx_req *r = s->in.req;
-	uint32_t count;
-
-	(void)plx_req_resumed(&r->view, 0, &count);
-	if (r->view.m.n_samples > 1)
-		refuse_option(s, PLX_OPT_RESUME, "only a request of one sample is resumed here");
-	else if (count > s->links->cfg->lim.prompt_tokens - r->n_ids)
-		refuse_option(s, PLX_OPT_RESUME,
-		              "prompt and resumed tokens are over the limit of prompt tokens");
-	else
-		s->in.work = PLX_TOK_PRIME;
-}
-
 /* The prompt stands in ids; n_ids of them are new. */
 static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
 {
@@ -470,9 +454,10 @@ static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
 	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
 		plx_detok_init(answer_of(s, r->idx, i), s->tok, r);
 	plx_talk_begin(&s->talk, r->idx);
-	r->n_had = 0;
+	s->in.sample = 0;
+	s->in.n_primed = 0;
 	if (r->view.n_resumed)
-		begin_prime(s);
+		s->in.work = PLX_TOK_PRIME;
 	else
 		hand_on(s);
 }
@@ -480,24 +465,30 @@ static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
 /* A resumed request: what the client has goes through the decoder and is not sent. */
 static void prime(struct plx_stage_tok *s)
 {
-	struct plx_req *r = s->in.req;
+	struct plx_tok_in *in = &s->in;
+	struct plx_req *r = in->req;
 	uint32_t n_vocab = plx_tok_n_vocab(s->tok), count;
-	const uint8_t *ids = plx_req_resumed(&r->view, 0, &count);
 
-	for (uint32_t k = 0; k < PRIME_A_TURN && r->n_had < count; k++) {
-		uint32_t id = plx_get_u32(ids + 4 * (size_t)r->n_had);
-		int32_t *had = &r->ids[r->n_ids + r->n_had++];
+	for (uint32_t k = 0; k < PRIME_A_TURN && in->sample < r->view.m.n_samples; k++) {
+		const uint8_t *ids = plx_req_resumed(&r->view, in->sample, &count);
+
+		if (in->n_primed == count) {
+			in->sample++;
+			in->n_primed = 0;
+			continue;
+		}
+		uint32_t id = plx_get_u32(ids + 4 * (size_t)in->n_primed++);
+		int32_t had = (int32_t)id;
 
 		if (id >= n_vocab) {
 			plx_talk_drop(&s->talk, r->idx);
 			refuse_option(s, PLX_OPT_RESUME, "a token id is not in the vocabulary");
 			return;
 		}
-		*had = (int32_t)id;
-		plx_detok_had(answer_of(s, r->idx, 0), *had);
-		plx_talk_add(&s->talk, r->idx, 0, had, 1);
+		plx_detok_had(answer_of(s, r->idx, in->sample), had);
+		plx_talk_add(&s->talk, r->idx, in->sample, &had, 1);
 	}
-	if (r->n_had == count)
+	if (in->sample == r->view.m.n_samples)
 		hand_on(s);
 }
 

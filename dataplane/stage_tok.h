@@ -41,6 +41,8 @@ struct plx_tok_in {
 	struct plx_req *req;
 	uint64_t begin_ns;
 	uint32_t next_io; /* io stages take turns */
+	uint16_t sample;  /* PRIME: at hand */
+	uint32_t n_primed;
 	uint32_t max_text;
 	char *text;                /* [max_text] a rendered chat */
 	struct plx_chat_msg *msg;  /* [PLX_MESSAGES_MAX] */

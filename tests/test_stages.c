@@ -643,27 +643,41 @@ static void test_stages_resume_within_a_stop_string(void **state)
 	resume_anywhere(a, 1);
 }
 
+/* Sample 0 of two has some, sample 1 nothing. */
+static void test_stages_resume_one_of_two_samples(void **state)
+{
+	struct ask a = {
+	    .flags = PLX_REQ_TEXT, .text = "hello", .max_new = 20, .seed = 2, .n_samples = 2};
+	uint32_t had[7];
+
+	(void)state;
+	no_eog();
+	struct client whole = *ask_and_run(&a);
+
+	memcpy(had, whole.id[0], sizeof(had));
+	a.had = had;
+	a.n_had = 7;
+	struct plx_req *q = make(&a);
+	struct client *c = &r.client[q->idx];
+
+	c->n_ids[0] = 7;
+	assert_true(plx_req_push(&r.links, q));
+	run_out();
+	assert_memory_equal(c->id[0] + 7, whole.id[0] + 7, 4 * 13);
+	assert_memory_equal(c->id[1], whole.id[1], 4 * 20);
+	assert_int_equal(c->res.sample[0].n_tokens, 20);
+	assert_int_equal(c->res.sample[1].n_tokens, 20);
+}
+
 static void test_stages_resume_what_they_can(void **state)
 {
 	static const uint32_t bad[2] = {1, 100000};
-	uint32_t many[MAX_NEW];
 	struct ask a = {.flags = PLX_REQ_TEXT, .text = "hi", .max_new = 40, .had = bad, .n_had = 2};
 
 	(void)state;
 	const struct client *c = ask_and_run(&a);
 
 	assert_int_equal(c->res.err, PLX_E_BAD_REQUEST);
-	assert_int_equal(c->res.option, PLX_OPT_RESUME);
-	a.n_samples = 2;
-	c = ask_and_run(&a);
-	assert_int_equal(c->res.option, PLX_OPT_RESUME);
-	assert_string_equal(c->res.detail, "only a request of one sample is resumed here");
-	for (uint32_t i = 0; i < MAX_NEW; i++)
-		many[i] = TINY_WORD(6);
-	a = (struct ask){
-	    .flags = PLX_REQ_TEXT, .text = "hi", .max_new = 40, .had = many, .n_had = 39};
-	r.cfg.lim.prompt_tokens = 40;
-	c = ask_and_run(&a);
 	assert_int_equal(c->res.option, PLX_OPT_RESUME);
 	plx_talk_check(&r.st.talk);
 }
@@ -1209,6 +1223,7 @@ int main(void)
 	    scenario(test_stages_forget_what_a_session_left),
 	    scenario(test_stages_resume_an_answer_anywhere),
 	    scenario(test_stages_resume_within_a_stop_string),
+	    scenario(test_stages_resume_one_of_two_samples),
 	    scenario(test_stages_resume_what_they_can),
 	    scenario(test_stages_reject_what_they_can_not_do),
 	    scenario(test_stages_stop_string_ends_the_answer),

@@ -558,7 +558,8 @@ bool plx_client_rejected(struct plx_client *c, struct plx_client_slot *s, uint64
 	const struct plx_client_reject *r = &s->fin.ev.reject;
 	bool not_kept =
 	    s->sent_more && r->err == PLX_E_BAD_REQUEST && r->option == PLX_OPT_CONTINUE;
-	bool no_resume = s->again && r->option == PLX_OPT_RESUME;
+	bool no_resume =
+	    s->again && !not_kept && (r->err == PLX_E_BAD_REQUEST || r->err == PLX_E_TOO_LARGE);
 	bool lost = r->err == PLX_E_DEVICE_LOST && s->resubmit == PLX_CLIENT_RESUBMIT_RESUME &&
 	            s->n_again < PLX_CLIENT_AGAIN;
 
