@@ -122,11 +122,11 @@ static int check_limits(const struct plx_config *c, struct plx_cfg_src *s)
 		    "%u tokens can't cover what waits for a stop string of %u bytes; "
 		    "give %u or more",
 		    0, l->unacked_tokens, l->stop_bytes, l->stop_bytes + 8);
-	if (l->n_samples > l->n_slots)
-		return plx_cfg_fail(
-		    s, PLX_E_INVAL, "limits.n_samples",
-		    "%u answers of one request need as many slots, and there are %u", 0,
-		    l->n_samples, l->n_slots);
+	if (l->n_samples > l->step_seqs)
+		return plx_cfg_fail(s, PLX_E_INVAL, "limits.n_samples",
+		                    "%u answers of one request run together, and a step has %u "
+		                    "sequences; lower it or raise limits.step_seqs",
+		                    0, l->n_samples, l->step_seqs);
 	if ((uint64_t)c->n_ports * l->n_mbufs * MBUF_BYTES > c->mem_mib * BYTES_IN_A_MIB)
 		return plx_cfg_fail(
 		    s, PLX_E_LIMIT, "limits.n_mbufs",

@@ -130,6 +130,9 @@ static void test_config_checks_what_would_fail_later(void **state)
 	       "126");
 	expect("queues: 2", "queues: 9", PLX_E_LIMIT,
 	       "b.yml:4: ports[0].queues: 9 queues are more than 8; give fewer");
+	expect("step_seqs: 8", "step_seqs: 4\n  n_samples: 5", PLX_E_INVAL,
+	       "b.yml:17: limits.n_samples: 5 answers of one request run together, and a step has "
+	       "4 sequences; lower it or raise limits.step_seqs");
 	expect("n_slots: 8", "n_slots: 8\n  n_mbufs: 100000", PLX_E_LIMIT,
 	       "b.yml:16: limits.n_mbufs: 100000 packet buffers for each of 1 ports need 232 MiB, "
 	       "and memory_mib is 128; raise that or lower this");

@@ -9,8 +9,10 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "dataplane/stage_batch.h"
 #include "dataplane/stage_io.h"
 #include "fw/base/clock.h"
+#include "fw/compose.h"
 #include "tests/lib/iorig.h"
 
 static struct plx_rig rig;
@@ -235,6 +237,86 @@ static void test_io_says_when_a_session_goes(void **state)
 	plx_rig_say(&cli, PLX_T_CLOSE, 0, &bye, sizeof(bye));
 	plx_rig_turn(&rig, 1000);
 	assert_false(plx_session_marked(&rig.links, 0, id));
+}
+
+/* ---- one value for each limit ---- */
+
+static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t max_new,
+                          uint16_t n_samples)
+{
+	static uint8_t msg[8192];
+	static int32_t ids[1024];
+	struct plx_msg_req m = plx_msg_req_init();
+	struct plx_sched_admit admit;
+	struct plx_req_writer w;
+	struct plx_req_view v;
+	struct plx_req_fault f;
+
+	m.n_samples = n_samples;
+	m.max_new = max_new;
+	plx_req_begin(&w, msg, sizeof(msg), &m);
+	plx_req_prompt_ids(&w, (const uint32_t *)ids, n_ids);
+	int n = plx_req_end(&w);
+	int e = plx_req_decode(&v, msg, (size_t)n, &cli.ack.limits, (uint32_t)cli.ack.features, &f);
+	struct plx_sched_job job = {.ids = ids,
+	                            .n_ids = v.m.prompt_tokens,
+	                            .max_new = v.m.max_new,
+	                            .n_samples = v.m.n_samples,
+	                            .sampler = {.top_p = 1, .repeat_penalty = 1}};
+
+	if (e)
+		return e;
+	e = plx_sched_add(&b->sched, 0, &job, 1, &admit);
+	if (!e) {
+		b->live[b->n_live++] = 0;
+		b->place[0] = 0;
+		plx_sched_cancel(&b->sched, 0, PLX_CANCEL_CLIENT, 1);
+	}
+	return e;
+}
+
+/*
+ * What the handshake says is what admission checks is what the scheduler has, also where model and
+ * KV memory are smaller than the board asks for.
+ */
+static void test_io_limits_are_the_schedulers(void **state)
+{
+	const struct plx_batch_model model = {.n_ctx = 200, .caps = PLX_CAP_LAST};
+	const struct plx_wire_limits *l = &cli.ack.limits;
+	struct plx_stage_batch b;
+	struct plx_arena arena;
+	struct plx_page page;
+	struct plx_diag d;
+
+	(void)state;
+	teardown(NULL);
+	struct plx_config cfg = plx_rig_config();
+
+	plx_context_fit(&cfg, model.n_ctx);
+	assert_int_equal(plx_rig_open(&rig, &cfg, 1, NULL), 0);
+	plx_rig_client_init(&cli, &rig, 0, NULL, 40000);
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	assert_int_equal(plx_arena_open(&arena, plx_stage_batch_bytes(&cfg, 200), &d), 0);
+	plx_page_init(&page, PLX_STAGE_BATCH, 0, 0);
+	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, NULL, &model, &page, &d), 0);
+	assert_int_equal(l->max_prompt_tokens, 199);
+	assert_int_equal(b.sched.conf.max_prompt, 199);
+	assert_int_equal(l->max_new, b.sched.conf.max_new);
+	assert_int_equal(l->token_window, b.sched.conf.window);
+	assert_true(l->max_prompt_tokens < b.sched.conf.ctx_tokens);
+	assert_true(l->max_samples <= b.sched.conf.n_slots);
+	assert_true(l->max_samples <= b.sched.conf.step_seqs);
+	assert_true(l->max_priority < PLX_SCHED_PRIORITIES);
+	assert_true(l->max_in_flight <= b.sched.conf.n_keys);
+	/* At each limit it runs; beyond it never comes to the scheduler. */
+	assert_int_equal(decode_and_add(&b, 199, 1, 1), 0);
+	assert_int_equal(decode_and_add(&b, 200, 1, 1), PLX_E_TOO_LARGE);
+	assert_int_equal(decode_and_add(&b, 1, l->max_new, 1), 0);
+	assert_int_equal(decode_and_add(&b, 1, l->max_new + 1, 1), PLX_E_BAD_REQUEST);
+	assert_int_equal(decode_and_add(&b, 199, l->max_new, l->max_samples), 0);
+	assert_int_equal(decode_and_add(&b, 1, 1, (uint16_t)(l->max_samples + 1)),
+	                 PLX_E_BAD_REQUEST);
+	plx_arena_close(&arena);
 }
 
 static void test_io_repeats_until_acknowledged(void **state)
@@ -958,6 +1040,7 @@ int main(void)
 	    T(test_io_same_hello_same_answer),
 	    T(test_io_is_silent_to_a_wrong_mac),
 	    T(test_io_carries_a_request_and_its_answer),
+	    T(test_io_limits_are_the_schedulers),
 	    T(test_io_resumes_behind_what_the_client_has),
 	    T(test_io_says_when_a_session_goes),
 	    T(test_io_repeats_until_acknowledged),
