@@ -274,8 +274,8 @@ static void keep(struct plx_stage_tok *s, const struct plx_req *r)
 
 	if (r->res.kind != PLX_FINAL_DONE || !owner_is_there(s->links, e.owner))
 		plx_talk_drop(&s->talk, r->idx);
-	else
-		plx_talk_keep(&s->talk, r->idx, &e);
+	else if (!plx_talk_keep(&s->talk, r->idx, &e) && s->talk.n_cells > 0)
+		plx_count(s->page, PLX_M_TOK_NO_ROOM, 1);
 }
 
 static void forget_gone(struct plx_stage_tok *s, uint64_t now_ns)
@@ -612,7 +612,10 @@ static bool put_kept(struct plx_stage_tok *s)
 	else
 		plx_talk_copy(&s->talk, entry, r->view.continued_sample, r->ids);
 	r->n_kept = r->n_ids = n;
-	return s->in.work != PLX_TOK_REFUSE;
+	bool kept = s->in.work != PLX_TOK_REFUSE;
+
+	plx_count(s->page, kept ? PLX_M_TOK_CONTINUED : PLX_M_TOK_NOT_KEPT, 1);
+	return kept;
 }
 
 static void begin(struct plx_stage_tok *s)

@@ -524,6 +524,8 @@ static void test_stages_go_on_from_a_request(void **state)
 	a.continued_sample = 0;
 	a.continued = 1; /* two newer ones are kept */
 	expect_no_such_request(a);
+	assert_int_equal(plx_counter_read(&r.page[0], PLX_M_TOK_CONTINUED), 2);
+	assert_int_equal(plx_counter_read(&r.page[0], PLX_M_TOK_NOT_KEPT), 4);
 }
 
 static void test_stages_go_on_from_text_that_was_seen(void **state)
