@@ -6,9 +6,9 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 . tests/lib/e2e.sh
 
-turns="What is the capital of France?
-And of Italy?
-Which of the two is larger?"
+turns="Say hello.
+What is the capital of France?
+And of Italy?"
 count="one two three four five six seven eight one two three four"
 
 e2e_net
@@ -21,7 +21,11 @@ talk() { echo "$turns" | ask --chat --json --max-new 40 2>/dev/null; }
 texts() { sed 's/.*"text":"\(.*\)","ids.*/\1/'; }
 field() { sed "s/.*\"$1\":\([0-9]*\).*/\1/"; }
 talk >"$tmp/whole"
-three_answers() { cat "$tmp/whole"; same "$(texts <"$tmp/whole" | grep -c .)" 3; }
+# One of them ends by itself, one is cut: what goes on differs from what was made by an end of turn.
+three_answers() {
+	cat "$tmp/whole"
+	same "$(texts <"$tmp/whole" | grep -c .)" 3 && grep -q '"end of text"' "$tmp/whole" && grep -q '"length"' "$tmp/whole"
+}
 check three_answers three_answers
 stop TERM
 board af_packet
@@ -63,16 +67,16 @@ check reset_and_begin_anew many
 resumed() {
 	local p rc
 	nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host $host --key "$tmp/client.key" --timeout 30000 --retry --quiet \
-		--raw --ignore-eos --temperature 1 --seed 5 --max-new 200 "$count" >"$tmp/resumed" 2>"$tmp/err" & p=$!
-	sleep 0.6
+		--raw --ignore-eos --temperature 1 --seed 5 --max-new 250 "$count" >"$tmp/resumed" 2>"$tmp/err" & p=$!
+	for _ in $(seq 200); do [ -s "$tmp/resumed" ] && break; sleep 0.02; done
 	stop KILL
 	start --log-level debug || return 1
 	wait $p; rc=$?
 	echo "exit $rc, $(cat "$tmp/err")"
 	[ $rc = 0 ] && grep -q 'restarted\|nothing came' "$tmp/err" && ! grep -q anew "$tmp/err" &&
-		same "$(cat "$tmp/resumed")" "$(ask --quiet --raw --ignore-eos --temperature 1 --seed 5 --max-new 200 "$count")"
+		same "$(cat "$tmp/resumed")" "$(ask --quiet --raw --ignore-eos --temperature 1 --seed 5 --max-new 250 "$count")"
 }
 check answer_outlives_the_daemon resumed
-private() { ! grep -iE 'capital|france|italy|larger|no play' "$tmp/log"; }
+private() { ! grep -iE 'capital|france|italy|no play' "$tmp/log"; }
 check no_text_in_the_log private
 report
