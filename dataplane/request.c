@@ -57,7 +57,8 @@ size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io)
 	size_t shared = 2 * plx_ring_bytes(m->n_requests, (uint32_t)ptr) +
 	                plx_ring_bytes(m->n_requests * m->n_samples, sizeof(struct plx_note)) +
 	                plx_ring_bytes(n_records(cfg), sizeof(struct plx_out)) +
-	                2 * plx_ring_bytes(m->steps_in_flight + 1, sizeof(struct plx_cmd));
+	                plx_ring_bytes(plx_cmd_entries(cfg), sizeof(struct plx_cmd)) +
+	                plx_ring_bytes(m->steps_in_flight + 1, sizeof(struct plx_cmd));
 
 	return pools + n_io * (per_io + sessions) + shared;
 }
@@ -99,7 +100,7 @@ static int open_rings(struct plx_links *l, struct plx_arena *a)
 	e = e ? e
 	      : plx_ring_note_open(&l->tok_note, a, m->n_requests * m->n_samples, PLX_RING_SPSC);
 	e = e ? e : plx_ring_out_open(&l->batch_tok, a, n_records(l->cfg), PLX_RING_SPSC);
-	e = e ? e : plx_ring_cmd_open(&l->batch_accel, a, m->steps_in_flight + 1, PLX_RING_SPSC);
+	e = e ? e : plx_ring_cmd_open(&l->batch_accel, a, plx_cmd_entries(l->cfg), PLX_RING_SPSC);
 	e = e ? e : plx_ring_cmd_open(&l->accel_batch, a, m->steps_in_flight + 1, PLX_RING_SPSC);
 	for (uint32_t i = 0; i < l->n_io && !e; i++)
 		e = open_rings_of_io(l, a, i);

@@ -156,15 +156,37 @@ static_assert(sizeof(struct plx_out) == 32, "copied by value through a ring");
 enum plx_cmd_kind {
 	PLX_CMD_STEP = 1, /* submit step record step_idx */
 	PLX_CMD_RESET,    /* nothing is in flight: begin a new device generation */
+	PLX_CMD_COPY,     /* copy KV block src to dst; has no answer */
 };
 
 /* batch to accel, and back: the same element with err filled. */
 struct plx_cmd {
 	uint32_t kind; /* enum plx_cmd_kind */
-	uint32_t step_idx;
-	int32_t err; /* back: 0; STEP: the step's status, or submit's error; RESET: its error */
-	uint32_t pad;
+	union {
+		uint32_t step_idx; /* STEP */
+		uint32_t src;      /* COPY */
+	};
+	union {
+		int32_t err;    /* back: 0; STEP: the step's status, or submit's error; RESET */
+		uint32_t batch; /* COPY: pairs of equal number may go in one call */
+	};
+	uint32_t dst; /* COPY */
 };
+static_assert(sizeof(struct plx_cmd) == 16, "copied by value through a ring");
+
+/* plx_cmd_copies - most copies that batch gives before one step. */
+static inline uint32_t plx_cmd_copies(const struct plx_config *cfg)
+{
+	uint32_t most = cfg->lim.prompt_tokens + cfg->lim.max_new_tokens;
+
+	return most / cfg->lim.block_tokens + 64;
+}
+
+/* plx_cmd_entries - commands that wait for accel at most: steps, a reset, copies of two steps. */
+static inline uint32_t plx_cmd_entries(const struct plx_config *cfg)
+{
+	return cfg->lim.steps_in_flight + 1 + 2 * plx_cmd_copies(cfg);
+}
 
 typedef struct plx_req *plx_req_ptr;
 typedef struct plx_ev *plx_ev_ptr;

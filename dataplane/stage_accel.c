@@ -34,6 +34,7 @@ static void answer(struct plx_stage_accel *s, enum plx_cmd_kind kind, uint32_t i
 static void reset(struct plx_stage_accel *s)
 {
 	plx_count(s->page, PLX_M_DEV_RESETS, 1);
+	s->n_pairs = 0;
 	int e = plx_dev_reset(s->dev);
 
 	if (s->held && s->cmd.kind == PLX_CMD_RESET) {
@@ -42,13 +43,42 @@ static void reset(struct plx_stage_accel *s)
 	}
 }
 
+/* Give the copies that were collected to the device; false: not now. */
+static bool give_copies(struct plx_stage_accel *s)
+{
+	if (s->n_pairs == 0)
+		return true;
+	int e = plx_queue_copy_blocks(s->queue, s->queue, s->pair, s->n_pairs);
+
+	if (e == PLX_E_AGAIN)
+		return false;
+	/* A device that is gone has no blocks; the step behind will hear of it. */
+	PLX_CHECK(e == 0 || e == PLX_E_LOST);
+	s->n_pairs = 0;
+	return true;
+}
+
+static bool collect_copy(struct plx_stage_accel *s)
+{
+	if ((s->n_pairs == PLX_ACCEL_PAIRS || s->batch != s->cmd.batch) && !give_copies(s))
+		return false;
+	s->batch = s->cmd.batch;
+	s->pair[s->n_pairs++] = (struct plx_block_copy){.src = s->cmd.src, .dst = s->cmd.dst};
+	s->held = false;
+	return true;
+}
+
 /* Carry out the command at hand; false: not now. */
 static bool carry_out(struct plx_stage_accel *s, uint64_t now_ns)
 {
+	if (s->cmd.kind == PLX_CMD_COPY)
+		return collect_copy(s);
 	if (s->cmd.kind == PLX_CMD_RESET) {
 		reset(s);
 		return true;
 	}
+	if (!give_copies(s))
+		return false;
 	int e = plx_queue_submit(s->queue, s->cmd.step_idx);
 
 	if (e == PLX_E_AGAIN)
@@ -143,7 +173,7 @@ uint32_t plx_stage_accel_poll(void *state, uint64_t now_ns)
 	struct plx_stage_accel *s = state;
 	uint32_t work = take_commands(s, now_ns);
 
-	if (s->n_out == 0)
+	if (s->n_out == 0 && s->n_pairs == 0)
 		return work;
 	work += 1 + collect(s);
 	if (s->n_out > 0)

@@ -13,6 +13,7 @@
 #include "dataplane/stage.h"
 
 #define PLX_ACCEL_MAX_STEPS 16
+#define PLX_ACCEL_PAIRS     64 /* as many as a batch has: PLX_TIER_PAIRS */
 
 struct plx_stage_accel {
 	struct plx_links *links;
@@ -25,6 +26,9 @@ struct plx_stage_accel {
 	bool asked;         /* to drop the oldest step */
 	bool held;          /* cmd waits: the device said AGAIN */
 	struct plx_cmd cmd;
+	uint32_t n_pairs; /* COPY commands of one batch, to be given to the device next */
+	uint32_t batch;
+	struct plx_block_copy pair[PLX_ACCEL_PAIRS];
 	uint32_t n_out; /* steps on the device, oldest first */
 	uint32_t out[PLX_ACCEL_MAX_STEPS];
 };

@@ -51,6 +51,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	return (struct plx_dev_limits){
 	    .n_slots = m->n_slots,
 	    .n_blocks = m->n_kv_blocks,
+	    .n_host_blocks = m->n_host_blocks,
 	    .block_tokens = m->block_tokens,
 	    .max_seq_blocks = (ctx_tokens(cfg, n_ctx) + m->block_tokens - 1) / m->block_tokens,
 	    .max_step_tokens = m->step_tokens,
@@ -68,6 +69,8 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 	    .n_keys = m->n_requests,
 	    .n_slots = m->n_slots,
 	    .n_blocks = m->n_kv_blocks,
+	    .n_host_blocks = model->prefix_cache ? m->n_host_blocks : 0,
+	    .step_copies = plx_cmd_copies(cfg),
 	    .block_tokens = m->block_tokens,
 	    .ctx_tokens = ctx_tokens(cfg, model->n_ctx),
 	    .max_prompt = m->prompt_tokens,
@@ -92,7 +95,7 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 
 size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 {
-	struct plx_batch_model model = {.n_ctx = n_ctx};
+	struct plx_batch_model model = {.n_ctx = n_ctx, .prefix_cache = true};
 	struct plx_sched_conf c = sched_conf(cfg, &model);
 
 	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
@@ -106,6 +109,7 @@ static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index,
 static void sink_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
                      uint64_t device_ns);
 static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f);
+static void give_copies(void *ctx, const struct plx_block_copy *pairs, uint32_t n);
 
 int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
                          struct plx_queue *queue, const struct plx_batch_model *model,
@@ -135,7 +139,11 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
 	if (!s->live || !s->place || !s->last_ns || !s->have)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
-	return plx_sched_init(&s->sched, a, &c, &sink, d);
+	int e = plx_sched_init(&s->sched, a, &c, &sink, d);
+
+	if (e == 0 && (model->caps & PLX_CAP_COPY))
+		plx_sched_set_copy(&s->sched, s, give_copies);
+	return e;
 }
 
 /* ---- towards tok ---- */
@@ -508,11 +516,35 @@ static uint32_t out_room(const struct plx_stage_batch *s)
 	return room > kept ? room - kept : 0;
 }
 
+/* Towards accel, ahead of the step that counts on them; fill_steps left room for as many. */
+static void give_copies(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
+{
+	struct plx_stage_batch *s = ctx;
+
+	s->copy_batch++;
+	for (uint32_t i = 0; i < n; i++) {
+		struct plx_cmd c = {.kind = PLX_CMD_COPY,
+		                    .src = pairs[i].src,
+		                    .batch = s->copy_batch,
+		                    .dst = pairs[i].dst};
+
+		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
+	}
+}
+
+/* Whether a step, its copies and a reset have room on the way to accel. */
+static bool accel_has_room(const struct plx_stage_batch *s)
+{
+	uint32_t need = s->sched.conf.step_copies + 2;
+
+	return plx_ring_cmd_room(&s->links->batch_accel) >= need;
+}
+
 static uint32_t fill_steps(struct plx_stage_batch *s)
 {
 	uint32_t n = 0;
 
-	while (s->n_free > 0 && !s->resetting) {
+	while (s->n_free > 0 && !s->resetting && accel_has_room(s)) {
 		uint32_t idx = s->free_step[s->n_free - 1];
 		struct plx_cmd c = {.kind = PLX_CMD_STEP, .step_idx = idx};
 

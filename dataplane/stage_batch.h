@@ -32,6 +32,7 @@ struct plx_stage_batch {
 	struct plx_page *page;
 	struct plx_batch_model model;
 	struct plx_sched sched;
+	uint32_t copy_batch;            /* of the copies given last */
 	struct plx_sched_stats counted; /* what the page has of sched.stats */
 	uint64_t tick_ns;               /* of the last tick */
 	uint64_t now_ns;                /* of this turn */

@@ -191,6 +191,34 @@ static void test_preempt_samples_copy_the_last_block(void **state)
 	rig_close(&g);
 }
 
+/* Who shares finds what others that share have said, and nobody else finds it. */
+static void test_preempt_prefixes_are_shared_by_choice(void **state)
+{
+	static const struct rig_shape h = {2, 40, 64, 2, 2, true, false, 0};
+	static const struct {
+		uint32_t tenant;
+		bool share;
+		uint32_t cached;
+	} turn[] = {{1, true, 0},  {2, true, 64},  {2, false, 0}, {3, false, 0},
+	            {1, false, 0}, {1, false, 64}, {0, false, 0}, {3, true, 64}};
+	int32_t p[70];
+
+	(void)state;
+	rig_open(&g, &h);
+	no_eog();
+	rig_prompt(p, 70, 5);
+	for (uint32_t i = 0; i < sizeof(turn) / sizeof(turn[0]); i++) {
+		struct plx_sched_job j = rig_job(&g, i, p, 70, 1, 4, i);
+
+		j.tenant = turn[i].tenant;
+		j.share_prefix = turn[i].share;
+		assert_int_equal(rig_add(&g, i, &j), 0);
+		rig_run_out(&g);
+		assert_int_equal(g.r[i].final.cached_tokens, turn[i].cached);
+	}
+	rig_close(&g);
+}
+
 static void test_preempt_have_goes_on_where_it_was(void **state)
 {
 	static const struct rig_shape h = {4, 40, 64, 4, 2, true, false, 0};
@@ -298,6 +326,7 @@ static void random_add(void)
 
 	j.tenant = rnd(2);
 	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
+	j.share_prefix = rnd(2) != 0;
 	if (rnd(6) == 0)
 		random_have(&j, key);
 	rig_add(&g, key, &j);
@@ -358,10 +387,11 @@ static void random_op(void)
 		break;
 	case 6:
 		plx_fake_conf(g.fake)->polls = rnd(3);
-		if (rnd(200) == 0)
+		if (rnd(60) == 0)
 			random_fault();
 		break;
 	case 7:
+		g.s.tier.copy_ns = rnd(2) ? 0 : 1e15; /* worth it, and never worth it */
 		if (rnd(4) == 0)
 			random_preempt();
 		break;
@@ -443,6 +473,7 @@ int main(void)
 	    cmocka_unit_test(test_preempt_cache_makes_coming_back_cheap),
 	    cmocka_unit_test(test_preempt_host_blocks_save_computing),
 	    cmocka_unit_test(test_preempt_samples_copy_the_last_block),
+	    cmocka_unit_test(test_preempt_prefixes_are_shared_by_choice),
 	    cmocka_unit_test(test_preempt_have_goes_on_where_it_was),
 	    cmocka_unit_test(test_preempt_fault_with_too_little_left_resets_at_once),
 	    cmocka_unit_test(test_preempt_million_random_operations),

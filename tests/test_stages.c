@@ -85,6 +85,7 @@ static struct plx_config small_config(void)
 	                                .n_logprobs = 5,
 	                                .n_slots = 6,
 	                                .n_kv_blocks = 60,
+	                                .n_host_blocks = 20,
 	                                .block_tokens = 16,
 	                                .step_tokens = 32,
 	                                .step_seqs = 6,
@@ -104,7 +105,7 @@ static void open_stages(void)
 	struct plx_batch_model model = {.model_id = 5,
 	                                .n_ctx = 600,
 	                                .n_vocab = plx_tok_n_vocab(r.tok),
-	                                .caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS,
+	                                .caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_COPY,
 	                                .eog = eog,
 	                                .n_eog = n_eog,
 	                                .prefix_cache = true,
@@ -453,6 +454,8 @@ static void test_stages_answer_ids_in_samples_with_logprobs(void **state)
 	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
 	for (uint32_t s = 0; s < 3; s++)
 		check_answer(c, (int32_t *)ids, 70, s);
+	/* The second and the third got the block that the prompt ends in by a copy. */
+	assert_int_equal(r.sb.sched.tier.n_cow, 2);
 }
 
 /* ---- going on from an earlier request ---- */

@@ -43,4 +43,5 @@ benches: $(O)/mkmodel
 
 # The simulated H100, its trace and the baselines.
 EXTRA_bench_batcher := $(wildcard tests/sim/*.c)
+EXTRA_bench_prefix := tests/sim/trace.c
 EXTRA_test_sim := $(wildcard tests/sim/*.c)

@@ -82,7 +82,7 @@ static void restart(struct plx_sched *s, uint32_t slot)
 	if (s->ent[q->ent].first_ns)
 		s->ent[q->ent].due_ns = 0; /* it came already */
 	q->n_lost = q->n_ok;
-	plx_seq_restart(q, &s->prefix, s->ent[q->ent].job.tenant);
+	plx_seq_restart(q, &s->prefix, plx_sched_space(&s->ent[q->ent].job));
 	q->away = true;
 	s->n_away++;
 	plx_sched_prefill_update(s, q->ent);
@@ -208,6 +208,7 @@ static uint32_t head(const struct plx_sched *s)
 void plx_sched_memory_turn(struct plx_sched *s)
 {
 	s->asked = 0;
+	plx_tier_turn(&s->tier, s->conf.step_copies ? s->conf.step_copies : UINT32_MAX);
 	if (s->hungry != PLX_KV_NONE && !runs(&s->seq[s->hungry]))
 		s->hungry = PLX_KV_NONE;
 	s->head = s->n_away > 0 ? head(s) : PLX_KV_NONE;
@@ -312,7 +313,8 @@ static void copy_tail(struct plx_sched *s, uint32_t slot)
 	if (!plx_tier_worth(&s->tier, prompt_ns(s, e->shared_end, end - e->shared_end)))
 		return;
 	take_up_to(s, slot, n + 1);
-	if (q->n_blocks == n || l->n_blocks <= n) /* none came, or it was the leader's */
+	/* None came, or it was the leader's, or making room took the last copy. */
+	if (q->n_blocks == n || l->n_blocks <= n || !plx_tier_can(&s->tier))
 		return;
 	plx_tier_pair(&s->tier, l->block[n], q->block[n]);
 	q->n_shared = q->n_run = q->n_ok = end;

@@ -8,8 +8,7 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
-#define HITS_MOST 3u /* rounds that a block can earn */
-#define ROUNDS    8u /* blocks looked at for one to evict */
+#define FIRST_CLASS 512u /* tokens; the next ones each reach twice as far */
 
 static uint32_t buckets_for(uint32_t n_blocks)
 {
@@ -71,9 +70,21 @@ static uint32_t look_up(const struct plx_prefix *p, uint32_t bucket, const struc
 	return b;
 }
 
+/* Which class of parked blocks one belongs to, by how far into the text it stands. */
+static uint8_t class_of(const struct plx_prefix *p, uint32_t depth)
+{
+	uint64_t pos = (uint64_t)depth * p->block_tokens;
+	uint8_t c = 0;
+
+	while (!p->one_class && c < PLX_KV_CLASSES - 1 && pos >= FIRST_CLASS << c)
+		c++;
+	return c;
+}
+
 static void move_on(const struct plx_prefix *p, struct plx_prefix_at *at, uint32_t b)
 {
 	at->parent = p->block[b].uid;
+	at->depth++;
 	at->first = false;
 }
 
@@ -103,10 +114,12 @@ void plx_prefix_add(struct plx_prefix *p, struct plx_prefix_at *at, const int32_
 		memcpy(&p->ids[(size_t)b * p->block_tokens], ids, 4 * (size_t)p->block_tokens);
 		p->block[b] = (struct plx_prefix_block){.uid = ++p->last_uid,
 		                                        .parent = at->parent,
+		                                        .depth = at->depth,
 		                                        .first = at->first,
 		                                        .next = p->bucket[bucket],
 		                                        .bucket = bucket};
 		p->bucket[bucket] = b;
+		p->kv->block[b].class = class_of(p, at->depth);
 		known = b;
 	}
 	move_on(p, at, known);
@@ -155,9 +168,9 @@ static bool keep_in_host(struct plx_prefix *p, uint32_t b)
 	struct plx_tier *t = p->tier;
 	bool evicted;
 
-	if (!t || !t->copy || p->block[b].uid == 0)
+	if (!t || !plx_tier_can(t) || p->block[b].uid == 0)
 		return false;
-	if (t->kv.n_free == 0 && p->block[b].hits == 0)
+	if (t->kv.n_free == 0 && !p->block[b].found)
 		return false;
 	uint32_t h = plx_kv_take(&t->kv, &evicted);
 
@@ -166,29 +179,15 @@ static bool keep_in_host(struct plx_prefix *p, uint32_t b)
 	if (evicted)
 		plx_prefix_forget(p, t->base + h);
 	rename_block(p, b, t->base + h);
+	t->kv.block[h].class = class_of(p, p->block[t->base + h].depth);
 	plx_tier_pair(t, b, t->base + h);
 	plx_kv_drop(&t->kv, h, true);
 	return true;
 }
 
-/* The oldest go through another round if they were found; a leaf before what it hangs on. */
-static void spare_the_useful(struct plx_prefix *p)
-{
-	for (uint32_t i = 0; i < ROUNDS && p->kv->n_free == 0 && p->kv->n_parked > 1; i++) {
-		uint32_t b = p->kv->oldest;
-
-		if (p->block[b].hits == 0)
-			return;
-		p->block[b].hits /= 2;
-		plx_kv_park_again(p->kv, b);
-	}
-}
-
 uint32_t plx_prefix_take(struct plx_prefix *p)
 {
 	bool evicted;
-
-	spare_the_useful(p);
 	uint32_t b = plx_kv_take(p->kv, &evicted);
 
 	if (evicted && !keep_in_host(p, b))
@@ -198,8 +197,7 @@ uint32_t plx_prefix_take(struct plx_prefix *p)
 
 static uint32_t found(struct plx_prefix *p, struct plx_prefix_at *at, uint32_t b)
 {
-	if (p->block[b].hits < HITS_MOST)
-		p->block[b].hits++;
+	p->block[b].found = true;
 	move_on(p, at, b);
 	return b;
 }
@@ -210,7 +208,7 @@ uint32_t plx_prefix_hold(struct plx_prefix *p, struct plx_prefix_at *at, const i
 		return PLX_KV_NONE;
 	uint32_t b = look_up(p, bucket_of(p, at, ids), at, ids);
 
-	if (b == PLX_KV_NONE || b >= p->kv->n_blocks)
+	if (b == PLX_KV_NONE || b >= p->kv->n_blocks || p->kv->block[b].bad)
 		return PLX_KV_NONE;
 	plx_kv_hold(p->kv, b);
 	return found(p, at, b);
@@ -224,26 +222,32 @@ uint32_t plx_prefix_fetch(struct plx_prefix *p, struct plx_prefix_at *at, const 
 
 	if (b == PLX_KV_NONE)
 		return b;
-	if (b < p->kv->n_blocks) {
-		plx_kv_hold(p->kv, b);
-		return found(p, at, b);
-	}
+	if (b < p->kv->n_blocks)
+		return plx_prefix_hold(p, at, ids);
+	if (!plx_tier_can(p->tier))
+		return PLX_KV_NONE;
 	struct plx_kv *host = &p->tier->kv;
 	uint32_t h = b - p->tier->base;
 
-	plx_kv_hold(host, h); /* so that making room does not take it */
+	plx_kv_hold(host, h); /* so that making room does not take it, nor the last copy */
+	p->tier->left--;
 	uint32_t to = plx_prefix_take(p);
+
+	p->tier->left++;
 
 	plx_kv_drop(host, h, to == PLX_KV_NONE);
 	if (to == PLX_KV_NONE)
 		return to;
 	rename_block(p, b, to);
+	p->kv->block[to].class = class_of(p, p->block[to].depth);
 	plx_tier_pair(p->tier, b, to);
 	return found(p, at, to);
 }
 
 void plx_prefix_drop(struct plx_prefix *p, uint32_t b)
 {
+	if (p->kv->block[b].bad) /* it waits for the reset: nobody may find it */
+		plx_prefix_forget(p, b);
 	plx_kv_drop(p->kv, b, p->block[b].uid != 0);
 }
 

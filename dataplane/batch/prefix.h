@@ -7,11 +7,12 @@
  * correctness. Tenants never meet, since the first block of a chain has the tenant for parent, and
  * the secret keeps others from choosing ids that collide.
  *
- * Blocks that nobody holds stay parked in the pool (plx_kv) until their room is needed, those that
- * were found before through a second round for each time (up to 3, halved each round). Whoever
- * takes blocks does it through plx_prefix_take. What that evicts goes to the host's blocks (tier.h)
- * where one is free, or where it was found before and so is worth more than the oldest there; else
- * it is forgotten. A block whose parent was forgotten can't be reached any more and ages out.
+ * Blocks that nobody holds stay parked in the pool until their room is needed, in classes by their
+ * place in the text (kv.h): what stands far into long texts is wanted again less often, and goes
+ * first. Whoever takes blocks does it through plx_prefix_take. What that evicts goes to the host's
+ * blocks (tier.h) where one is free, or where it was found before and so is worth more than what
+ * is there; else it is forgotten. A block whose parent was forgotten can't be reached any more and
+ * ages out.
  *
  * Owner: the batch stage.  Thread: one.  Cost: O(block_tokens) a block.
  */
@@ -22,14 +23,16 @@
 #include "dataplane/batch/tier.h"
 
 #define PLX_PREFIX_SECRET_BYTES 8
+#define PLX_PREFIX_SHARED       UINT32_MAX /* in place of a tenant: all that opted in */
 
 struct plx_prefix_block {
 	uint64_t uid;    /* 0: not in the cache */
 	uint64_t parent; /* uid of the block before; tenant for the first */
 	uint32_t next;   /* in its bucket */
 	uint32_t bucket;
-	bool first;   /* parent is a tenant, not a uid */
-	uint8_t hits; /* times that it was found, of late */
+	uint32_t depth; /* blocks before it */
+	bool first;     /* parent is a tenant, not a uid */
+	bool found;     /* at least once */
 };
 
 struct plx_prefix {
@@ -38,6 +41,7 @@ struct plx_prefix {
 	uint32_t n_blocks;     /* of both */
 	uint32_t block_tokens;
 	uint32_t n_buckets; /* power of two */
+	bool one_class;     /* plain LRU, to compare */
 	bool enabled;
 	uint64_t secret;
 	uint64_t last_uid;
@@ -49,6 +53,7 @@ struct plx_prefix {
 /* A place in a chain: the block before it. plx_prefix_begin makes the first. */
 struct plx_prefix_at {
 	uint64_t parent;
+	uint32_t depth;
 	bool first;
 };
 
@@ -79,7 +84,7 @@ uint32_t plx_prefix_find(const struct plx_prefix *p, struct plx_prefix_at *at, c
 /*
  * plx_prefix_hold - find it and hold it. PLX_KV_NONE also where it lies in a host block.
  * plx_prefix_fetch - the same, copied back from a host block if need be; PLX_KV_NONE also where
- *                    there is no room.
+ *                    there is no room or no copy left.
  */
 uint32_t plx_prefix_hold(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids);
 uint32_t plx_prefix_fetch(struct plx_prefix *p, struct plx_prefix_at *at, const int32_t *ids);

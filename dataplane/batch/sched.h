@@ -84,6 +84,7 @@ struct plx_sched_conf {
 	uint64_t wait_ns;     /* an idle device waits so long for a first step to fill; 0: not */
 	bool prefix_cache;
 	uint32_t n_host_blocks; /* second level of the cache; 0: none */
+	uint32_t step_copies;   /* blocks copied before a step at most; 0: any number */
 	uint64_t secret;
 	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
 	uint32_t n_eog;
@@ -105,6 +106,7 @@ struct plx_sched_job {
 	uint32_t n_top;
 	uint32_t flags; /* enum plx_seq_flag */
 	uint32_t tenant;
+	bool share_prefix;      /* finds and shows prefixes of others that share, of no one else */
 	uint32_t tenant_blocks; /* share of the pool; 0: no limit */
 	uint32_t session;       /* whose fair share this is taken from */
 	uint32_t weight;        /* of that share; 0 counts as 1 */

@@ -24,7 +24,7 @@ static uint32_t shareable_blocks(const struct plx_sched *s, uint32_t n_ids)
 
 static uint32_t cached_now(const struct plx_sched *s, const struct plx_sched_job *j)
 {
-	struct plx_prefix_at at = plx_prefix_begin(j->tenant);
+	struct plx_prefix_at at = plx_prefix_begin(plx_sched_space(j));
 	uint32_t bt = s->conf.block_tokens, n = shareable_blocks(s, j->n_ids), i = 0;
 
 	while (i < n && plx_prefix_find(&s->prefix, &at, &j->ids[i * bt]) != PLX_KV_NONE)

@@ -33,6 +33,12 @@ void plx_sched_ent_fail(struct plx_sched *s, uint32_t key, enum plx_sched_final_
 
 #define PLX_SCHED_NOT_YET UINT64_MAX /* shared_step: no step has the last shared position yet */
 
+/* plx_sched_space - whose prefixes a request finds. */
+static inline uint32_t plx_sched_space(const struct plx_sched_job *j)
+{
+	return j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
+}
+
 /* plx_sched_records - sink records that one token with n_top alternatives takes. */
 static inline uint32_t plx_sched_records(uint32_t n_top)
 {

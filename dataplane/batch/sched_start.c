@@ -50,7 +50,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .n_blocks = n_blocks,
 	                      .itl_ns = e->itl_ns,
 	                      .flags = e->job.flags,
-	                      .at = plx_prefix_begin(e->job.tenant),
+	                      .at = plx_prefix_begin(plx_sched_space(&e->job)),
 	                      .ids = ids,
 	                      .block = block};
 	memcpy(ids, e->job.ids, 4 * (size_t)e->job.n_ids);
@@ -110,7 +110,7 @@ static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 
 	if (n_live > s->n_free_slots || need > room + e->shared_end / s->conf.block_tokens)
 		return false;
-	struct plx_prefix_at at = plx_prefix_begin(e->job.tenant);
+	struct plx_prefix_at at = plx_prefix_begin(plx_sched_space(&e->job));
 	uint32_t *block = s->seq[s->free_slot[s->n_free_slots - 1]].block;
 	uint32_t most = e->shared_end / s->conf.block_tokens;
 	uint32_t n_cached = plx_sched_hold_prefix(s, &at, e->job.ids, block, 0, most, false);

@@ -21,13 +21,16 @@ int plx_tier_init(struct plx_tier *t, struct plx_arena *a, uint32_t n_blocks, ui
 	memset(t, 0, sizeof(*t));
 	t->base = n_blocks;
 	t->batch = 1;
+	t->left = UINT32_MAX;
 	t->mark = plx_arena_take(a, mark, 64);
 	if (!t->mark)
 		return PLX_E_NOMEM;
 	memset(t->mark, 0, mark);
 	if (n_host > 0)
 		return plx_kv_init(&t->kv, a, n_host);
-	t->kv.oldest = t->kv.newest = t->kv.quarantine = PLX_KV_NONE;
+	for (uint32_t c = 0; c < PLX_KV_CLASSES; c++)
+		t->kv.oldest[c] = t->kv.newest[c] = PLX_KV_NONE;
+	t->kv.quarantine = PLX_KV_NONE;
 	return 0;
 }
 
@@ -41,9 +44,15 @@ void plx_tier_flush(struct plx_tier *t)
 	t->batch++;
 }
 
+void plx_tier_turn(struct plx_tier *t, uint32_t most)
+{
+	t->left = most;
+}
+
 void plx_tier_pair(struct plx_tier *t, uint32_t src, uint32_t dst)
 {
-	PLX_DCHECK(t->copy != NULL && src != dst);
+	PLX_DCHECK(plx_tier_can(t) && src != dst);
+	t->left--;
 	if (t->n_pairs == PLX_TIER_PAIRS || t->mark[src] == t->batch || t->mark[dst] == t->batch)
 		plx_tier_flush(t);
 	t->mark[src] = t->mark[dst] = t->batch;
@@ -73,7 +82,7 @@ void plx_tier_step_came(struct plx_tier *t, const struct plx_step *st, bool ok)
 
 bool plx_tier_worth(struct plx_tier *t, double compute_ns)
 {
-	if (t->copy == NULL)
+	if (!plx_tier_can(t))
 		return false;
 	if (compute_ns <= 0 || t->copy_ns <= compute_ns)
 		return true;

@@ -41,6 +41,7 @@ struct plx_tier {
 	uint32_t *mark;   /* [pool and host] last batch of pairs that a block was in */
 	uint32_t batch;
 	uint32_t n_pairs;
+	uint32_t left;    /* pairs that may be given before the next step */
 	uint32_t n_given; /* pairs since the last step */
 	double copy_ns;   /* measured, a block; 0: not yet */
 	uint64_t last_end_ns;
@@ -53,6 +54,15 @@ size_t plx_tier_bytes(uint32_t n_blocks, uint32_t n_host);
 
 /* plx_tier_init - n_host may be 0.  Errors: NOMEM. */
 int plx_tier_init(struct plx_tier *t, struct plx_arena *a, uint32_t n_blocks, uint32_t n_host);
+
+/* plx_tier_turn - a step begins to be filled: at most so many pairs before it. */
+void plx_tier_turn(struct plx_tier *t, uint32_t most);
+
+/* plx_tier_can - whether a block can be copied now. */
+static inline bool plx_tier_can(const struct plx_tier *t)
+{
+	return t->copy != NULL && t->left > 0;
+}
 
 /* plx_tier_pair - copy a block, after the pairs before and before the next step. */
 void plx_tier_pair(struct plx_tier *t, uint32_t src, uint32_t dst);

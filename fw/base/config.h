@@ -80,6 +80,7 @@ struct plx_cfg_limits {
 	uint32_t n_logprobs;         /* alternatives a token, at most PLX_MAX_TOP */
 	uint32_t n_slots;            /* running sequences */
 	uint32_t n_kv_blocks;        /* KV pool */
+	uint32_t n_host_blocks;      /* host memory behind the KV pool; 0: none */
 	uint32_t block_tokens;       /* tokens a KV block */
 	uint32_t step_tokens;        /* token budget of a step */
 	uint32_t step_seqs;          /* sequences in a step */
