@@ -152,6 +152,7 @@ static struct plx_config tiny_config(void)
 	c.lim = (struct plx_cfg_limits){.n_requests = 3,
 	                                .request_bytes = 100,
 	                                .prompt_tokens = 10,
+	                                .block_tokens = 16,
 	                                .n_samples = 2,
 	                                .n_slots = 2,
 	                                .step_tokens = 16,
