@@ -133,6 +133,14 @@ struct plx_cpu {
 	struct plx_step *step;    /* runner: of a STEP entry */
 };
 
+/* ---- cpu_tables.c ---- */
+
+/* plx_cpu_table_bytes - what plx_cpu_tables_make takes from the work arena. */
+uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l);
+
+/* plx_cpu_tables_make - slots, the queue and sampling's scratch, by c->lim. Loading's owner. */
+void plx_cpu_tables_make(struct plx_cpu *c);
+
 /* ---- cpu_load.c ---- */
 int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
                        const struct plx_dev_limits *limits, struct plx_diag *d);

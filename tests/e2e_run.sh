@@ -72,22 +72,22 @@ check two_side_by_side side_by_side
 
 # ---- what stands between the command line and the script: make's quoting, another user ----
 odd='Say "it'"'"'s" $5 `date` $(HOME) \ #1; & '
-mkdir "$tmp/stub"
-cat >"$tmp/stub/run.sh" <<-'EOF'
+mkdir "$tmp/fake"
+cat >"$tmp/fake/run.sh" <<-'EOF'
 	#!/bin/bash
 	printf '%s|' "$@"
 EOF
 # The recipe itself, with the script's place taken by one that shows its arguments.
 quoting() {
 	local got
-	got=$(make --no-print-directory -s -f <(sed 's#tools/dev/run.sh#bash "'"$tmp"'/stub/run.sh"#; s/^run: deps/run:/; /MAKE.*all$/d' Makefile) \
+	got=$(make --no-print-directory -s -f <(sed 's#tools/dev/run.sh#bash "'"$tmp"'/fake/run.sh"#; s/^run: deps/run:/; /MAKE.*all$/d' Makefile) \
 		B="$tmp/none" MODEL="$model" PROMPT="$odd" ASK="--seed 1" run) || return 1
 	same "$got" "$tmp/none/release|$model|board/devbox/board.yml|$odd|--seed|1|"
 }
 check make_passes_the_prompt_as_typed quoting
 nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups env PATH="$1" "${@:2}"; }
-printf '#!/bin/bash\nprintf "sudo|"; printf "%%s|" "$@"\n' >"$tmp/stub/sudo"
-chmod 755 "$tmp" "$tmp/stub" "$tmp/stub/sudo"
+printf '#!/bin/bash\nprintf "sudo|"; printf "%%s|" "$@"\n' >"$tmp/fake/sudo"
+chmod 755 "$tmp" "$tmp/fake" "$tmp/fake/sudo"
 no_sudo=$tmp/path
 mkdir "$no_sudo"
 for c in bash id realpath basename dirname; do ln -s "$(command -v $c)" "$no_sudo/$c"; done
@@ -96,7 +96,7 @@ if nobody "$PATH" test -x "$bin/polluxd" -a -r "$model" -a -x tools/dev/run.sh; 
 	# shellcheck disable=SC2046
 	check without_root_and_sudo says 1 "run: network namespaces need root; run as root or install sudo" nobody "$no_sudo" $(args) "$chat"
 	# shellcheck disable=SC2046
-	check without_root_by_sudo says 0 "sudo|tools/dev/run.sh|$bin|$model|$PWD/board/devbox/board.yml|$odd|--seed|1|" nobody "$tmp/stub:$PATH" $(args) "$odd" --seed 1
+	check without_root_by_sudo says 0 "sudo|tools/dev/run.sh|$bin|$model|$PWD/board/devbox/board.yml|$odd|--seed|1|" nobody "$tmp/fake:$PATH" $(args) "$odd" --seed 1
 fi
 
 # ---- without keys: only where the board file says so, and loudly ----
