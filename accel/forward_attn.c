@@ -1,0 +1,142 @@
+/* Attention of a step: spans of tokens that are one unit of work, what they cost, their outputs. */
+#include "accel/forward_int.h"
+
+#include "accel/cut.h"
+
+const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f)
+{
+	static const struct plx_fwd_rates scalar = {1.5, 1, 1, 0.3, 4};
+	static const struct plx_fwd_rates avx2 = {40, 8, 8, 1, 12};
+	static const struct plx_fwd_rates avx512 = {100, 16, 16, 1.2, 12};
+	static const struct plx_fwd_rates amx = {300, 32, 16, 1.2, 12};
+
+	if (f->k->isa == PLX_K_ISA_SCALAR)
+		return &scalar;
+	if (f->k->isa == PLX_K_ISA_AMX)
+		return &amx;
+	return f->k->isa >= PLX_K_ISA_AVX512 ? &avx512 : &avx2;
+}
+
+static double attn_token_macs(const struct plx_fwd *f, uint32_t pos)
+{
+	uint32_t seen = pos < PLX_K_ATTN_SPLIT ? pos + 1 : PLX_K_ATTN_SPLIT;
+
+	return 2.0 * seen * f->m->head_dim * (f->m->n_head / f->m->n_head_kv);
+}
+
+struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t head)
+{
+	uint64_t n_kv = f->m->n_head_kv;
+	uint64_t head_bytes = (uint64_t)f->lim.block_tokens * f->m->head_dim * sizeof(uint16_t);
+	uint64_t k = (uint64_t)f->il * 2 * n_kv + head;
+
+	return (struct plx_k_kv){.base = f->kv,
+	                         .table = table,
+	                         .block_bytes = f->block_bytes,
+	                         .k_off = k * head_bytes,
+	                         .v_off = (k + n_kv) * head_bytes,
+	                         .block_tokens = f->lim.block_tokens,
+	                         .head_dim = f->m->head_dim};
+}
+
+/* Turns a span's sums of one KV head into outputs, in the forms that Wo takes. */
+static void attn_out(struct plx_fwd *f, const struct plx_fwd_span *sp, uint32_t head,
+                     const float *acc, float *row)
+{
+	uint32_t hd = f->m->head_dim;
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	uint32_t n = group * hd;
+
+	for (uint32_t i = 0; i < sp->n_tok; i++) {
+		size_t at = (size_t)(sp->tok + i) * f->m->n_head * hd + (size_t)head * n;
+		float *out = f->att.f32 != NULL ? f->att.f32 + at : row;
+
+		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd);
+		if (f->att_by_head && f->att.q8 != NULL)
+			f->k->quantise(f->att.q8 + at / PLX_K_QBLOCK, out, 1, n, n);
+		if (f->att_by_head && f->att.bf16 != NULL)
+			f->k->to_bf16(f->att.bf16 + at, out, n);
+	}
+}
+
+static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lane *s)
+{
+	const struct plx_fwd_span *sp = &f->span[unit / f->m->n_head_kv];
+	uint32_t head = unit % f->m->n_head_kv;
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	uint32_t n_split = plx_k_attn_splits(sp->pos);
+	struct plx_k_attn a = {.kv = plx_fwd_kv_view(f, f->seq[sp->seq].table, head)};
+	float *acc = s->acc;
+
+	if (f->split >= n_split)
+		return;
+	a.q = f->qkv + (size_t)sp->tok * f->qkv_width + (size_t)head * group * f->m->head_dim;
+	a.q_stride = f->qkv_width;
+	a.n_tok = sp->n_tok;
+	a.n_group = group;
+	a.pos = sp->pos;
+	a.scale = f->attn_scale;
+	if (n_split > 1)
+		acc = f->acc +
+		      ((size_t)head * f->lim.max_step_tokens + sp->tok) * group * f->part_floats;
+	if (f->split == 0) {
+		f->k->attn_part(&a, 0, acc);
+	} else {
+		f->k->attn_part(&a, f->split, s->part);
+		f->k->attn_merge(acc, s->part, sp->n_tok * group, f->m->head_dim);
+	}
+	if (f->split + 1 == n_split)
+		attn_out(f, sp, head, acc, s->row);
+}
+
+void plx_fwd_attn_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
+{
+	for (uint32_t i = u.begin; i < u.end; i++)
+		attn_unit(f, i, &f->lane[lane]);
+}
+
+/* Most tokens of a span that starts at pos: about an item's time, and never across two splits. */
+static uint32_t span_tokens(const struct plx_fwd *f, uint32_t pos)
+{
+	uint32_t group = f->m->n_head / f->m->n_head_kv;
+	double fit = PLX_CUT_ITEM_NS * plx_fwd_rates_of(f)->attn_macs / attn_token_macs(f, pos);
+	uint32_t by_queries = PLX_FWD_SPAN_MAX / group > 0 ? PLX_FWD_SPAN_MAX / group : 1;
+	uint32_t to_split = PLX_K_ATTN_SPLIT - pos % PLX_K_ATTN_SPLIT;
+	uint32_t n = fit < 1 ? 1 : fit > PLX_FWD_SPAN_MAX ? PLX_FWD_SPAN_MAX : (uint32_t)fit;
+
+	if (n > by_queries)
+		n = by_queries;
+	return n < to_split ? n : to_split;
+}
+
+void plx_fwd_spans_make(struct plx_fwd *f)
+{
+	f->n_span = 0;
+	f->n_split = 1;
+	for (uint32_t i = 0; i < f->n_seq; i++) {
+		const struct plx_fwd_seq *q = &f->seq[i];
+		uint32_t last = plx_k_attn_splits(q->pos + q->n_tok - 1);
+
+		if (last > f->n_split)
+			f->n_split = last;
+		for (uint32_t done = 0; done < q->n_tok;) {
+			uint32_t n = span_tokens(f, q->pos + done);
+
+			if (n > q->n_tok - done)
+				n = q->n_tok - done;
+			f->span[f->n_span++] =
+			    (struct plx_fwd_span){i, q->first_tok + done, n, q->pos + done};
+			done += n;
+		}
+	}
+}
+
+double plx_fwd_attn_ns(const struct plx_fwd *f)
+{
+	double macs = 0;
+
+	for (uint32_t i = 0; i < f->n_span; i++)
+		if (plx_k_attn_splits(f->span[i].pos) > f->split)
+			macs += attn_token_macs(f, f->span[i].pos) * f->span[i].n_tok;
+	return macs * f->m->n_head_kv / plx_fwd_rates_of(f)->attn_macs;
+}
