@@ -255,6 +255,14 @@ struct plx_kernels {
 	void (*kv_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k, const float *v);
 
 	/*
+	 * k_load - the K of one head at position pos, as it is stored.  @k  out [head_dim] f32.
+	 * k_store - write it anew, as kv_store does; V stays. Of what k_load gave it changes
+	 * nothing in f16. For a shift of positions: load, rotate, store.
+	 */
+	void (*k_load)(const struct plx_k_kv *kv, uint32_t pos, float *k);
+	void (*k_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k);
+
+	/*
 	 * attn_part - attention over the positions of one split,
 	 * [split*1024, (split+1)*1024), causal, of a's n_tok * n_group queries.
 	 *

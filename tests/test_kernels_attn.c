@@ -242,6 +242,41 @@ static void test_kv_store_saturates_and_keeps_nan(void **state)
 	}
 }
 
+/* Every value of f16 comes back as it was stored, and what was loaded is stored as it was. */
+static void test_k_load_gives_what_was_stored(void **state)
+{
+	static const uint16_t bits[16] = {0x0000, 0x8000, 0x3c00, 0xbc00, 0x0001, 0x8001,
+	                                  0x03ff, 0x0400, 0x7bff, 0xfbff, 0x7e00, 0x3555,
+	                                  0x2e66, 0xc900, 0x0200, 0x5640};
+	static uint16_t block[2 * 48 * 32], before[2 * 48 * 32];
+	static const uint32_t first[1] = {0};
+	float k[48], v[48], got[48];
+
+	(void)state;
+	for (uint32_t d = 0; d < 48; d++) {
+		k[d] = plx_f16_to_f32(bits[d % 16]);
+		v[d] = (float)d;
+	}
+	for (uint32_t i = 0; i < n_tables; i++) {
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 48 * 64, 32, 48};
+
+		memset(block, 0xaa, sizeof block);
+		tables[i]->kv_store(&kv, 21, k, v);
+		tables[i]->k_load(&kv, 21, got);
+		for (uint32_t d = 0; d < 48; d++)
+			assert_true(isnan(k[d]) ? isnan(got[d])
+			                        : plx_f32_bits(got[d]) == plx_f32_bits(k[d]));
+		memcpy(before, block, sizeof block);
+		tables[i]->k_store(&kv, 21, got);
+		assert_memory_equal(block, before, sizeof block);
+		got[7] = 4.0f;
+		tables[i]->k_store(&kv, 21, got);
+		assert_int_equal(block[16 * 48 + 7 * 16 + 5], 0x4400);
+		block[16 * 48 + 7 * 16 + 5] = before[16 * 48 + 7 * 16 + 5];
+		assert_memory_equal(block, before, sizeof block);
+	}
+}
+
 static void test_kv_export_is_the_exchange_layout(void **state)
 {
 	static uint16_t in[32 * 48];
@@ -428,6 +463,7 @@ int main(void)
 	    cmocka_unit_test(test_attention_is_the_same_alone_and_together),
 	    cmocka_unit_test(test_attention_keeps_later_nans_from_earlier_tokens),
 	    cmocka_unit_test(test_kv_store_saturates_and_keeps_nan),
+	    cmocka_unit_test(test_k_load_gives_what_was_stored),
 	    cmocka_unit_test(test_attention_touches_nothing_beside_its_operands),
 	    cmocka_unit_test(test_attention_extremes_give_equal_bits),
 	    cmocka_unit_test(test_nan_in_a_query_stays_there),

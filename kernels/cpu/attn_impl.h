@@ -354,18 +354,45 @@ static void to_f16(uint16_t *dst, const float *x, uint32_t n)
 	}
 }
 
+/* Where position pos begins among its 16: element [dim][16] of K. */
+static uint16_t *k_at(const struct plx_k_kv *kv, uint32_t pos)
+{
+	uint8_t *block = (uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
+	uint32_t at = pos % kv->block_tokens;
+
+	PLX_DCHECK(kv->head_dim % 16 == 0 && kv->head_dim <= PLX_K_HEAD_DIM_MAX);
+	return (uint16_t *)(void *)(block + kv->k_off) + (size_t)(at / 16 * 16) * kv->head_dim +
+	       at % 16;
+}
+
+static void op_k_load(const struct plx_k_kv *kv, uint32_t pos, float *k)
+{
+	const uint16_t *k16 = k_at(kv, pos);
+	uint16_t buf[16];
+
+	for (uint32_t d = 0; d < kv->head_dim; d += 16) {
+		for (uint32_t i = 0; i < 16; i++)
+			buf[i] = k16[(size_t)(d + i) * 16];
+		vf_store(k + d, vf_from_f16(buf));
+	}
+}
+
+static void op_k_store(const struct plx_k_kv *kv, uint32_t pos, const float *k)
+{
+	uint16_t *k16 = k_at(kv, pos);
+	uint16_t buf[PLX_K_HEAD_DIM_MAX];
+
+	to_f16(buf, k, kv->head_dim);
+	for (uint32_t d = 0; d < kv->head_dim; d++)
+		k16[(size_t)d * 16] = buf[d];
+}
+
 static void op_kv_store(const struct plx_k_kv *kv, uint32_t pos, const float *k, const float *v)
 {
 	uint8_t *block = (uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
 	uint32_t at = pos % kv->block_tokens;
-	uint16_t *k16 = (uint16_t *)(void *)(block + kv->k_off) +
-	                (size_t)(at / 16 * 16) * kv->head_dim + at % 16;
-	uint16_t buf[PLX_K_HEAD_DIM_MAX];
 
-	PLX_DCHECK(kv->head_dim % 16 == 0 && kv->head_dim <= PLX_K_HEAD_DIM_MAX);
-	to_f16(buf, k, kv->head_dim);
-	for (uint32_t d = 0; d < kv->head_dim; d++)
-		k16[(size_t)d * 16] = buf[d];
+	op_k_store(kv, pos, k);
 	to_f16((uint16_t *)(void *)(block + kv->v_off) + (size_t)at * kv->head_dim, v,
 	       kv->head_dim);
 }

@@ -14,7 +14,8 @@
 		.isa = (isa_id), .isa_name = (name), .numeric_kind = PLX_K_NUMERIC_KIND,           \
 		.quantise = op_quantise, .to_bf16 = op_to_bf16, .matmul = (product),               \
 		.rmsnorm = op_rmsnorm, .rope = op_rope, .silu_mul = op_silu_mul, .add = op_add,    \
-		.kv_store = op_kv_store, .attn_part = op_attn_part, .attn_merge = op_attn_merge,   \
+		.kv_store = op_kv_store, .k_load = op_k_load, .k_store = op_k_store,               \
+		.attn_part = op_attn_part, .attn_merge = op_attn_merge,                            \
 		.attn_finish = op_attn_finish, .exp = op_exp, .argmax = op_argmax,                 \
 		.block_max = op_block_max, .logit_sum = op_logit_sum, .weight_sum = op_weight_sum, \
 	}
