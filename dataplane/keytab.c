@@ -41,6 +41,7 @@ enum {
 	HAVE_REQUESTS = 16,
 	HAVE_KV = 32,
 	HAVE_PRIORITY = 64,
+	HAVE_SHARE = 128,
 };
 
 /* A message about the current line; returns err. */
@@ -116,6 +117,19 @@ static int parse_number(struct parser *p, const struct field *f, uint32_t lo, ui
 	return PLX_E_OK;
 }
 
+static bool is(const struct field *f, const char *name)
+{
+	return f->name_bytes == strlen(name) && memcmp(f->name, name, f->name_bytes) == 0;
+}
+
+static int parse_yes(struct parser *p, const struct field *f, bool *out)
+{
+	*out = f->value_bytes == 3 && memcmp(f->value, "yes", 3) == 0;
+	if (!*out && (f->value_bytes != 2 || memcmp(f->value, "no", 2) != 0))
+		return say(p, PLX_E_FORMAT, "%.*s= wants yes or no", (int)f->name_bytes, f->name);
+	return PLX_E_OK;
+}
+
 static int parse_tenant(struct parser *p, const struct field *f, char out[PLX_TENANT_BYTES])
 {
 	bool bad = f->value_bytes == 0 || f->value_bytes >= PLX_TENANT_BYTES;
@@ -135,16 +149,11 @@ static int parse_tenant(struct parser *p, const struct field *f, char out[PLX_TE
 	return PLX_E_OK;
 }
 
-static bool is(const struct field *f, const char *name)
-{
-	return f->name_bytes == strlen(name) && memcmp(f->name, name, f->name_bytes) == 0;
-}
-
 /* Which field it is, as a HAVE_ bit; 0 when there is no such field. */
 static unsigned int field_bit(const struct field *f)
 {
-	static const char *const name[] = {"id",       "key",        "tenant",  "sessions",
-	                                   "requests", "kv_percent", "priority"};
+	static const char *const name[] = {"id",       "key",        "tenant",   "sessions",
+	                                   "requests", "kv_percent", "priority", "share_prefix"};
 
 	for (unsigned int i = 0; i < sizeof(name) / sizeof(name[0]); i++)
 		if (is(f, name[i]))
@@ -162,7 +171,7 @@ static int parse_field(struct parser *p, const struct field *f, struct plx_key *
 	if (bit == 0)
 		return say(p, PLX_E_FORMAT,
 		           "a field is not known; there are id, key, tenant, sessions, requests, "
-		           "kv_percent, priority");
+		           "kv_percent, priority, share_prefix");
 	if (*have & bit)
 		return say(p, PLX_E_FORMAT, "%.*s= stands there twice; remove one",
 		           (int)f->name_bytes, f->name);
@@ -182,6 +191,8 @@ static int parse_field(struct parser *p, const struct field *f, struct plx_key *
 		err = parse_number(p, f, 1, 100, &small);
 		k->kv_percent = (uint8_t)small;
 		return err;
+	case HAVE_SHARE:
+		return parse_yes(p, f, &k->share_prefix);
 	default:
 		err = parse_number(p, f, 0, 15, &small);
 		k->max_priority = (uint8_t)small;

@@ -10,6 +10,11 @@
  * sessions of the key, requests those in flight in one of its sessions, kv_percent the tenant's
  * share of KV blocks, priority (0..15) what a request may ask for; left out: the appliance's limit.
  *
+ * share_prefix=yes puts the key's requests into one prefix cache with those of every other key that
+ * says so, whatever its tenant, instead of the tenant's own: system prompts that many use are
+ * computed once, and each of them can tell from its times that another sent the same beginning.
+ * Left out, or no: nobody else's. Keys of one tenant that differ in it share none with each other.
+ *
  * A table never changes once made. Stages hold the current one by pointer and say, with
  * plx_keys_seen, when they have let go of the one before; only then is that freed.
  */
@@ -39,6 +44,7 @@ struct plx_key {
 	uint32_t line;         /* in the file */
 	uint8_t kv_percent;    /* 1..100 */
 	uint8_t max_priority;  /* 0..15 */
+	bool share_prefix;     /* in the cache of all that opted in, not in the tenant's */
 	uint16_t use_idx;      /* of struct plx_keys' use[] */
 };
 
@@ -104,8 +110,9 @@ int plx_keys_open(struct plx_keys *k, const char *path, struct plx_diag *d);
 int plx_keys_reader(struct plx_keys *k);
 
 /*
- * plx_keys_reload - read the file again and make it current. Sessions whose key is gone or changed
- * are closed by their io stages. On an error the old table stays.
+ * plx_keys_reload - read the file again and make it current. Sessions whose key is gone, changed,
+ * or shares prefixes otherwise than before, are closed by their io stages. On an error the old
+ * table stays.
  *
  * Thread: main.  Errors: as plx_keytab_load; AGAIN: the reload before is still being taken up by
  * the stages (call again).

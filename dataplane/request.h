@@ -63,6 +63,7 @@ struct plx_req {
 	uint32_t tenant;           /* 0..PLX_MAX_TENANTS-1 */
 	uint32_t tenant_kv_blocks; /* blocks the tenant may hold at once; 0: no limit */
 	uint8_t priority;          /* 0..15, larger first; io has capped it by the key's */
+	bool share_prefix;         /* its prefixes are those of all that opted in (keytab.h) */
 	uint64_t rx_ns;            /* first fragment */
 	uint64_t whole_ns;         /* last fragment: the request began */
 	uint64_t deadline_ns;      /* absolute, plx_clock_ns; 0: none */

@@ -83,6 +83,7 @@ struct plx_session {
 	uint32_t tenant;
 	uint32_t tenant_kv_blocks;
 	uint8_t max_priority;
+	bool share_prefix;
 	uint8_t ephemeral[32]; /* of its HELLO */
 };
 

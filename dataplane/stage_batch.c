@@ -268,6 +268,7 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
 	    .flags = m->flags & PLX_REQ_DETERMINISTIC ? (uint32_t)PLX_SEQF_DETERMINISTIC : 0u,
 	    .tenant = r->tenant,
+	    .share_prefix = r->share_prefix,
 	    .tenant_blocks = r->tenant_kv_blocks,
 	    .session = r->session_id,
 	    .weight = 1,

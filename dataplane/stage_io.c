@@ -359,7 +359,8 @@ static bool key_still_good(const struct plx_keytab *t, const struct plx_session 
 {
 	const struct plx_key *k = plx_keytab_find(t, s->key_id);
 
-	return k != NULL && memcmp(k->psk.mac_hello, s->key_mark, sizeof(s->key_mark)) == 0;
+	return k != NULL && k->share_prefix == s->share_prefix &&
+	       memcmp(k->psk.mac_hello, s->key_mark, sizeof(s->key_mark)) == 0;
 }
 
 /* A new key table: every session is checked against it, some a turn. */

@@ -129,6 +129,7 @@ static void fill_request(struct plx_stage_io *io, struct plx_session *s, struct 
 	r->req_id = slot->req_id;
 	r->tenant = s->tenant;
 	r->tenant_kv_blocks = s->tenant_kv_blocks;
+	r->share_prefix = s->share_prefix;
 	r->priority = prio < s->max_priority ? prio : s->max_priority;
 	r->rx_ns = slot->rx_ns;
 	r->whole_ns = io->now_ns;

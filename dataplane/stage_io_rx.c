@@ -49,6 +49,7 @@ static struct plx_session *new_session(struct plx_stage_io *io, const struct plx
 	s->use_idx = key->use_idx;
 	s->tenant = key->tenant_idx;
 	s->max_priority = key->max_priority;
+	s->share_prefix = key->share_prefix;
 	if (key->kv_percent < 100)
 		s->tenant_kv_blocks =
 		    (uint32_t)((uint64_t)io->cfg->lim.n_kv_blocks * key->kv_percent / 100);

@@ -43,7 +43,7 @@ static int setup(void **state)
 	memset(psk1, 1, sizeof(psk1));
 	memset(psk2, 2, sizeof(psk2));
 	write_keys("id=a key=" HEX1 " tenant=one sessions=2 requests=2 priority=3 kv_percent=25\n"
-	           "id=b key=" HEX2 " tenant=two\n");
+	           "id=b key=" HEX2 " tenant=two share_prefix=yes\n");
 	return plx_rig_open(&rig, &cfg, 2, path);
 }
 
@@ -130,6 +130,7 @@ static void test_io_key_limits_rule(void **state)
 	assert_int_equal(r->priority, 3);
 	assert_int_equal(r->tenant, 0);
 	assert_int_equal(r->tenant_kv_blocks, 25);
+	assert_false(r->share_prefix);
 	struct plx_msg_close bye = {0};
 
 	plx_rig_say(&c[1], PLX_T_CLOSE, 0, &bye, sizeof(bye));
@@ -171,7 +172,7 @@ static void test_io_removed_key_closes_its_sessions(void **state)
 	assert_int_equal(plx_rig_connect(&stays), 0);
 	ask(&gone, 0);
 	r = plx_rig_take(&rig, 0);
-	write_keys("id=b key=" HEX2 " tenant=two\nid=c key=" HEX3 "\n");
+	write_keys("id=b key=" HEX2 " tenant=two share_prefix=yes\nid=c key=" HEX3 "\n");
 	assert_int_equal(plx_keys_reload(&rig.keys, path, &d), 0);
 	assert_true(plx_rig_expect(&gone, PLX_T_CLOSE, &hdr, buf));
 	assert_int_equal(plx_msg_get(PLX_T_CLOSE, &bye, sizeof(bye), buf, hdr.payload_bytes), 0);
@@ -190,6 +191,30 @@ static void test_io_removed_key_closes_its_sessions(void **state)
 	plx_rig_client_end(&gone);
 	plx_rig_client_end(&stays);
 	plx_rig_client_end(&changed);
+}
+
+/* What a key opted in for goes with its requests, and who opts out begins anew at once. */
+static void test_io_shared_prefixes_are_the_keys_choice(void **state)
+{
+	struct plx_rig_client c, d;
+	struct plx_diag diag = {0};
+	struct plx_req *r;
+
+	(void)state;
+	plx_rig_client_init(&c, &rig, 0xb, psk2, 40000);
+	assert_int_equal(plx_rig_connect(&c), 0);
+	ask(&c, 0);
+	r = plx_rig_take(&rig, 0);
+	assert_true(r->share_prefix);
+	write_keys("id=b key=" HEX2 " tenant=two share_prefix=no\n");
+	assert_int_equal(plx_keys_reload(&rig.keys, path, &diag), 0);
+	assert_true(plx_rig_expect(&c, PLX_T_CLOSE, &hdr, buf));
+	plx_rig_client_init(&d, &rig, 0xb, psk2, 40001);
+	assert_int_equal(plx_rig_connect(&d), 0);
+	ask(&d, 0);
+	assert_false(plx_rig_take(&rig, 0)->share_prefix);
+	plx_rig_client_end(&c);
+	plx_rig_client_end(&d);
 }
 
 static void test_io_half_open_is_capped(void **state)
@@ -236,6 +261,7 @@ int main(void)
 	    T(test_io_key_limits_rule),
 	    T(test_io_wrong_key_meets_silence),
 	    T(test_io_removed_key_closes_its_sessions),
+	    T(test_io_shared_prefixes_are_the_keys_choice),
 	    T(test_io_half_open_is_capped),
 	};
 

@@ -59,19 +59,23 @@ static void test_keyfile_line_is_what_the_appliance_reads(void **state)
 	struct plx_keyfile_entry e = entry(0x1f);
 	char line[PLX_KEYFILE_LINE_BYTES];
 	struct plx_keytab *t;
-	struct plx_diag d = {0};
+	struct plx_diag d = {0}, why = {0};
 
 	(void)state;
 	assert_int_equal(plx_keyfile_set(&e, "tenant", "acme", &d), 0);
 	assert_int_equal(plx_keyfile_set(&e, "sessions", "4", &d), 0);
 	assert_int_equal(plx_keyfile_set(&e, "kv_percent", "50", &d), 0);
 	assert_int_equal(plx_keyfile_set(&e, "priority", "7", &d), 0);
+	assert_int_equal(plx_keyfile_set(&e, "share_prefix", "perhaps", &why), PLX_E_INVAL);
+	assert_string_equal(why.text, "share_prefix \"perhaps\" is not yes or no");
+	assert_int_equal(plx_keyfile_set(&e, "share_prefix", "yes", &d), 0);
 	size_t n = plx_keyfile_format(&e, line);
 
 	assert_string_equal(line, "id=1f key="
 	                          "abababababababababababababababab"
 	                          "abababababababababababababababab"
-	                          " tenant=acme sessions=4 kv_percent=50 priority=7\n");
+	                          " tenant=acme sessions=4 kv_percent=50 priority=7 "
+	                          "share_prefix=yes\n");
 	assert_int_equal(plx_keytab_parse(&t, line, n, "keys", &d), 0);
 	assert_int_equal(t->n, 1);
 	assert_int_equal(t->key[0].psk.key_id, 0x1f);
@@ -80,6 +84,7 @@ static void test_keyfile_line_is_what_the_appliance_reads(void **state)
 	assert_int_equal(t->key[0].max_sessions, 4);
 	assert_int_equal(t->key[0].kv_percent, 50);
 	assert_int_equal(t->key[0].max_priority, 7);
+	assert_true(t->key[0].share_prefix);
 	plx_keytab_free(t);
 }
 

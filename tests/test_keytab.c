@@ -42,8 +42,8 @@ static void test_keytab_takes_every_field(void **state)
 	assert_int_equal(parse("# clients\n\n"
 	                       "id=1f key=" K1 " tenant=acme sessions=4 requests=8 kv_percent=50 "
 	                       "priority=7 # rack 3\n"
-	                       "\tkey=" K2 "\tid=2\r\n"
-	                       "id=FFFFFFFFFFFFFFFF key=" K1 " tenant=acme"),
+	                       "\tkey=" K2 "\tid=2\tshare_prefix=no\r\n"
+	                       "id=FFFFFFFFFFFFFFFF key=" K1 " tenant=acme share_prefix=yes"),
 	                 PLX_E_OK);
 	assert_int_equal(tab->n, 3);
 	assert_int_equal(tab->key[0].psk.key_id, 2);
@@ -62,6 +62,9 @@ static void test_keytab_takes_every_field(void **state)
 	assert_int_equal(k->max_priority, 7);
 	assert_int_equal(k->line, 3);
 	assert_non_null(plx_keytab_find(tab, UINT64_MAX));
+	assert_true(plx_keytab_find(tab, UINT64_MAX)->share_prefix);
+	assert_false(plx_keytab_find(tab, 2)->share_prefix);
+	assert_false(k->share_prefix); /* not said */
 	assert_null(plx_keytab_find(tab, 3));
 }
 
@@ -87,7 +90,11 @@ static void test_keytab_names_each_mistake(void **state)
 	        "keys:1: tenant= wants 1 to 31 of letters, digits, '_', '.' and '-'");
 	refused("id=1 key=" K1 " colour=red", PLX_E_FORMAT,
 	        "keys:1: a field is not known; there are id, key, tenant, sessions, requests, "
-	        "kv_percent, priority");
+	        "kv_percent, priority, share_prefix");
+	refused("id=1 key=" K1 " share_prefix=1", PLX_E_FORMAT,
+	        "keys:1: share_prefix= wants yes or no");
+	refused("id=1 key=" K1 " share_prefix=yes share_prefix=no", PLX_E_FORMAT,
+	        "keys:1: share_prefix= stands there twice; remove one");
 	refused("id = 1", PLX_E_FORMAT,
 	        "keys:1: fields are written name=value, without blanks around =");
 	refused("id=1 key=" K1 "\n\nid=1 key=" K2, PLX_E_EXISTS,

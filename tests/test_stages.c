@@ -260,6 +260,8 @@ struct ask {
 	uint32_t continued_sample;
 	const uint32_t *had; /* ids of sample 0 that the client has */
 	uint32_t n_had;
+	uint32_t tenant;
+	bool share_prefix;
 };
 
 #define SESSION 1u /* of every request */
@@ -321,7 +323,8 @@ static struct plx_req *make(const struct ask *a)
 	q->req_id = a->req_id;
 	plx_session_mark(&r.links, a->io, SESSION, true);
 	q->priority = 0;
-	q->tenant = 0;
+	q->tenant = a->tenant;
+	q->share_prefix = a->share_prefix;
 	q->tenant_kv_blocks = 0;
 	q->deadline_ns = a->deadline_ns;
 	write_body(q, a);
@@ -583,6 +586,33 @@ static void test_stages_forget_what_a_session_left(void **state)
 
 	assert_int_equal(first.res.prompt_tokens, 5);
 	assert_int_equal(c->res.err, PLX_E_TOO_LARGE);
+}
+
+/* One prompt, one request after the other: who opted in finds what others that did showed, and
+ * nothing of those that did not; these find their own tenant's. */
+static void test_stages_share_prefixes_by_choice(void **state)
+{
+	static const struct {
+		uint32_t tenant;
+		bool share;
+		uint32_t cached;
+	} turn[] = {{1, false, 0}, {2, true, 0},  {3, false, 0}, {3, true, 64},
+	            {2, false, 0}, {1, true, 64}, {1, false, 64}};
+	uint32_t ids[70];
+	struct ask a = {.flags = PLX_REQ_IDS, .ids = ids, .n_ids = 70, .max_new = 2};
+
+	(void)state;
+	for (uint32_t i = 0; i < 70; i++)
+		ids[i] = TINY_WORD(i % N_WORDS);
+	for (uint32_t i = 0; i < sizeof(turn) / sizeof(turn[0]); i++) {
+		a.tenant = turn[i].tenant;
+		a.share_prefix = turn[i].share;
+		const struct client *c = ask_and_run(&a);
+
+		assert_int_equal(c->res.kind, PLX_FINAL_DONE);
+		assert_int_equal(c->res.cached_tokens, turn[i].cached);
+		check_answer(c, (int32_t *)ids, 70, 0);
+	}
 }
 
 /* ---- resuming ---- */
@@ -1223,6 +1253,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    scenario(test_stages_answer_a_text),
 	    scenario(test_stages_answer_ids_in_samples_with_logprobs),
+	    scenario(test_stages_share_prefixes_by_choice),
 	    scenario(test_stages_go_on_from_a_request),
 	    scenario(test_stages_go_on_from_text_that_was_seen),
 	    scenario(test_stages_forget_what_a_session_left),

@@ -76,6 +76,14 @@ static int set_number(int64_t *out, const char *name, const char *v, int64_t low
 	return 0;
 }
 
+static int set_yes(bool *out, const char *name, const char *v, struct plx_diag *d)
+{
+	*out = !strcmp(v, "yes");
+	if (!*out && strcmp(v, "no"))
+		return plx_diag_set(d, PLX_E_INVAL, "%s \"%s\" is not yes or no", name, v);
+	return 0;
+}
+
 int plx_keyfile_set(struct plx_keyfile_entry *e, const char *name, const char *v,
                     struct plx_diag *d)
 {
@@ -93,9 +101,11 @@ int plx_keyfile_set(struct plx_keyfile_entry *e, const char *name, const char *v
 		return set_number(&e->kv_percent, name, v, 1, 100, d);
 	if (!strcmp(name, "priority"))
 		return set_number(&e->priority, name, v, 0, 15, d);
+	if (!strcmp(name, "share_prefix"))
+		return set_yes(&e->share_prefix, name, v, d);
 	return plx_diag_set(d, PLX_E_INVAL,
 	                    "unknown field \"%s\"; known are id, key, tenant, sessions, requests, "
-	                    "kv_percent, priority",
+	                    "kv_percent, priority, share_prefix",
 	                    name);
 }
 
@@ -129,6 +139,8 @@ size_t plx_keyfile_format(const struct plx_keyfile_entry *e, char line[PLX_KEYFI
 	n = add_number(line, n, "requests", e->requests);
 	n = add_number(line, n, "kv_percent", e->kv_percent);
 	n = add_number(line, n, "priority", e->priority);
+	if (e->share_prefix)
+		n += (size_t)snprintf(line + n, PLX_KEYFILE_LINE_BYTES - n, " share_prefix=yes");
 	line[n++] = '\n';
 	line[n] = 0;
 	return n;
@@ -141,14 +153,17 @@ static int at_line(struct plx_diag *d, int err, const char *path, uint32_t line,
 	return plx_diag_set(d, err, "%s:%u: %s; correct or remove the line", path, line, what);
 }
 
-/* The place of a field's name among those known; 7 when it is unknown. */
+#define N_FIELDS 8u
+
+/* The place of a field's name among those known; N_FIELDS when it is unknown. */
 static uint32_t field_place(const char *name)
 {
-	static const char *const known[] = {"id",       "key",        "tenant",  "sessions",
-	                                    "requests", "kv_percent", "priority"};
+	static const char *const known[N_FIELDS] = {"id",       "key",         "tenant",
+	                                            "sessions", "requests",    "kv_percent",
+	                                            "priority", "share_prefix"};
 	uint32_t i = 0;
 
-	while (i < 7 && strcmp(known[i], name) != 0)
+	while (i < N_FIELDS && strcmp(known[i], name) != 0)
 		i++;
 	return i;
 }

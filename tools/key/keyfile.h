@@ -26,6 +26,7 @@ struct plx_keyfile_entry {
 	int64_t requests;   /* in flight in one session */
 	int64_t kv_percent; /* 1..100: the tenant's share of KV memory */
 	int64_t priority;   /* 0..15: the highest a request may ask for */
+	bool share_prefix;  /* in one prefix cache with all keys that say so */
 	uint32_t line;      /* in the file, 1.. */
 };
 

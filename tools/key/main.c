@@ -23,7 +23,8 @@ static void usage(FILE *f)
 {
 	fputs(
 	    "usage: plx-key new --id ID [--tenant NAME] [--sessions N] [--requests N]\n"
-	    "                   [--kv-percent N] [--priority N] [--file KEYS] [--client FILE]\n"
+	    "                   [--kv-percent N] [--priority N] [--share-prefix]\n"
+	    "                   [--file KEYS] [--client FILE]\n"
 	    "       plx-key show-client --id ID --file KEYS [--client FILE]\n"
 	    "       plx-key list --file KEYS\n"
 	    "       plx-key remove --id ID --file KEYS\n"
@@ -39,6 +40,8 @@ static void usage(FILE *f)
 	    "  --requests N     requests in flight in one session\n"
 	    "  --kv-percent N   the tenant's share of KV memory, 1 to 100\n"
 	    "  --priority N     highest priority a request may ask for, 0 to 15\n"
+	    "  --share-prefix   share the prefix cache with other tenants' keys that do; each can\n"
+	    "                   tell from its times that another sent the same beginning\n"
 	    "  --file KEYS      the appliance's key file; made with mode 600, replaced as a whole\n"
 	    "  --client FILE    write the client's key file there; it must not exist\n"
 	    "\n"
@@ -52,11 +55,17 @@ static int fail(const struct plx_diag *d)
 	return EXIT_FAILURE;
 }
 
-static const struct option options[] = {{"id", 1, NULL, 'i'},         {"tenant", 1, NULL, 't'},
-                                        {"sessions", 1, NULL, 's'},   {"requests", 1, NULL, 'r'},
-                                        {"kv-percent", 1, NULL, 'k'}, {"priority", 1, NULL, 'p'},
-                                        {"file", 1, NULL, 'f'},       {"client", 1, NULL, 'c'},
-                                        {"help", 0, NULL, 'h'},       {NULL, 0, NULL, 0}};
+static const struct option options[] = {{"id", 1, NULL, 'i'},
+                                        {"tenant", 1, NULL, 't'},
+                                        {"sessions", 1, NULL, 's'},
+                                        {"requests", 1, NULL, 'r'},
+                                        {"kv-percent", 1, NULL, 'k'},
+                                        {"priority", 1, NULL, 'p'},
+                                        {"share-prefix", 0, NULL, 'x'},
+                                        {"file", 1, NULL, 'f'},
+                                        {"client", 1, NULL, 'c'},
+                                        {"help", 0, NULL, 'h'},
+                                        {NULL, 0, NULL, 0}};
 
 static const char *field_of(int opt)
 {
@@ -71,6 +80,8 @@ static const char *field_of(int opt)
 		return "requests";
 	case 'k':
 		return "kv_percent";
+	case 'x':
+		return "share_prefix";
 	default:
 		return "priority";
 	}
@@ -94,7 +105,7 @@ static int parse(struct args *a, int argc, char **argv)
 			a->file = optarg;
 		} else if (opt == 'c') {
 			a->client = optarg;
-		} else if (plx_keyfile_set(&a->e, field_of(opt), optarg, &d)) {
+		} else if (plx_keyfile_set(&a->e, field_of(opt), optarg ? optarg : "yes", &d)) {
 			fail(&d);
 			return EXIT_USAGE;
 		}
@@ -208,8 +219,8 @@ static void print_number(int64_t v)
 
 static int cmd_list(const struct plx_keyfile *f)
 {
-	printf("%-16s %-20s %10s %10s %10s %10s\n", "id", "tenant", "sessions", "requests",
-	       "kv_percent", "priority");
+	printf("%-16s %-20s %10s %10s %10s %10s %12s\n", "id", "tenant", "sessions", "requests",
+	       "kv_percent", "priority", "share_prefix");
 	for (uint32_t i = 0; i < f->n_entries; i++) {
 		const struct plx_keyfile_entry *e = &f->entry[i];
 
@@ -218,7 +229,7 @@ static int cmd_list(const struct plx_keyfile *f)
 		print_number(e->requests);
 		print_number(e->kv_percent);
 		print_number(e->priority);
-		putchar('\n');
+		printf(" %12s\n", e->share_prefix ? "yes" : "no");
 	}
 	return 0;
 }
