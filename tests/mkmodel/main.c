@@ -23,7 +23,6 @@
 #include "fw/base/check.h"
 #include "fw/base/diag.h"
 #include "tests/lib/qdata.h"
-#include "tests/lib/quantise.h"
 #include "tests/mkmodel/write.h"
 
 struct shape {
@@ -48,10 +47,9 @@ static void die(const char *what, const char *which)
 static enum plx_qtype type_named(const char *name)
 {
 	for (uint32_t i = 0; i < PLX_QTYPE_COUNT; i++)
-		if (strcasecmp(plx_qtype_name(plx_qtype_at(i)), name) == 0 &&
-		    plx_t_can_quantise(plx_qtype_at(i)))
+		if (strcasecmp(plx_qtype_name(plx_qtype_at(i)), name) == 0)
 			return plx_qtype_at(i);
-	die("no such type, or none that can be written:", name);
+	die("no such type:", name);
 	return PLX_Q_F32;
 }
 
@@ -132,7 +130,7 @@ static void write_matrix(struct mk_file *f, struct source *s, enum plx_qtype typ
 			              n_cols);
 		else
 			random_row(s, x, n_cols);
-		plx_t_quantise(type, out, x, n_cols);
+		plx_q_quantise(type, PLX_Q_PLAIN, x, out, n_cols);
 		mk_data(f, out, to_bytes);
 	}
 	free(x);
