@@ -51,6 +51,7 @@ enum plx_dev_cap {
 	PLX_CAP_WORKERS = 1 << 8,  /* lends work to lcores through worker() */
 	PLX_CAP_EXPORT = 1 << 9,   /* mem_export gives a dma-buf */
 	PLX_CAP_COPY = 1 << 10,    /* copy_blocks */
+	PLX_CAP_SHIFT = 1 << 11,   /* PLX_DELTA_SHIFT: positions move down */
 };
 
 struct plx_dev_info {
@@ -139,14 +140,29 @@ enum plx_delta_kind {
 	PLX_DELTA_SLOT_SET = 1,   /* take the slot: empty block table, sampler as given */
 	PLX_DELTA_SLOT_CLEAR = 2, /* give the slot back */
 	PLX_DELTA_BLOCK = 3,      /* block table[index] = block */
+	/*
+	 * Tokens left the context: `block` blocks that stood before entry `index` are no longer in
+	 * the table, which has n_blocks entries from now on. Those from `index` on were told, by
+	 * BLOCK deltas before this one; their tokens were run `block` blocks further up, and their
+	 * K is rotated back by block * block_tokens positions, rounded as it is stored, before the
+	 * step's tokens run. The slot's next position falls likewise. Sampling goes on counting:
+	 * the draw's position and the recent ids are those of a sequence that lost nothing.
+	 *
+	 * The device writes those blocks: nobody else may read them under their old positions, so
+	 * shared ones are copied first (copy_blocks). Once a step and slot at most.
+	 */
+	PLX_DELTA_SHIFT = 4,
 };
 
 struct plx_step_delta {
 	uint32_t kind; /* enum plx_delta_kind */
 	uint32_t slot;
-	uint32_t index;       /* BLOCK: which entry */
-	uint32_t block;       /* BLOCK: pool index */
-	uint32_t sampler_off; /* SLOT_SET: offset of a struct plx_sampler in the record */
+	uint32_t index; /* BLOCK: which entry; SHIFT: the first that moved */
+	uint32_t block; /* BLOCK: pool index; SHIFT: by how many blocks, at least 1 */
+	union {
+		uint32_t sampler_off; /* SLOT_SET: offset of a struct plx_sampler in the record */
+		uint32_t n_blocks;    /* SHIFT: entries of the table from now on */
+	};
 };
 static_assert(sizeof(struct plx_step_delta) == 20, "step records are a shared ABI");
 

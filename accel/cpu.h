@@ -30,6 +30,7 @@
 struct plx_cpu_slot {
 	uint32_t *table; /* [max_seq_blocks] */
 	bool failed;     /* gave a NaN; stays so until the slot is set anew */
+	uint32_t n_left; /* tokens that left the context: positions count without them */
 	struct plx_slot_sampler sampler;
 };
 

@@ -19,6 +19,12 @@ static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_
 
 		plx_slot_sampler_set(&slot->sampler, plx_step_samplers(s) + i);
 		slot->failed = false;
+		slot->n_left = 0;
+	} else if (e->kind == PLX_DELTA_SHIFT) {
+		uint32_t down = e->block * c->lim.block_tokens;
+
+		slot->n_left += down;
+		plx_fwd_shift_add(&c->fwd, slot->table, e->index, e->n_blocks, down);
 	}
 }
 
@@ -48,7 +54,7 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 
 		f->id[at] = tok_id(slot, &t[j]);
 		f->pos[at] = t[j].pos[0];
-		plx_slot_sampler_note(&slot->sampler, f->pos[at], f->id[at]);
+		plx_slot_sampler_note(&slot->sampler, slot->n_left + f->pos[at], f->id[at]);
 		if ((t[j].flags & PLX_TOKF_LOGITS) != 0) {
 			c->row_seq[f->n_row] = i;
 			f->row[f->n_row++] = at;
@@ -58,9 +64,11 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 
 bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 {
+	c->fwd.n_shift = 0;
 	for (uint32_t i = 0; i < s->n_delta; i++)
 		delta_apply(c, s, plx_step_deltas(s) + i);
-	if (s->n_tok == 0 || __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0)
+	if ((s->n_tok == 0 && c->fwd.n_shift == 0) ||
+	    __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0)
 		return false;
 	c->fwd.n_tok = s->n_tok;
 	c->fwd.n_seq = s->n_seq;
@@ -90,13 +98,14 @@ static void row_begin(struct plx_cpu *c, uint32_t i)
 	uint32_t row = c->fwd.row0 + i;
 	uint32_t seq = c->row_seq[row];
 	const struct plx_step_seq *q = &plx_step_seqs(c->step)[seq];
+	const struct plx_cpu_slot *slot = &c->slot[q->slot];
 	char *tops = (char *)c->step + top_off(c, seq);
 	struct plx_top *top =
 	    (struct plx_top *)(void *)tops + (size_t)row_rank(c, row, q) * q->n_top;
 
-	plx_slot_sampler_begin(&c->choosing[i], &c->slot[q->slot].sampler, c->k,
+	plx_slot_sampler_begin(&c->choosing[i], &slot->sampler, c->k,
 	                       c->fwd.logits + (size_t)i * c->fwd.logit_stride, c->m->n_vocab,
-	                       c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
+	                       slot->n_left + c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
 	                       c->scratch + i * c->scratch_bytes);
 }
 
@@ -171,7 +180,7 @@ static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, bool sampled
 	}
 	if (q->n_top > 0)
 		out->top_off = top_off(c, i);
-	uint32_t first_pos = c->fwd.pos[c->fwd.row[row]] + 1;
+	uint32_t first_pos = slot->n_left + c->fwd.pos[c->fwd.row[row]] + 1;
 
 	for (uint32_t k = 0; k < out->n_out; k++)
 		plx_slot_sampler_note(&slot->sampler, first_pos + k, out->id[k]);

@@ -292,7 +292,7 @@ static void rope_tok(struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t t)
 	f->k->rope(qv, tab, m->n_head, hd, m->n_rot, kind);
 	f->k->rope(kv, tab, m->n_head_kv, hd, m->n_rot, kind);
 	for (uint32_t h = 0; h < m->n_head_kv; h++) {
-		struct plx_k_kv view = plx_fwd_kv_view(f, q->table, h);
+		struct plx_k_kv view = plx_fwd_kv_view(f, q->table, f->il, h);
 
 		f->k->kv_store(&view, f->pos[t], kv + (size_t)h * hd, vv + (size_t)h * hd);
 	}
@@ -357,7 +357,7 @@ static void fetch_kv(const struct plx_fwd *f, uint32_t t)
 	uint32_t row = f->m->head_dim * (uint32_t)sizeof(uint16_t);
 
 	for (uint32_t h = 0; h < f->m->n_head_kv; h++) {
-		struct plx_k_kv kv = plx_fwd_kv_view(f, table, h);
+		struct plx_k_kv kv = plx_fwd_kv_view(f, table, f->il, h);
 		const uint8_t *b = f->kv + block * kv.block_bytes;
 
 		fetch_to_write(b + kv.k_off + (size_t)(at / 16) * 16 * row, 16 * row);
@@ -408,8 +408,13 @@ static bool op_next(struct plx_fwd *f)
 {
 	switch (f->op) {
 	case PLX_FWD_N_OPS: /* before the first */
-		f->op = PLX_FWD_EMBED;
+		f->op = f->n_shift > 0 ? PLX_FWD_SHIFT : PLX_FWD_EMBED;
 		return true;
+	case PLX_FWD_SHIFT:
+		if (++f->i_shift < f->n_shift)
+			return true;
+		f->op = PLX_FWD_EMBED;
+		return f->n_tok > 0;
 	case PLX_FWD_EMBED:
 		f->il = 0;
 		f->op = PLX_FWD_NORM1;
@@ -501,6 +506,8 @@ static struct plx_cut tok_cut(struct plx_fwd *f, uint32_t n_tok, uint32_t width)
 static struct plx_cut op_cut(struct plx_fwd *f)
 {
 	switch (f->op) {
+	case PLX_FWD_SHIFT:
+		return plx_fwd_shift_cut(f);
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
 	case PLX_FWD_NORM2:
@@ -528,9 +535,10 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 
 void plx_fwd_begin(struct plx_fwd *f)
 {
-	PLX_DCHECK(f->n_tok > 0 && f->n_tok <= f->lim.max_step_tokens);
+	PLX_DCHECK(f->n_tok + f->n_shift > 0 && f->n_tok <= f->lim.max_step_tokens);
 	f->op = PLX_FWD_N_OPS;
 	f->il = 0;
+	f->i_shift = 0;
 	f->split = 0;
 	plx_fwd_spans_make(f);
 }
@@ -547,6 +555,9 @@ bool plx_fwd_next(struct plx_fwd *f, struct plx_cut *out)
 void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 {
 	switch (f->op) {
+	case PLX_FWD_SHIFT:
+		plx_fwd_shift_units(f, units);
+		break;
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
 	case PLX_FWD_ROPE:
@@ -627,9 +638,9 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 
 const char *plx_fwd_op_name(enum plx_fwd_op op)
 {
-	static const char *const name[PLX_FWD_N_OPS] = {"embed",   "norm1", "qkv",       "rope",
-	                                                "attn",    "qatt",  "out",       "norm2",
-	                                                "gate_up", "down",  "head_norm", "head"};
+	static const char *const name[PLX_FWD_N_OPS] = {
+	    "shift", "embed", "norm1",   "qkv",  "rope",      "attn", "qatt",
+	    "out",   "norm2", "gate_up", "down", "head_norm", "head"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

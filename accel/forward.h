@@ -7,6 +7,7 @@
  * kernels fix the cut by absolute position (attention splits), so a token's bits do not depend on
  * what runs beside it, on how units are taken together or on who runs them.
  *
+ *   SHIFT for each context that tokens left: K rotated to its new position
  *   EMBED                          x = embedding rows
  *   for each layer
  *     NORM1                        q8 or f32 of RMS(x) * attn_norm
@@ -36,6 +37,7 @@
 #include "kernels/kernels.h"
 
 enum plx_fwd_op {
+	PLX_FWD_SHIFT,
 	PLX_FWD_EMBED,
 	PLX_FWD_NORM1,
 	PLX_FWD_QKV,
@@ -71,6 +73,14 @@ struct plx_fwd_seq {
 	uint32_t first_tok;
 	uint32_t n_tok;
 	uint32_t pos; /* of its first token */
+};
+
+/* Blocks of a sequence whose tokens are at lower positions from now on. */
+struct plx_fwd_shift {
+	const uint32_t *table;
+	uint32_t index;    /* the first of them */
+	uint32_t n_blocks; /* entries of the table */
+	uint32_t down;     /* positions */
 };
 
 /* Consecutive tokens of one sequence whose attention is one unit of work for each KV head. */
@@ -134,11 +144,14 @@ struct plx_fwd {
 	uint32_t n_seq;
 	uint32_t n_row;
 	uint32_t n_span;
-	uint32_t n_split;          /* attention splits of the furthest token */
-	int32_t *id;               /* [n_tok], all of them vocabulary ids */
-	uint32_t *pos;             /* [n_tok] */
-	struct plx_fwd_seq *seq;   /* [n_seq] */
-	uint32_t *row;             /* [n_row]: tokens whose logits are wanted, increasing */
+	uint32_t n_split;            /* attention splits of the furthest token */
+	int32_t *id;                 /* [n_tok], all of them vocabulary ids */
+	uint32_t *pos;               /* [n_tok] */
+	struct plx_fwd_seq *seq;     /* [n_seq] */
+	uint32_t *row;               /* [n_row]: tokens whose logits are wanted, increasing */
+	struct plx_fwd_shift *shift; /* [n_shift], of at most n_slots */
+	uint32_t n_shift;
+	uint32_t i_shift;          /* SHIFT: which one runs */
 	struct plx_fwd_span *span; /* [n_span] */
 
 	/* the op that runs */
@@ -178,9 +191,25 @@ int plx_fwd_init(struct plx_fwd *f, const struct plx_model *m, const struct plx_
                  const struct plx_dev_limits *lim, struct plx_arena *arena);
 
 /*
- * plx_fwd_begin - take the step described in n_tok, n_seq, n_row, id, pos, seq and row.
+ * plx_fwd_shift_add - tokens in entries index .. n_blocks-1 of a table move down before the step's
+ * tokens run: one more in shift[], which the caller empties (n_shift = 0) before it adds.
  *
- * The next plx_fwd_next gives the first op. With n_row = 0 no logits are computed.
+ *   K[p - down] = R(-down) K[p], in f32, then rounded as K is stored
+ *
+ * by the row of the angle table that belongs to position `down`. The entries may be told after this
+ * call. So K moves exactly but for one rounding; a token moves at most n_ctx / down times.
+ *
+ * Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
+ *         arXiv:2309.17453 (positions are those within the cache).
+ */
+void plx_fwd_shift_add(struct plx_fwd *f, const uint32_t *table, uint32_t index, uint32_t n_blocks,
+                       uint32_t down);
+
+/*
+ * plx_fwd_begin - take the step described in n_tok, n_seq, n_row, id, pos, seq, row and shift.
+ *
+ * The next plx_fwd_next gives the first op. With n_row = 0 no logits are computed; with n_tok = 0
+ * there is SHIFT alone.
  * Cost: O(n_tok + n_seq).
  */
 void plx_fwd_begin(struct plx_fwd *f);

@@ -24,11 +24,12 @@ static double attn_token_macs(const struct plx_fwd *f, uint32_t pos)
 	return 2.0 * seen * f->m->head_dim * (f->m->n_head / f->m->n_head_kv);
 }
 
-struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t head)
+struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t layer,
+                                uint32_t head)
 {
 	uint64_t n_kv = f->m->n_head_kv;
 	uint64_t head_bytes = (uint64_t)f->lim.block_tokens * f->m->head_dim * sizeof(uint16_t);
-	uint64_t k = (uint64_t)f->il * 2 * n_kv + head;
+	uint64_t k = (uint64_t)layer * 2 * n_kv + head;
 
 	return (struct plx_k_kv){.base = f->kv,
 	                         .table = table,
@@ -65,7 +66,7 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 	uint32_t head = unit % f->m->n_head_kv;
 	uint32_t group = f->m->n_head / f->m->n_head_kv;
 	uint32_t n_split = plx_k_attn_splits(sp->pos);
-	struct plx_k_attn a = {.kv = plx_fwd_kv_view(f, f->seq[sp->seq].table, head)};
+	struct plx_k_attn a = {.kv = plx_fwd_kv_view(f, f->seq[sp->seq].table, f->il, head)};
 	float *acc = s->acc;
 
 	if (f->split >= n_split)

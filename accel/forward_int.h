@@ -16,8 +16,15 @@ struct plx_fwd_rates {
 
 const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f);
 
-/* plx_fwd_kv_view - one KV head of the current layer in a sequence's blocks. */
-struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t head);
+/* plx_fwd_kv_view - one KV head of a layer in a sequence's blocks. */
+struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t layer,
+                                uint32_t head);
+
+/* plx_fwd_shift_cut - SHIFT: unit u is one KV head of one layer of a block that moved. */
+struct plx_cut plx_fwd_shift_cut(const struct plx_fwd *f);
+
+/* plx_fwd_shift_units - units of SHIFT. */
+void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u);
 
 /* plx_fwd_spans_make - cut the step's sequences into spans, and count the splits. */
 void plx_fwd_spans_make(struct plx_fwd *f);

@@ -183,6 +183,7 @@ static void carve_step(struct carver *c, struct plx_fwd *f)
 	f->pos = carve(c, n_tok, sizeof(*f->pos));
 	f->row = carve(c, n_tok, sizeof(*f->row));
 	f->seq = carve(c, f->lim.max_step_seqs, sizeof(*f->seq));
+	f->shift = carve(c, f->lim.n_slots, sizeof(*f->shift));
 	f->span = carve(c, n_tok, sizeof(*f->span));
 }
 

@@ -152,6 +152,28 @@ static int slot_set_check(const struct plx_step_checker *c, struct plx_step *s, 
 	return sampler_check(c, plx_step_samplers(s) + (off - first) / bytes);
 }
 
+/* The table gets shorter, and the tokens that moved were all behind those that left. */
+static int shift_accept(const struct plx_step_checker *c, struct plx_slot_shadow *slot,
+                        const struct plx_step_delta *e)
+{
+	uint64_t bt = c->lim.block_tokens;
+
+	if ((c->caps & PLX_CAP_SHIFT) == 0)
+		return PLX_E_UNSUPPORTED;
+	if (!slot->live || slot->shifted == c->serial || e->block == 0 || e->index >= e->n_blocks ||
+	    e->n_blocks > slot->n_blocks || e->block > c->lim.max_seq_blocks - e->n_blocks)
+		return PLX_E_INVAL;
+	slot->shifted = c->serial;
+	slot->n_blocks = e->n_blocks;
+	if (slot->next_pos == 0)
+		return PLX_E_OK;
+	if (slot->next_pos <= (e->index + e->block) * bt ||
+	    slot->next_pos > (e->n_blocks + e->block) * bt)
+		return PLX_E_INVAL;
+	slot->next_pos -= (uint32_t)(e->block * bt);
+	return PLX_E_OK;
+}
+
 static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
                         const struct plx_step_delta *e)
 {
@@ -181,6 +203,8 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		if (e->index == slot->n_blocks)
 			slot->n_blocks++;
 		return PLX_E_OK;
+	case PLX_DELTA_SHIFT:
+		return shift_accept(c, slot, e);
 	default:
 		return PLX_E_INVAL;
 	}

@@ -31,6 +31,7 @@ struct plx_slot_shadow {
 	uint32_t n_blocks; /* entries of its block table that are set; no holes */
 	uint32_t next_pos; /* after the furthest token accepted; 0: none yet */
 	uint32_t mark;     /* serial of the last step that named it */
+	uint32_t shifted;  /* serial of the last step that shifted it */
 	bool live;
 	bool has_last; /* a step that samples was accepted: PLX_TOK_LAST has a meaning */
 };
@@ -77,7 +78,8 @@ uint32_t plx_step_undo_entries(const struct plx_dev_limits *lim, const struct pl
  *
  * A step may hold deltas alone (n_tok = n_seq = 0). Sequences cover the tokens without gap, in
  * order, each slot at most once. Positions of a sequence grow by one, in a step and, after the
- * slot's first token, from step to step (going back is allowed, a gap is not); the blocks that they
+ * slot's first token, from step to step (going back is allowed, a gap is not; SHIFT moves the next
+ * one down); the blocks that they
  * and all positions before them lie in must be set. PLX_TOK_LAST stands only first in a sequence,
  * on a slot for which a sampling step was accepted. PLX_TOKF_LOGITS stands on the last token, or
  * with drafts on exactly the last 1 + n_draft; drafts are vocabulary ids.

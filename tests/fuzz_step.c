@@ -29,7 +29,7 @@ static struct plx_step_checker *checker(void)
 	                                .max_step_seqs = 3,
 	                                .steps_in_flight = 2,
 	                                .n_threads = 1};
-	c.caps = PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS;
+	c.caps = PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_SHIFT;
 	c.n_vocab = 100;
 	plx_step_layout_make(&c.lim, &c.lay);
 	c.slot = calloc(N_SLOTS, sizeof(*c.slot));

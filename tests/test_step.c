@@ -58,11 +58,11 @@ static void good(void)
 	e = plx_step_deltas(rec);
 	rec->n_sampler = 1;
 	*plx_step_samplers(rec) = (struct plx_sampler){.top_p = 1, .repeat_penalty = 1};
-	e[0] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 1, 0, 0, rec->sampler_off};
-	e[1] = (struct plx_step_delta){PLX_DELTA_BLOCK, 1, 0, 7, 0};
-	e[2] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 2, 0, 0, rec->sampler_off};
-	e[3] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 0, 8, 0};
-	e[4] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 1, 31, 0};
+	e[0] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 1, 0, 0, {rec->sampler_off}};
+	e[1] = (struct plx_step_delta){PLX_DELTA_BLOCK, 1, 0, 7, {0}};
+	e[2] = (struct plx_step_delta){PLX_DELTA_SLOT_SET, 2, 0, 0, {rec->sampler_off}};
+	e[3] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 0, 8, {0}};
+	e[4] = (struct plx_step_delta){PLX_DELTA_BLOCK, 2, 1, 31, {0}};
 	rec->n_delta = 5;
 	q[0] = (struct plx_step_seq){.slot = 1, .first_tok = 0, .n_tok = 3};
 	q[1] = (struct plx_step_seq){.slot = 2, .first_tok = 3, .n_tok = 3, .n_draft = 2};
@@ -263,10 +263,99 @@ static void test_step_samplers_are_checked(void **state)
 	assert_int_equal(sampler_error(p), 0);
 }
 
+/* Slot 1 with a table of `told` blocks and n tokens run; then a step that shifts it. */
+static void ready_to_shift(uint32_t told, uint32_t n)
+{
+	plx_step_checker_reset(&check);
+	check.caps |= PLX_CAP_SHIFT;
+	good();
+	rec->n_delta = 1;
+	for (uint32_t i = 0; i < told; i++)
+		*delta(rec->n_delta++) = (struct plx_step_delta){
+		    .kind = PLX_DELTA_BLOCK, .slot = 1, .index = i, .block = i};
+	rec->n_seq = n > 0;
+	rec->n_tok = n > 0;
+	*seq(0) = (struct plx_step_seq){.slot = 1, .n_tok = 1};
+	tok(0)->pos[0] = n - 1;
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	rec->n_tok = rec->n_seq = 0;
+	rec->n_delta = 1;
+	*delta(0) = (struct plx_step_delta){
+	    .kind = PLX_DELTA_SHIFT, .slot = 1, .index = 1, .block = 2, .n_blocks = 6};
+}
+
+static int shift_error(uint32_t index, uint32_t block, uint32_t n_blocks)
+{
+	struct plx_slot_shadow was = check.slot[1];
+
+	delta(0)->index = index;
+	delta(0)->block = block;
+	delta(0)->n_blocks = n_blocks;
+	int err = plx_step_accept(&check, rec);
+
+	assert_true(err == 0 || memcmp(&was, &check.slot[1], sizeof(was)) == 0);
+	return err;
+}
+
+static void test_step_shift_moves_the_next_position(void **state)
+{
+	(void)state;
+	ready_to_shift(8, 128);
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	assert_int_equal(check.slot[1].n_blocks, 6);
+	assert_int_equal(check.slot[1].next_pos, 96);
+	good();
+	rec->n_delta = 0;
+	rec->n_seq = rec->n_tok = 1;
+	*seq(0) = (struct plx_step_seq){.slot = 1, .n_tok = 1};
+	tok(0)->pos[0] = 97;
+	assert_int_equal(plx_step_accept(&check, rec), PLX_E_INVAL);
+	tok(0)->pos[0] = 96;
+	assert_int_equal(plx_step_accept(&check, rec), PLX_E_INVAL); /* no block */
+	rec->n_delta = 1;
+	*delta(0) =
+	    (struct plx_step_delta){.kind = PLX_DELTA_BLOCK, .slot = 1, .index = 6, .block = 1};
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	/* A slot that holds others' blocks and has run nothing. */
+	ready_to_shift(6, 0);
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	assert_int_equal(check.slot[1].next_pos, 0);
+	check.caps &= ~(uint32_t)PLX_CAP_SHIFT;
+}
+
+static void test_step_bad_shift_is_refused(void **state)
+{
+	(void)state;
+	ready_to_shift(8, 128);
+	assert_int_equal(shift_error(1, 0, 8), PLX_E_INVAL);
+	assert_int_equal(shift_error(6, 2, 6), PLX_E_INVAL); /* nothing moves */
+	assert_int_equal(shift_error(1, 2, 9), PLX_E_INVAL); /* more than there are */
+	assert_int_equal(shift_error(1, 3, 6), PLX_E_INVAL); /* more than a table has */
+	assert_int_equal(shift_error(1, UINT32_MAX, 6), PLX_E_INVAL);
+	assert_int_equal(shift_error(UINT32_MAX, 2, 6), PLX_E_INVAL);
+	assert_int_equal(shift_error(1, 2, 5), PLX_E_INVAL); /* a token would have no block */
+	*delta(1) = *delta(0);
+	rec->n_delta = 2;
+	delta(1)->n_blocks = 4;
+	assert_int_equal(shift_error(1, 2, 6), PLX_E_INVAL); /* twice */
+	rec->n_delta = 1;
+	delta(0)->slot = 2;
+	assert_int_equal(shift_error(1, 2, 6), PLX_E_INVAL); /* not live */
+	delta(0)->slot = 1;
+	check.caps &= ~(uint32_t)PLX_CAP_SHIFT;
+	assert_int_equal(shift_error(1, 2, 6), PLX_E_UNSUPPORTED);
+	check.caps |= PLX_CAP_SHIFT;
+	ready_to_shift(8, 48);
+	assert_int_equal(shift_error(1, 2, 6), PLX_E_INVAL); /* no token behind those that left */
+	check.caps &= ~(uint32_t)PLX_CAP_SHIFT;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_step_good_is_accepted),
+	    cmocka_unit_test(test_step_shift_moves_the_next_position),
+	    cmocka_unit_test(test_step_bad_shift_is_refused),
 	    cmocka_unit_test(test_step_bad_is_refused),
 	    cmocka_unit_test(test_step_samplers_are_checked),
 	};

@@ -36,9 +36,33 @@ static void *worker_main(void *arg)
 	struct devkit *k = arg;
 	uint32_t idx = 1 + atomic_fetch_add(&k->next_worker, 1);
 
-	while (!atomic_load(&k->stop))
-		(void)plx_dev_worker(k->dev, idx, 50);
+	for (uint32_t round = 0; !atomic_load(&k->stop);) {
+		if (atomic_load(&k->round) == round) {
+			(void)plx_dev_worker(k->dev, idx, 50);
+			continue;
+		}
+		round++;
+		/* Counts to n_worker when all are here, to twice that when all are done. */
+		atomic_fetch_add(&k->n_ready, 1);
+		while (atomic_load(&k->n_ready) < k->n_worker)
+			__builtin_ia32_pause();
+		k->task(k->task_arg, idx);
+		atomic_fetch_add(&k->n_ready, 1);
+	}
 	return NULL;
+}
+
+void devkit_lend(struct devkit *k, void (*task)(void *arg, uint32_t lane), void *arg)
+{
+	k->task = task;
+	k->task_arg = arg;
+	atomic_store(&k->n_ready, 0);
+	atomic_fetch_add(&k->round, 1);
+	while (atomic_load(&k->n_ready) < k->n_worker)
+		__builtin_ia32_pause();
+	task(arg, 0);
+	while (atomic_load(&k->n_ready) < 2 * k->n_worker)
+		__builtin_ia32_pause();
 }
 
 static void ok(int err, const struct plx_diag *d)
@@ -144,7 +168,7 @@ void devkit_blocks(struct plx_step *s, uint32_t slot, uint32_t from, uint32_t to
 {
 	for (uint32_t i = from; i < to; i++)
 		plx_step_deltas(s)[s->n_delta++] =
-		    (struct plx_step_delta){PLX_DELTA_BLOCK, slot, i, first + i - from, 0};
+		    (struct plx_step_delta){PLX_DELTA_BLOCK, slot, i, first + i - from, {0}};
 }
 
 struct plx_step_seq *devkit_seq(struct plx_step *s, uint32_t slot, const int32_t *ids, uint32_t pos,

@@ -29,6 +29,10 @@ struct devkit {
 	_Atomic uint32_t next_worker;
 	pthread_t worker[DEVKIT_MAX_THREADS];
 	_Atomic bool stop;
+	/* What devkit_lend runs; one round a call. */
+	void (*task)(void *arg, uint32_t lane);
+	void *task_arg;
+	_Atomic uint32_t round, n_ready;
 };
 
 /* One sequence of a test: a prompt, and what came out. Zero-initialise. */
@@ -77,6 +81,12 @@ struct plx_step_seq *devkit_seq(struct plx_step *s, uint32_t slot, const int32_t
 
 /* devkit_wait - poll until a step completes; returns its index. */
 uint32_t devkit_wait(struct devkit *k);
+
+/*
+ * devkit_lend - run task(arg, lane) once on every lane at the same time, the caller as lane 0, and
+ * wait for all of them. The device must be idle; meanwhile nothing polls it.
+ */
+void devkit_lend(struct devkit *k, void (*task)(void *arg, uint32_t lane), void *arg);
 
 /* devkit_greedy - a sampler that takes the best. */
 struct plx_sampler devkit_greedy(void);
