@@ -26,6 +26,8 @@
 #include "dataplane/ring.h"
 #include "dataplane/wire/req.h"
 #include "fw/base/config.h"
+#include "fw/base/err.h"
+#include "fw/base/stamp.h"
 
 #define PLX_MAX_IO      16  /* io stages */
 #define PLX_MAX_TENANTS 256 /* tenants that a KV share is kept for */
@@ -311,6 +313,19 @@ struct plx_msg_load plx_load_read(const struct plx_links *l);
  *   retry = step_time * (1 + queued_tokens / step_tokens)
  */
 uint32_t plx_load_retry_us(const struct plx_links *l);
+
+/* plx_count_reject - count a request that ends in REJECT err, and its reason. */
+static inline void plx_count_reject(struct plx_page *p, int err)
+{
+	uint8_t wire = plx_err_wire(err);
+
+	plx_count(p, PLX_M_REQ_REJECTED, 1);
+	if (wire != 0)
+		plx_count(p, (enum plx_metric)(PLX_M_REJ_QUEUE_FULL + wire - 1), 1);
+}
+static_assert(PLX_M_REJ_DEVICE_LOST - PLX_M_REJ_QUEUE_FULL ==
+                  PLX_ERR_WIRE_FIRST - PLX_ERR_WIRE_LAST,
+              "one counter for each reject code, in their order");
 
 /* plx_req_reject - fill r->res as a REJECT with the load of now. detail may be NULL. */
 void plx_req_reject(const struct plx_links *l, struct plx_req *r, int err, const char *detail);

@@ -1,6 +1,7 @@
 /* Rings around the scheduler; see stage_batch.h. */
 #include "dataplane/stage_batch.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "fw/base/check.h"
@@ -100,7 +101,7 @@ size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 
 	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
 
-	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 8 + have) + 256;
+	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 16 + have) + 320;
 }
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -136,8 +137,9 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->live = plx_arena_take(a, n * sizeof(*s->live), 64);
 	s->place = plx_arena_take(a, n * sizeof(*s->place), 64);
 	s->last_ns = plx_arena_take(a, n * sizeof(*s->last_ns), 64);
+	s->said_ns = plx_arena_take(a, n * sizeof(*s->said_ns), 64);
 	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
-	if (!s->live || !s->place || !s->last_ns || !s->have)
+	if (!s->live || !s->place || !s->last_ns || !s->said_ns || !s->have)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
 	int e = plx_sched_init(&s->sched, a, &c, &sink, d);
 
@@ -174,6 +176,10 @@ static void measure(struct plx_stage_batch *s, uint32_t key, uint64_t device_ns)
 
 	if (device_ns > begin)
 		plx_hist_add(&s->page->hist[h], device_ns - begin);
+	if (*last == 0 && s->said_ns[key] != 0)
+		plx_hist_add(&s->page->hist[PLX_H_TTFT_OFF], device_ns > s->said_ns[key]
+		                                                 ? device_ns - s->said_ns[key]
+		                                                 : s->said_ns[key] - device_ns);
 	*last = device_ns;
 }
 
@@ -213,12 +219,13 @@ static void sink_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end 
 /* The request goes back; what is in res is final but for what tok adds. */
 static void give_back(struct plx_stage_batch *s, struct plx_req *r)
 {
-	static const enum plx_metric count[] = {[PLX_FINAL_DONE] = PLX_M_REQ_DONE,
-	                                        [PLX_FINAL_REJECT] = PLX_M_REQ_REJECTED,
-	                                        [PLX_FINAL_CANCELLED] = PLX_M_REQ_CANCELLED};
 	struct plx_out o = {.kind = PLX_OUT_FINAL, .req_idx = r->idx};
 
-	plx_count(s->page, count[r->res.kind], 1);
+	if (r->res.kind == PLX_FINAL_REJECT)
+		plx_count_reject(s->page, r->res.err);
+	else
+		plx_count(s->page,
+		          r->res.kind == PLX_FINAL_DONE ? PLX_M_REQ_DONE : PLX_M_REQ_CANCELLED, 1);
 	push_out(s, &o);
 }
 
@@ -399,6 +406,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		return;
 	}
 	s->last_ns[r->idx] = 0;
+	s->said_ns[r->idx] = s->sched.ent[r->idx].raw_ns ? s->now_ns + admit.est_ttft_ns : 0;
 	s->place[r->idx] = s->n_live;
 	s->live[s->n_live++] = r->idx;
 	accept(s, r, &admit);
@@ -576,20 +584,52 @@ static void publish_load(struct plx_stage_batch *s)
 	atomic_store_explicit(&out->waiting_requests, in->n_waiting, memory_order_relaxed);
 }
 
+/* Every count of the scheduler's, all uint64_t, and the metric that shows it. */
+#define COUNT(metric, field)                                                                       \
+	{                                                                                          \
+		PLX_M_##metric, offsetof(struct plx_sched, field)                                  \
+	}
+static const struct {
+	enum plx_metric metric;
+	size_t at;
+} counts[PLX_BATCH_COUNTS] = {
+    COUNT(BATCH_STEPS, stats.steps),
+    COUNT(BATCH_PREFILL, stats.prefill_tokens),
+    COUNT(BATCH_DECODE, stats.decode_tokens),
+    COUNT(BATCH_CACHED, stats.cached_tokens),
+    COUNT(BATCH_LATE, stats.late_tokens),
+    COUNT(BATCH_PAUSED, stats.paused),
+    COUNT(BATCH_FAULTS, stats.faulted),
+    COUNT(BATCH_RING_WAITS, stats.room_waits),
+    COUNT(BATCH_PREEMPTED, stats.preempted),
+    COUNT(BATCH_RECOMPUTED, stats.recomputed_tokens),
+    COUNT(BATCH_SHORT_OF, stats.short_of),
+    COUNT(BATCH_LATE_STARTS, stats.late_starts),
+    COUNT(BATCH_SWAP_OUT, tier.n_out),
+    COUNT(BATCH_SWAP_IN, tier.n_back),
+    COUNT(BATCH_COW, tier.n_cow),
+    COUNT(TTFT_OFF_10, stats.ttft_err[0]),
+    COUNT(TTFT_OFF_25, stats.ttft_err[1]),
+    COUNT(TTFT_OFF_50, stats.ttft_err[2]),
+    COUNT(TTFT_OFF_100, stats.ttft_err[3]),
+    COUNT(TTFT_OFF_MORE, stats.ttft_err[4]),
+    COUNT(TTFT_LATER, stats.ttft_later),
+    COUNT(STEP_OFF_5, stats.step_err[0]),
+    COUNT(STEP_OFF_10, stats.step_err[1]),
+    COUNT(STEP_OFF_25, stats.step_err[2]),
+    COUNT(STEP_OFF_50, stats.step_err[3]),
+    COUNT(STEP_OFF_MORE, stats.step_err[4]),
+};
+
 static void publish_counters(struct plx_stage_batch *s)
 {
-	const struct plx_sched_stats *a = &s->sched.stats;
-	struct plx_sched_stats *b = &s->counted;
+	for (uint32_t i = 0; i < PLX_BATCH_COUNTS; i++) {
+		uint64_t now;
 
-	plx_count(s->page, PLX_M_BATCH_STEPS, a->steps - b->steps);
-	plx_count(s->page, PLX_M_BATCH_PREFILL, a->prefill_tokens - b->prefill_tokens);
-	plx_count(s->page, PLX_M_BATCH_DECODE, a->decode_tokens - b->decode_tokens);
-	plx_count(s->page, PLX_M_BATCH_CACHED, a->cached_tokens - b->cached_tokens);
-	plx_count(s->page, PLX_M_BATCH_LATE, a->late_tokens - b->late_tokens);
-	plx_count(s->page, PLX_M_BATCH_PAUSED, a->paused - b->paused);
-	plx_count(s->page, PLX_M_BATCH_FAULTS, a->faulted - b->faulted);
-	plx_count(s->page, PLX_M_BATCH_RING_WAITS, a->room_waits - b->room_waits);
-	*b = *a;
+		memcpy(&now, (const char *)&s->sched + counts[i].at, sizeof(now));
+		plx_count(s->page, counts[i].metric, now - s->counted[i]);
+		s->counted[i] = now;
+	}
 }
 
 uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)

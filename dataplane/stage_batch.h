@@ -13,6 +13,7 @@
 #include "dataplane/stage.h"
 
 #define PLX_BATCH_MAX_STEPS 16
+#define PLX_BATCH_COUNTS    26
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {
@@ -32,19 +33,21 @@ struct plx_stage_batch {
 	struct plx_page *page;
 	struct plx_batch_model model;
 	struct plx_sched sched;
-	uint32_t copy_batch;            /* of the copies given last */
-	struct plx_sched_stats counted; /* what the page has of sched.stats */
-	uint64_t tick_ns;               /* of the last tick */
-	uint64_t now_ns;                /* of this turn */
-	uint64_t retry_ns;              /* a reset that failed is tried again then */
-	bool resetting;                 /* PLX_CMD_RESET is on its way */
-	bool gone;                      /* the last reset failed: requests are refused */
+	uint32_t copy_batch;                /* of the copies given last */
+	uint64_t counted[PLX_BATCH_COUNTS]; /* what the page has of the scheduler's counts */
+	uint64_t tick_ns;                   /* of the last tick */
+	uint64_t now_ns;                    /* of this turn */
+	uint64_t retry_ns;                  /* a reset that failed is tried again then */
+	bool resetting;                     /* PLX_CMD_RESET is on its way */
+	bool gone;                          /* the last reset failed: requests are refused */
 	uint32_t n_free;
 	uint32_t free_step[PLX_BATCH_MAX_STEPS];
 	uint32_t n_live;             /* keys the scheduler has */
 	uint32_t *live;              /* [n_requests] them, in no order */
 	uint32_t *place;             /* [n_requests] where in live a key is */
 	struct plx_sched_have *have; /* [n_requests][n_samples] of resumed requests */
+	uint64_t
+	    *said_ns; /* [n_requests] when ACCEPT said that the first token comes; 0: a guess */
 	uint64_t *last_ns; /* [n_requests] device time of the last token, for ITL; 0: none yet */
 };
 

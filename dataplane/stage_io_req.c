@@ -55,7 +55,7 @@ static void reject(struct plx_stage_io *io, struct plx_session *s, struct plx_an
 
 	write_reject(a, err, f != NULL ? f->option : 0, again ? plx_load_retry_us(io->links) : 0,
 	             &load, f != NULL ? f->detail : "");
-	plx_count(io->page, PLX_M_REQ_REJECTED, 1);
+	plx_count_reject(io->page, err);
 	finish(io, s, a);
 }
 

@@ -274,7 +274,10 @@ static void give_refused(struct plx_stage_tok *s)
 	struct plx_req *r = s->in.req;
 	bool rejected = r->res.kind == PLX_FINAL_REJECT;
 
-	plx_count(s->page, rejected ? PLX_M_REQ_REJECTED : PLX_M_REQ_CANCELLED, 1);
+	if (rejected)
+		plx_count_reject(s->page, r->res.err);
+	else
+		plx_count(s->page, PLX_M_REQ_CANCELLED, 1);
 	s->in.work = PLX_TOK_IDLE;
 	s->in.req = NULL;
 	plx_tok_push_final(s, r);

@@ -340,6 +340,22 @@ static struct client *ask(const struct ask *a)
 	return &r.client[q->idx];
 }
 
+static uint64_t counted(enum plx_metric m)
+{
+	return plx_counter_read(&r.page[0], m) + plx_counter_read(&r.page[1], m);
+}
+
+/* Each reject is counted once, and under its reason. */
+static void check_rejects(void)
+{
+	uint64_t n = 0;
+
+	for (int m = PLX_M_REJ_QUEUE_FULL; m <= PLX_M_REJ_DEVICE_LOST; m++)
+		n += counted((enum plx_metric)m);
+	assert_int_equal(n, r.n_kind[PLX_FINAL_REJECT]);
+	assert_int_equal(counted(PLX_M_REQ_REJECTED), n);
+}
+
 static void run_out(void)
 {
 	uint64_t end = plx_clock_ns() + 5 * PLX_NS_PER_S;
@@ -354,6 +370,7 @@ static void run_out(void)
 	                 r.cfg.lim.n_kv_blocks);
 	turn();
 	assert_int_equal(r.st.out.n_free, r.links.n_evs);
+	check_rejects();
 }
 
 /* ---- the right answer ---- */
@@ -613,6 +630,63 @@ static void test_stages_share_prefixes_by_choice(void **state)
 		assert_int_equal(c->res.cached_tokens, turn[i].cached);
 		check_answer(c, (int32_t *)ids, 70, 0);
 	}
+}
+
+/* ---- counters ---- */
+
+/* With a quarter of the pool sequences leave, go to the host and come back: it can be read. */
+static void test_stages_count_what_memory_did(void **state)
+{
+	uint32_t ids[20], taken[44];
+	struct ask a = {.flags = PLX_REQ_IDS, .ids = ids, .n_ids = 20, .max_new = 40};
+	bool evicted;
+
+	(void)state;
+	no_eog();
+	for (uint32_t i = 0; i < 44; i++)
+		taken[i] = plx_kv_take(&r.sb.sched.kv, &evicted);
+	for (uint32_t i = 0; i < 16; i++) {
+		for (uint32_t k = 0; k < 20; k++)
+			ids[k] = TINY_WORD((k * (i % 6 + 1)) % N_WORDS);
+		a.seed = i;
+		a.io = i % N_IO;
+		assert_int_equal(ask(&a)->n_finals, 0);
+	}
+	while (plx_req_busy(&r.links) > 0)
+		turn();
+	for (uint32_t i = 0; i < 44; i++)
+		plx_kv_drop(&r.sb.sched.kv, taken[i], false);
+	run_out();
+	assert_int_equal(r.n_kind[PLX_FINAL_DONE], 16);
+	assert_true(counted(PLX_M_BATCH_PREEMPTED) > 0);
+	assert_true(counted(PLX_M_BATCH_SHORT_OF) >= counted(PLX_M_BATCH_PREEMPTED));
+	assert_true(counted(PLX_M_BATCH_SWAP_OUT) > 0);
+	assert_int_equal(counted(PLX_M_BATCH_SWAP_OUT), r.sb.sched.tier.n_out);
+	assert_int_equal(counted(PLX_M_BATCH_SWAP_IN), r.sb.sched.tier.n_back);
+	assert_int_equal(counted(PLX_M_BATCH_RECOMPUTED), r.sb.sched.stats.recomputed_tokens);
+	assert_int_equal(counted(PLX_M_BATCH_COW), 0);
+}
+
+/* Each first token and each step is held against what was said of it. */
+static void test_stages_count_what_estimates_were_off(void **state)
+{
+	struct ask a = {.flags = PLX_REQ_TEXT, .text = "hello world", .max_new = 30};
+	uint64_t n_first = 0, n_steps = 0;
+
+	(void)state;
+	no_eog();
+	for (uint32_t i = 0; i < 40; i++)
+		ask_and_run(&a);
+	for (uint32_t b = 0; b < PLX_SCHED_ERR_BINS; b++) {
+		n_first += counted((enum plx_metric)(PLX_M_TTFT_OFF_10 + b));
+		n_steps += counted((enum plx_metric)(PLX_M_STEP_OFF_5 + b));
+	}
+	/* All but the first few, of which nothing could be said. */
+	assert_in_range(n_first, 30, 39);
+	assert_in_range(n_steps, 1000, counted(PLX_M_BATCH_STEPS) - 1);
+	assert_true(counted(PLX_M_TTFT_LATER) <= n_first);
+	assert_int_equal(r.page[1].hist[PLX_H_TTFT_OFF].count, n_first);
+	assert_int_equal(r.page[1].hist[PLX_H_TTFT].count, 40);
 }
 
 /* ---- resuming ---- */
@@ -1254,6 +1328,8 @@ int main(void)
 	    scenario(test_stages_answer_a_text),
 	    scenario(test_stages_answer_ids_in_samples_with_logprobs),
 	    scenario(test_stages_share_prefixes_by_choice),
+	    scenario(test_stages_count_what_memory_did),
+	    scenario(test_stages_count_what_estimates_were_off),
 	    scenario(test_stages_go_on_from_a_request),
 	    scenario(test_stages_go_on_from_text_that_was_seen),
 	    scenario(test_stages_forget_what_a_session_left),

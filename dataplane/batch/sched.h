@@ -37,7 +37,7 @@
  * Admission. The first token is expected when the device has run the steps in flight and, at the
  * pace above, all prompt tokens that stand ahead of it and its own, or when slots and blocks are
  * free; the ratio of truth to expectation is smoothed over requests and multiplies what ACCEPT
- * says; stats.ttft_err counts how far it was off. Refused at once: what would come after its
+ * says; stats.ttft_err counts how far that was off. Refused at once: what would come after its
  * objective (60 s where it has none), and what would make one already admitted, among the next 64
  * behind it, miss its own.
  *
@@ -167,6 +167,7 @@ struct plx_sched_ent {
 	uint64_t due_ns;      /* first token; 0: no objective */
 	uint64_t itl_ns;      /* between tokens; 0: no objective */
 	uint64_t raw_ns;      /* estimate of the first token before correction; 0: none */
+	uint64_t said_ns;     /* what ACCEPT said */
 	uint32_t need_blocks; /* for all samples, nothing cached */
 	uint32_t shared_end;  /* positions of sample 0 that the other samples share */
 	uint64_t shared_step; /* step that runs the last of them; the others come after it */
@@ -200,14 +201,18 @@ struct plx_sched_stats {
 	uint64_t full, pressed,
 	    unmeetable; /* refused: QUEUE_FULL, KV_PRESSURE, DEADLINE_UNMEETABLE */
 	/* Estimates of the first token against the truth: |estimate / truth - 1| up to 0.1, 0.25,
-	 * 0.5, 1 and beyond. */
-	uint64_t ttft_err[PLX_SCHED_ERR_BINS];
+	 * 0.5, 1 and beyond; later: of all these, those that came after it. */
+	uint64_t ttft_err[PLX_SCHED_ERR_BINS], ttft_later;
+	/* Steps against the cost model: |measured / expected - 1| up to 0.05, 0.1, 0.25, 0.5 and
+	 * beyond. */
+	uint64_t step_err[PLX_SCHED_ERR_BINS];
 };
 
 /* A step in flight: what it was expected to take. */
 struct plx_sched_sent {
 	struct plx_cost_work work;
 	double expect_ns;
+	bool known; /* the cost model had seen enough to say so */
 };
 
 /* The sequences that run, as of the last fill or result. */

@@ -301,6 +301,7 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
 	e->tenant_held = 0;
 	e->admit_ns = now_ns;
 	e->start_ns = e->first_ns = 0;
+	e->said_ns = out->est_ttft_ns;
 	e->due_ns = p.ttft_slo_ns ? now_ns + p.ttft_slo_ns : 0;
 	e->itl_ns = p.itl_slo_ns;
 	memset(&e->out, 0, sizeof(e->out));

@@ -244,11 +244,31 @@ void plx_sched_step_sent(struct plx_sched *s, uint64_t id, const struct plx_cost
 
 	t->work = *w;
 	t->expect_ns = plx_cost_ns(&s->cost, w);
+	t->known = plx_cost_ready(&s->cost, w->prefill > 0);
 	if (s->n_steps_out == 1) {
 		s->pace.out_ns = 0;
 		s->pace.out_since = now_ns;
 	}
 	s->pace.out_ns += t->expect_ns;
+}
+
+/* Which bin an error counts in: the first of [n - 1] bounds that it is not over, or the last. */
+static uint32_t bin_of(double err, const double *bound, uint32_t n)
+{
+	uint32_t b = 0;
+
+	while (b < n - 1 && err > bound[b])
+		b++;
+	return b;
+}
+
+static void judge_step(struct plx_sched *s, const struct plx_sched_sent *t, uint64_t ns)
+{
+	static const double bound[PLX_SCHED_ERR_BINS - 1] = {0.05, 0.1, 0.25, 0.5};
+
+	if (t->known && t->expect_ns > 0)
+		s->stats.step_err[bin_of(fabs((double)ns / t->expect_ns - 1), bound,
+		                         PLX_SCHED_ERR_BINS)]++;
 }
 
 void plx_sched_step_came(struct plx_sched *s, const struct plx_step *st, bool ok, uint64_t now_ns)
@@ -257,24 +277,24 @@ void plx_sched_step_came(struct plx_sched *s, const struct plx_step *st, bool ok
 
 	s->pace.out_ns = fmax(s->pace.out_ns - t->expect_ns, 0);
 	s->pace.out_since = now_ns;
-	if (ok && st->end_ns > st->start_ns)
-		plx_cost_update(&s->cost, &t->work, st->end_ns - st->start_ns);
+	if (!ok || st->end_ns <= st->start_ns)
+		return;
+	judge_step(s, t, st->end_ns - st->start_ns);
+	plx_cost_update(&s->cost, &t->work, st->end_ns - st->start_ns);
 }
 
 void plx_sched_first_came(struct plx_sched *s, const struct plx_sched_ent *e)
 {
-	static const double bins[PLX_SCHED_ERR_BINS - 1] = {0.1, 0.25, 0.5, 1};
+	static const double bound[PLX_SCHED_ERR_BINS - 1] = {0.1, 0.25, 0.5, 1};
 	struct plx_sched_pace *p = &s->pace;
-	uint32_t b = 0;
 
 	if (e->raw_ns == 0 || e->first_ns <= e->admit_ns)
 		return;
 	double truth = (double)(e->first_ns - e->admit_ns);
-	double est = (double)e->raw_ns * p->truth, err = fabs(est / truth - 1);
+	double said = (double)e->said_ns, err = fabs(said / truth - 1);
 
-	while (b < PLX_SCHED_ERR_BINS - 1 && err > bins[b])
-		b++;
-	s->stats.ttft_err[b]++;
+	s->stats.ttft_err[bin_of(err, bound, PLX_SCHED_ERR_BINS)]++;
+	s->stats.ttft_later += truth > said;
 	p->ttft_err += SMOOTH * (fmin(err, 2) - p->ttft_err);
 	p->truth += SMOOTH * (fmin(fmax(truth / (double)e->raw_ns, 0.25), 4) - p->truth);
 }
