@@ -9,7 +9,9 @@
 
 #include "fw/base/err.h"
 
-#define CAPS (PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY | PLX_CAP_SHIFT)
+#define CAPS                                                                                       \
+	(PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY |        \
+	 PLX_CAP_SHIFT)
 
 static int isa_of(const char *name)
 {
