@@ -356,6 +356,10 @@ int plx_dev_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
  * plx_queue_copy_blocks - copy KV blocks, after all steps submitted before on both queues and
  * before those submitted later on dst. The layout hashes must be equal, else UNSUPPORTED.
  *
+ * Between queues of two devices: whoever submits on dst calls it, for steps on src of which it has
+ * heard; the source blocks stay unchanged until a step submitted later on dst has completed, in
+ * whatever way. Meanwhile src may be reset, and then what is copied is of no use, but not closed.
+ *
  * Blocks limits.n_blocks .. n_blocks + n_host_blocks - 1 lie in host memory: they can be copied to
  * and from, but stand in no block table. A block is in at most one pair of a call as dst, and then
  * in none as src: pairs of a call are copied in any order.

@@ -39,14 +39,16 @@ enum plx_cpu_entry_kind {
 	PLX_CPU_COPY = 2,
 };
 
+struct plx_cpu;
+
 struct plx_cpu_entry {
 	enum plx_cpu_entry_kind kind;
 	uint32_t step_idx;   /* STEP */
 	uint32_t first_pair; /* COPY: counts from the first pair ever, modulo PLX_CPU_COPY_PAIRS */
 	uint32_t n_pair;     /* COPY */
+	struct plx_cpu *src; /* COPY: whose blocks */
+	uint64_t after;      /* COPY: entries that src must have completed first */
 };
-
-struct plx_cpu;
 
 struct plx_cpu_queue {
 	struct plx_queue base; /* first */
@@ -193,6 +195,12 @@ bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
  * cache. Thread: any.  Cost: 50 to 200 ns.
  */
 void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w);
+
+/*
+ * plx_cpu_run_waits - the next entry, which is there, has to wait for another device's.
+ * Thread: runner, or the owner while nothing runs.
+ */
+bool plx_cpu_run_waits(const struct plx_cpu *c);
 
 /* plx_cpu_run_start - begin the next entry. Thread: the owner, after it took running from 0 to 1.
  */

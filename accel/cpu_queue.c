@@ -87,25 +87,44 @@ int plx_cpu_submit(struct plx_queue *base, uint32_t step_idx)
 	return PLX_E_OK;
 }
 
+/* Whether blocks of one are blocks of the other. */
+static bool same_layout(struct plx_dev *a, struct plx_dev *b)
+{
+	struct plx_dev_info x, y;
+
+	return plx_dev_info_get(a, &x) == 0 && plx_dev_info_get(b, &y) == 0 &&
+	       x.kv_layout_hash == y.kv_layout_hash;
+}
+
+static uint32_t all_blocks(const struct plx_cpu_queue *q)
+{
+	return q->check.lim.n_blocks + q->check.lim.n_host_blocks;
+}
+
 int plx_cpu_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
                         const struct plx_block_copy *pairs, uint32_t n)
 {
-	struct plx_cpu_queue *q = queue_of(dst);
+	struct plx_cpu_queue *q = queue_of(dst), *from = queue_of(src);
 
-	if (dst != src)
+	if (dst != src && !same_layout(dst->dev, src->dev))
 		return PLX_E_UNSUPPORTED;
 	if (n == 0)
 		return PLX_E_OK;
 	if (n > PLX_CPU_COPY_PAIRS)
 		return PLX_E_LIMIT;
-	uint32_t n_blocks = q->check.lim.n_blocks + q->check.lim.n_host_blocks;
-
 	for (uint32_t i = 0; i < n; i++)
-		if (pairs[i].src >= n_blocks || pairs[i].dst >= n_blocks)
+		if (pairs[i].src >= all_blocks(from) || pairs[i].dst >= all_blocks(q))
 			return PLX_E_INVAL;
 	if (entries_full(q) || q->n_pair - q->n_pair_done + n > PLX_CPU_COPY_PAIRS)
 		return PLX_E_AGAIN;
-	struct plx_cpu_entry e = {PLX_CPU_COPY, 0, q->n_pair, n};
+	struct plx_cpu_entry e = {
+	    .kind = PLX_CPU_COPY,
+	    .first_pair = q->n_pair,
+	    .n_pair = n,
+	    .src = from->cpu,
+	    /* Written by another lcore: whatever it submitted before the
+	     * caller heard of it. */
+	    .after = atomic_load_explicit(&from->n_submitted, memory_order_relaxed)};
 
 	for (uint32_t i = 0; i < n; i++)
 		q->pair[q->n_pair++ % PLX_CPU_COPY_PAIRS] = pairs[i];
@@ -136,13 +155,14 @@ static int collect(struct plx_cpu_queue *q, uint32_t *done_idx, uint32_t max_don
 	return (int)n;
 }
 
-/* Starts the next entry where nothing runs; false when there is nothing to run at all. */
+/* Starts the next entry where nothing runs; false when there is nothing that can run now. */
 static bool keep_running(struct plx_cpu *c)
 {
 	/* R2: pairs with R1, so that n_started and the rest of the runner's state are ours. */
 	if (atomic_load_explicit(&c->running, memory_order_acquire) != 0)
 		return true;
-	if (c->n_started == atomic_load_explicit(&c->queue->n_submitted, memory_order_relaxed))
+	if (c->n_started == atomic_load_explicit(&c->queue->n_submitted, memory_order_relaxed) ||
+	    plx_cpu_run_waits(c))
 		return false;
 	atomic_store_explicit(&c->running, 1, memory_order_relaxed);
 	plx_cpu_run_start(c);

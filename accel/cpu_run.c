@@ -14,13 +14,13 @@ static uint8_t *block_at(const struct plx_cpu *c, uint32_t b)
 	                           : c->host.base + (b - c->lim.n_blocks) * c->fwd.block_bytes;
 }
 
-static void copy_pair(struct plx_cpu *c, uint32_t i)
+static void copy_pair(const struct plx_cpu *c, uint32_t i)
 {
 	const struct plx_block_copy *p =
 	    &c->queue->pair[(c->cur.first_pair + i) % PLX_CPU_COPY_PAIRS];
 
-	if (p->dst != p->src)
-		memcpy(block_at(c, p->dst), block_at(c, p->src), c->fwd.block_bytes);
+	if (p->dst != p->src || c->cur.src != c)
+		memcpy(block_at(c, p->dst), block_at(c->cur.src, p->src), c->fwd.block_bytes);
 }
 
 static void compute(struct plx_cpu *c, struct plx_range u, uint32_t lane)
@@ -75,6 +75,18 @@ static bool pending(const struct plx_cpu *c)
 {
 	/* Q2: pairs with Q1 in plx_cpu_submit, so that the entry is seen before its number. */
 	return c->n_started < atomic_load_explicit(&c->queue->n_submitted, memory_order_acquire);
+}
+
+bool plx_cpu_run_waits(const struct plx_cpu *c)
+{
+	const struct plx_cpu_queue *q = c->queue;
+	const struct plx_cpu_entry *e = &q->entry[c->n_started & (q->n_entry - 1)];
+
+	if (e->kind != PLX_CPU_COPY || e->src == c ||
+	    atomic_load_explicit(&c->abort, memory_order_relaxed) != 0)
+		return false;
+	/* Q5: pairs with Q3, so that what the other device's steps wrote is seen. */
+	return atomic_load_explicit(&e->src->queue->n_completed, memory_order_acquire) < e->after;
 }
 
 /* How the entry that runs has to end now, whatever is left of it; 0: go on. */
@@ -185,7 +197,7 @@ static void go_idle(struct plx_cpu *c)
 /* Begins entries until one has a phase to open; opens it, or goes idle. */
 static void entries_next(struct plx_cpu *c)
 {
-	while (pending(c)) {
+	while (pending(c) && !plx_cpu_run_waits(c)) {
 		if (!entry_begin(c))
 			continue;
 		struct plx_cut cut;
