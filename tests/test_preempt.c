@@ -312,11 +312,16 @@ static void random_have(struct plx_sched_job *j, uint32_t key)
 static void random_add(void)
 {
 	uint32_t key = rnd(RIG_KEYS);
-	int32_t p[RIG_CTX];
+	int32_t p[RIG_TEXT];
 
 	if (g.r[key].live || rnd(3))
 		return;
-	uint32_t n = 1 + rnd(rnd(4) ? 60 : RIG_CTX - 1), same = rnd(n + 1);
+	bool beyond = g.s.tier.copy && rnd(4) == 0;
+	uint32_t n = 1 + rnd(rnd(4) ? 60 : RIG_CTX - 1);
+
+	if (beyond && rnd(2))
+		n += rnd(400);
+	uint32_t same = rnd(n + 1);
 
 	/* One of three beginnings, then something new. */
 	rig_prompt(p, n, (int32_t)rnd(3));
@@ -324,6 +329,8 @@ static void random_add(void)
 	struct plx_sched_job j =
 	    rig_job(&g, key, p, n, 1 + rnd(4) / 3 * rnd(RIG_SAMPLES), 1 + rnd(RIG_NEW), rnd(100));
 
+	if (beyond)
+		rig_beyond(&g, &j, key, 1 + rnd(RIG_NEW));
 	j.tenant = rnd(2);
 	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
 	j.share_prefix = rnd(2) != 0;
@@ -444,6 +451,7 @@ static void random_world(uint64_t seed, uint32_t n_ops)
 static void test_preempt_million_random_operations(void **state)
 {
 	uint64_t tokens = 0, done = 0, preempted = 0, recomputed = 0, out = 0, back = 0, cow = 0;
+	uint64_t shifts = 0;
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= 40; seed++) {
@@ -455,13 +463,15 @@ static void test_preempt_million_random_operations(void **state)
 		out += g.s.tier.n_out;
 		back += g.s.tier.n_back;
 		cow += g.s.tier.n_cow;
+		shifts += g.s.stats.shifts;
 		rig_close(&g);
 	}
 
 	/* The operations reached what they are meant to reach. */
 	assert_true(tokens > 100000 && done > 5000);
-	assert_true(preempted > 4000 && recomputed > 80000);
+	assert_true(preempted > 3000 && recomputed > 80000);
 	assert_true(out > 500 && back > 40 && cow > 100);
+	assert_true(shifts > 2000);
 }
 
 int main(void)

@@ -1,8 +1,8 @@
 /*
  * The scheduler over the CPU device: the same ids and the same bits of their log-probabilities,
  * alone or in a batch, at any chunking, with and without the prefix cache, in samples that share
- * their prompt, on one thread or more, preempted, swapped to the host and back, and going on from
- * what was said elsewhere.
+ * their prompt, on one thread or more, preempted, swapped to the host and back, going on from what
+ * was said elsewhere, and where the oldest tokens leave the context.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -68,6 +68,7 @@ struct shape {
 	uint32_t n_blocks; /* 0: 100 */
 	uint32_t n_host;
 	uint32_t have; /* ids that each sample had before; at most N_NEW / 2 */
+	uint32_t ctx;  /* tokens of a context that texts may outgrow; 0: CTX, and none does */
 };
 
 /* Prompts of which some begin alike. */
@@ -119,7 +120,8 @@ static void shape_open(const struct shape *h)
 	                           .n_blocks = pool_of(h),
 	                           .n_host_blocks = h->n_host,
 	                           .block_tokens = BT,
-	                           .ctx_tokens = CTX,
+	                           .ctx_tokens = h->ctx ? h->ctx : CTX,
+	                           .can_shift = h->ctx != 0,
 	                           .max_prompt = CTX,
 	                           .max_new = CTX,
 	                           .step_tokens = h->step_tokens,
@@ -133,7 +135,7 @@ static void shape_open(const struct shape *h)
 	lim.n_blocks = pool_of(h);
 	lim.n_host_blocks = h->n_host;
 	lim.block_tokens = BT;
-	lim.max_seq_blocks = CTX / BT;
+	lim.max_seq_blocks = c.ctx_tokens / BT;
 	lim.max_step_tokens = h->step_tokens;
 	lim.max_step_seqs = h->step_seqs;
 	lim.steps_in_flight = h->steps;
@@ -141,7 +143,7 @@ static void shape_open(const struct shape *h)
 	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
-	if (h->n_host > 0)
+	if (h->n_host > 0 || h->ctx)
 		plx_sched_set_copy(&sched, NULL, on_copy);
 	memset(got, 0, sizeof(got));
 }
@@ -211,6 +213,7 @@ static void run_shape(const struct shape *h)
 	for (uint32_t r = 0; r < N_REQ; r++) {
 		struct plx_sched_job j = job_of(r);
 
+		j.beyond = h->ctx != 0;
 		give_have(&j, r, h->have);
 		assert_int_equal(plx_sched_add(&sched, r, &j, 1, &out), 0);
 		if (!h->together)
@@ -238,12 +241,12 @@ static void compare(void)
 static void test_sched_device_same_bits_in_any_shape(void **state)
 {
 	/* slots, tokens, sequences, steps, threads, cache, together */
-	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0, 0};
 	static const struct shape shapes[] = {
-	    {3, 5, 3, 2, 1, false, false, 0, 0, 0},  {9, 128, 9, 2, 1, false, true, 0, 0, 0},
-	    {9, 16, 9, 2, 1, true, true, 0, 0, 0},   {9, 7, 4, 3, 1, true, true, 0, 0, 0},
-	    {4, 33, 3, 2, 2, true, false, 0, 0, 0},  {9, 64, 9, 2, 3, true, true, 0, 0, 0},
-	    {3, 128, 3, 2, 1, true, false, 0, 0, 0},
+	    {3, 5, 3, 2, 1, false, false, 0, 0, 0, 0},  {9, 128, 9, 2, 1, false, true, 0, 0, 0, 0},
+	    {9, 16, 9, 2, 1, true, true, 0, 0, 0, 0},   {9, 7, 4, 3, 1, true, true, 0, 0, 0, 0},
+	    {4, 33, 3, 2, 2, true, false, 0, 0, 0, 0},  {9, 64, 9, 2, 3, true, true, 0, 0, 0, 0},
+	    {3, 128, 3, 2, 1, true, false, 0, 0, 0, 0},
 	};
 
 	(void)state;
@@ -263,11 +266,11 @@ static void test_sched_device_same_bits_in_any_shape(void **state)
 /* With far too little memory: the same bits, whoever had to leave, and wherever its blocks were. */
 static void test_sched_device_same_bits_when_preempted(void **state)
 {
-	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0, 0};
 	static const struct shape shapes[] = {
-	    {9, 64, 9, 2, 1, false, true, 14, 0, 0}, {9, 33, 9, 3, 2, true, true, 13, 0, 0},
-	    {9, 64, 9, 2, 1, true, true, 14, 40, 0}, {9, 16, 9, 2, 2, true, true, 12, 20, 0},
-	    {9, 64, 9, 2, 1, true, true, 14, 40, 9},
+	    {9, 64, 9, 2, 1, false, true, 14, 0, 0, 0}, {9, 33, 9, 3, 2, true, true, 13, 0, 0, 0},
+	    {9, 64, 9, 2, 1, true, true, 14, 40, 0, 0}, {9, 16, 9, 2, 2, true, true, 12, 20, 0, 0},
+	    {9, 64, 9, 2, 1, true, true, 14, 40, 9, 0},
 	};
 
 	uint64_t n_out = 0;
@@ -287,11 +290,11 @@ static void test_sched_device_same_bits_when_preempted(void **state)
 
 static void test_sched_device_goes_on_from_what_was_said(void **state)
 {
-	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0};
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0, 0};
 	static const struct shape shapes[] = {
-	    {3, 128, 3, 2, 1, false, false, 0, 0, 11},
-	    {9, 16, 9, 2, 2, true, true, 0, 0, 1},
-	    {9, 64, 9, 2, 1, true, true, 0, 8, 7},
+	    {3, 128, 3, 2, 1, false, false, 0, 0, 11, 0},
+	    {9, 16, 9, 2, 2, true, true, 0, 0, 1, 0},
+	    {9, 64, 9, 2, 1, true, true, 0, 8, 7, 0},
 	};
 
 	(void)state;
@@ -304,12 +307,43 @@ static void test_sched_device_goes_on_from_what_was_said(void **state)
 	}
 }
 
+/* Contexts of 80 tokens: a quarter leaves at 80, 96 ... */
+static void test_sched_device_same_bits_beyond_the_context(void **state)
+{
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0, 80};
+	static const struct shape shapes[] = {
+	    {9, 7, 4, 3, 1, true, true, 0, 0, 0, 80},
+	    {4, 33, 3, 2, 2, true, false, 0, 0, 0, 80},
+	    {9, 64, 9, 2, 3, true, true, 13, 0, 0, 80},
+	    {9, 64, 9, 2, 1, false, true, 14, 0, 0, 80},
+	    {9, 16, 9, 2, 2, true, true, 13, 20, 0, 80},
+	    {9, 64, 9, 2, 1, true, true, 15, 8, 7, 80},
+	};
+	uint64_t preempted = 0;
+
+	(void)state;
+	make_prompts();
+	run_shape(&alone);
+	memcpy(want, got, sizeof(want));
+	assert_int_equal(got[4].how.n_left[0], 48); /* 113 were run: at 80, 96 and 112 */
+	assert_int_equal(got[3].how.n_left[0], 0);
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		run_shape(&shapes[i]);
+		compare();
+		assert_int_equal(got[5].how.n_left[0], 64);
+		assert_true(sched.stats.shifts >= 3 + 4 + 3 * 3);
+		preempted += sched.stats.preempted;
+	}
+	assert_true(preempted > 8);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_sched_device_same_bits_in_any_shape),
 	    cmocka_unit_test(test_sched_device_same_bits_when_preempted),
 	    cmocka_unit_test(test_sched_device_goes_on_from_what_was_said),
+	    cmocka_unit_test(test_sched_device_same_bits_beyond_the_context),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -180,13 +180,79 @@ static void take_up_to(struct plx_sched *s, uint32_t slot, uint32_t want)
 		s->hungry = PLX_KV_NONE;
 }
 
+/* ---- beyond the context ---- */
+
+/* A copy in place of block i, which others hold or the cache knows; false: not in this step. */
+static bool copy_block(struct plx_sched *s, uint32_t slot, uint32_t i)
+{
+	struct plx_seq *q = &s->seq[slot];
+
+	if (must_wait(s, slot) || !plx_tier_can(&s->tier))
+		return false;
+	bool asked = plx_kv_room(&s->kv) == 0;
+
+	if (asked)
+		demand(s, slot, 1);
+	uint32_t to = plx_prefix_take(&s->prefix);
+
+	if (to == PLX_KV_NONE)
+		return false;
+	s->asked -= asked;
+	if (!plx_tier_can(&s->tier)) { /* making room took the last copy */
+		plx_prefix_drop(&s->prefix, to);
+		return false;
+	}
+	plx_tier_pair(&s->tier, q->block[i], to);
+	plx_prefix_drop(&s->prefix, q->block[i]);
+	q->block[i] = to;
+	q->n_told = q->n_told < i ? q->n_told : i;
+	return true;
+}
+
+/* Block i may be written, and nobody finds it; false: not in this step. */
+static bool make_own(struct plx_sched *s, uint32_t slot, uint32_t i, bool roomy)
+{
+	uint32_t b = s->seq[slot].block[i];
+
+	if (s->kv.block[b].ref > 1)
+		return copy_block(s, slot, i);
+	if (s->prefix.block[b].uid == 0 || (roomy && copy_block(s, slot, i)))
+		return true;
+	plx_prefix_forget(&s->prefix, b);
+	return true;
+}
+
+/* The oldest tokens leave; false: not in this step. */
+static bool shift(struct plx_sched *s, uint32_t slot)
+{
+	struct plx_seq *q = &s->seq[slot];
+	bool roomy = plx_kv_room(&s->kv) > plx_sched_owed(s) + q->n_blocks;
+
+	if (q->in_flight > 0)
+		return false;
+	for (uint32_t i = PLX_SHIFT_SINKS + q->shift->drop; i < q->n_blocks; i++)
+		if (!make_own(s, slot, i, roomy))
+			return false;
+	if (s->hungry == slot)
+		s->hungry = PLX_KV_NONE;
+	plx_seq_shift(q, &s->prefix);
+	s->stats.shifts++;
+	s->stats.left_tokens += plx_shift_step(q->shift);
+	return true;
+}
+
 uint32_t plx_sched_blocks_for(struct plx_sched *s, uint32_t slot, uint32_t n)
 {
 	struct plx_seq *q = &s->seq[slot];
 	uint32_t bt = s->conf.block_tokens;
 
-	take_up_to(s, slot, blocks_of(s, q->n_run + n));
-	uint32_t can = q->n_blocks * bt > q->n_run ? q->n_blocks * bt - q->n_run : 0;
+	if (q->n_run == q->shift_at && !shift(s, slot))
+		return 0;
+	uint32_t pos = plx_seq_pos(q);
+
+	n = n < q->shift_at - q->n_run ? n : q->shift_at - q->n_run;
+	take_up_to(s, slot, blocks_of(s, pos + n));
+	uint32_t can = q->n_blocks * bt > pos ? q->n_blocks * bt - pos : 0;
 
 	return can < n ? can : n;
 }
@@ -226,8 +292,10 @@ uint64_t plx_sched_owed(const struct plx_sched *s)
 			continue;
 		has = q->n_blocks > has ? q->n_blocks : has;
 		owed += 1;
-		if (plx_seq_prefilling(q) > 0 && blocks_of(s, q->n_known) > has)
-			owed += blocks_of(s, q->n_known) - has;
+		uint32_t need = blocks_of(s, plx_seq_within(q, q->n_known));
+
+		if (plx_seq_prefilling(q) > 0 && need > has)
+			owed += need - has;
 	}
 	return owed;
 }
@@ -236,7 +304,8 @@ uint64_t plx_sched_owed(const struct plx_sched *s)
  */
 static bool has_room(const struct plx_sched *s, const struct plx_seq *q)
 {
-	uint32_t need = blocks_of(s, q->n_known + 1), running = s->n_run - s->n_away;
+	uint32_t need = blocks_of(s, plx_seq_within(q, q->n_known + 1));
+	uint32_t running = s->n_run - s->n_away;
 
 	return plx_kv_room(&s->kv) >= need + running;
 }
@@ -283,8 +352,9 @@ static void come_back(struct plx_sched *s, struct plx_seq *q)
 	struct plx_prefix_at at = q->at;
 	uint32_t bt = s->conf.block_tokens;
 
-	q->n_blocks =
-	    plx_sched_hold_prefix(s, &at, q->ids, q->block, 0, (q->n_known - 1) / bt, true);
+	uint32_t most = plx_seq_within(q, q->n_known - 1) / bt;
+
+	q->n_blocks = plx_sched_hold_prefix(s, &at, q->ids, q->block, 0, most, true);
 	uint32_t n = q->n_blocks * bt;
 
 	q->n_shared = q->n_run = q->n_ok = n;
@@ -305,7 +375,8 @@ static void copy_tail(struct plx_sched *s, uint32_t slot)
 	uint32_t n = e->shared_end / s->conf.block_tokens, end = e->job.n_ids - 1;
 
 	if (q->own || !q->set_pending || q->n_blocks != n || end == e->shared_end ||
-	    e->out.end[e->leader] != PLX_SEQ_END_NONE || l->n_blocks <= n || l->n_run <= end)
+	    e->out.end[e->leader] != PLX_SEQ_END_NONE || l->n_blocks <= n || l->n_run <= end ||
+	    l->n_left > 0)
 		return;
 	/* Where shared_step does not say when it ran the rest: not in this very step. */
 	if ((e->shared_step == 0 || l->n_lost > 0) && l->n_ok <= end)
@@ -361,8 +432,11 @@ void plx_sched_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id)
 	const struct plx_seq *q = &s->seq[slot];
 	struct plx_sched_ent *e = &s->ent[q->ent];
 
+	/* With the tail, where it can be copied; before anything leaves the context. */
+	bool tail = s->tier.copy && plx_seq_within(q, e->job.n_ids) == e->job.n_ids;
+
 	if (!q->own || e->shared_step != PLX_SCHED_NOT_YET ||
-	    q->n_run < (s->tier.copy ? e->job.n_ids : e->shared_end))
+	    q->n_run < (tail ? e->job.n_ids : e->shared_end))
 		return;
 	e->shared_step = step_id;
 	plx_sched_share(s, q->ent, slot);
@@ -406,7 +480,9 @@ void plx_sched_memory_check(const struct plx_sched *s)
 		n_away += q->away;
 		PLX_CHECK(!q->leaving || (q->in_flight > 0 && q->state == PLX_SEQ_RUN));
 		PLX_CHECK(!q->away || (q->n_blocks == 0 && q->in_flight == 0));
-		PLX_CHECK(!attached || q->n_blocks * s->conf.block_tokens >= q->n_run);
+		PLX_CHECK(!attached || q->n_blocks * s->conf.block_tokens >= plx_seq_pos(q));
+		PLX_CHECK(q->n_run <= q->shift_at && q->n_ok <= q->n_run);
+		PLX_CHECK(!q->shift || q->n_blocks <= q->shift->n_blocks);
 	}
 	PLX_CHECK(coming == s->coming && n_away == s->n_away);
 	PLX_CHECK(s->hungry == PLX_KV_NONE || s->seq[s->hungry].state == PLX_SEQ_RUN);

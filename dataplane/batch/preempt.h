@@ -37,6 +37,13 @@
  * The only way to break that is a fault's quarantine. When H is hungry and nothing is in flight,
  * plx_sched_wants_reset asks for the device's reset at once; who still runs is then preempted too.
  *
+ * Beyond the context (shift.h). Before the oldest tokens leave, the blocks that are to move must be
+ * the sequence's own: what others hold is copied, one block at a time, each taking the place of the
+ * shared one at once, so that the sequence is whole at any time and never holds more than its
+ * context, and one block. What only the cache knows is copied where there is room that nobody
+ * needs, and forgotten where there is none. That keeps the proof above: when H is hungry all others
+ * leave, so nobody shares its blocks any more, and it needs no block to go on.
+ *
  * Owner: the batch stage.  Thread: one.
  * Cost:  plx_sched_blocks_for O(blocks taken) while there is room; O(sequences + their blocks) for
  *        each one preempted. No allocation.
@@ -60,7 +67,9 @@ bool plx_sched_goes_on(struct plx_sched *s, uint32_t slot);
 
 /*
  * plx_sched_blocks_for - how many of the sequence's next n tokens have blocks; takes those it
- * lacks and makes others leave where there are none. 0: it has to wait.
+ * lacks and makes others leave where there are none. Where tokens leave the context before the
+ * next one, they do, when the steps in flight came back; where they leave later, so far and no
+ * further. 0: it has to wait.
  */
 uint32_t plx_sched_blocks_for(struct plx_sched *s, uint32_t slot, uint32_t n);
 

@@ -12,9 +12,17 @@ static uint32_t seq_blocks_max(const struct plx_sched_conf *c)
 	return (c->ctx_tokens + c->block_tokens - 1) / c->block_tokens;
 }
 
+/* Ids of the longest text: what may go beyond the context ends by the limits alone. */
+static uint32_t text_max(const struct plx_sched_conf *c)
+{
+	uint32_t most = c->max_prompt + c->max_new;
+
+	return c->can_shift && most > c->ctx_tokens ? most : c->ctx_tokens;
+}
+
 size_t plx_sched_bytes(const struct plx_sched_conf *c)
 {
-	size_t seq = sizeof(struct plx_seq) + 4 * ((size_t)c->ctx_tokens + 1) +
+	size_t seq = sizeof(struct plx_seq) + 4 * ((size_t)text_max(c) + 1) +
 	             4 * (size_t)seq_blocks_max(c) + 128 + 2 * sizeof(uint32_t);
 
 	return plx_kv_bytes(c->n_blocks) +
@@ -55,7 +63,7 @@ static int take_seqs(struct plx_sched *s, struct plx_arena *a)
 	for (uint32_t i = 0; i < c->n_slots; i++) {
 		struct plx_seq *q = &s->seq[i];
 
-		q->ids = plx_arena_take(a, 4 * ((size_t)c->ctx_tokens + 1), 64);
+		q->ids = plx_arena_take(a, 4 * ((size_t)text_max(c) + 1), 64);
 		q->block = plx_arena_take(a, 4 * (size_t)seq_blocks_max(c), 64);
 		if (!q->ids || !q->block)
 			return PLX_E_NOMEM;
@@ -77,6 +85,7 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	s->sink = *sink;
 	s->next_step_id = 1;
 	s->pace.truth = 1;
+	s->shift = plx_shift_of(c->ctx_tokens, c->block_tokens);
 	s->hungry = s->head = PLX_KV_NONE;
 	plx_cost_init(&s->cost);
 	s->ent = plx_arena_take(a, c->n_keys * sizeof(*s->ent), 64);
@@ -161,7 +170,7 @@ void plx_sched_update_load(struct plx_sched *s)
 		if (plx_seq_prefilling(q) > 0)
 			continue;
 		v.work.decodes++;
-		v.work.context += q->n_run;
+		v.work.context += plx_seq_pos(q);
 	}
 	s->view = v;
 	s->load.n_running = v.n_seq;
@@ -236,6 +245,16 @@ static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 	s->sink.final(s->sink.ctx, key, f);
 }
 
+/* What a sample says in the end. */
+static void note_end(struct plx_sched_ent *e, const struct plx_seq *q, enum plx_seq_end end)
+{
+	uint32_t n = q->n_prompt + q->n_out;
+
+	e->out.end[q->sample] = (uint8_t)end;
+	e->out.n_out[q->sample] = q->n_out;
+	e->out.n_left[q->sample] = q->shift && n > 1 ? plx_shift_left(q->shift, n - 2) : 0;
+}
+
 /* End a request as a whole: every sample that still runs gets `end`. */
 void plx_sched_ent_end(struct plx_sched *s, uint32_t key, enum plx_seq_end end, uint64_t now_ns)
 {
@@ -248,8 +267,7 @@ void plx_sched_ent_end(struct plx_sched *s, uint32_t key, enum plx_seq_end end, 
 
 		if (e->out.end[i] != PLX_SEQ_END_NONE)
 			continue;
-		e->out.end[i] = (uint8_t)end;
-		e->out.n_out[i] = q->n_out;
+		note_end(e, q, end);
 		seq_end(s, e->slot[i]);
 	}
 	ent_close(s, key, now_ns);
@@ -273,8 +291,7 @@ void plx_sched_sample_end(struct plx_sched *s, uint32_t slot, enum plx_seq_end e
 	uint32_t key = q->ent;
 	struct plx_sched_ent *e = &s->ent[key];
 
-	e->out.end[q->sample] = (uint8_t)end;
-	e->out.n_out[q->sample] = q->n_out;
+	note_end(e, q, end);
 	learn_answer(s, q->n_out);
 	seq_end(s, slot);
 	if (--e->n_live > 0) {

@@ -41,6 +41,12 @@
  * objective (60 s where it has none), and what would make one already admitted, among the next 64
  * behind it, miss its own.
  *
+ * Beyond the context. A request that allows it (job.beyond) goes on where its context is full: the
+ * oldest tokens leave (shift.h), and final says how many. Its prompt may be as long as max_prompt
+ * says; its blocks are its own from then on and are never found by others, nor after a preemption:
+ * what left and came back is run again from where the context was full first. Others are refused as
+ * TOO_LARGE or end as CONTEXT.
+ *
  * Samples of one request share the prompt's full blocks: sample 0 runs them, the others wait until
  * they are in a step, then run what is left of the prompt themselves.
  *
@@ -72,6 +78,7 @@ struct plx_sched_conf {
 	uint32_t n_blocks;
 	uint32_t block_tokens;
 	uint32_t ctx_tokens; /* prompt and answer together */
+	bool can_shift;      /* the device has PLX_CAP_SHIFT: `beyond` has a meaning */
 	uint32_t max_prompt; /* ids of a prompt */
 	uint32_t max_new;    /* ids of an answer */
 	uint32_t step_tokens;
@@ -112,6 +119,7 @@ struct plx_sched_job {
 	uint32_t weight;        /* of that share; 0 counts as 1 */
 	uint8_t priority;       /* 0..15, larger first */
 	bool ignore_eos;
+	bool beyond;          /* oldest tokens may leave the context, rather than that it ends */
 	uint64_t deadline_ns; /* 0: none */
 	uint64_t ttft_slo_ns; /* first token after arrival; 0: the configured one */
 	uint64_t itl_slo_ns;  /* from one token to the next; 0: the configured one */
@@ -134,6 +142,8 @@ struct plx_sched_final {
 	uint64_t queue_ns, prefill_ns, decode_ns;
 	uint8_t end[PLX_SCHED_MAX_SAMPLES];    /* enum plx_seq_end of each sample */
 	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
+	/* Tokens that had left the context when the last of them was made. */
+	uint32_t n_left[PLX_SCHED_MAX_SAMPLES];
 };
 
 /* The cause with which a client that reads too slowly is cancelled; enum plx_cancel_cause. */
@@ -175,6 +185,7 @@ struct plx_sched_ent {
 	uint32_t max_blocks;  /* of one sample */
 	uint32_t tenant_held; /* blocks counted against the tenant */
 	bool by_context;
+	bool beyond; /* asked for, and can be */
 	uint64_t admit_ns, start_ns, first_ns;
 	struct plx_sched_job job;
 	struct plx_sched_final out;
@@ -195,6 +206,7 @@ struct plx_sched_load {
 struct plx_sched_stats {
 	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
 	uint64_t late_tokens, paused, faulted, room_waits;
+	uint64_t shifts, left_tokens;          /* of contexts; tokens that left them */
 	uint64_t preempted, recomputed_tokens; /* sequences; what they had to run again */
 	uint64_t short_of;                     /* times that a block was not there */
 	uint64_t late_starts; /* requests whose first token could not come as wanted any more */
@@ -239,6 +251,7 @@ struct plx_sched {
 	struct plx_kv kv;
 	struct plx_prefix prefix;
 	struct plx_tier tier;
+	struct plx_shift shift;
 	struct plx_sched_load load;
 	struct plx_sched_stats stats;
 	struct plx_cost cost;

@@ -16,16 +16,27 @@
 #define HARM_ROUNDS 4u
 #define RETRY_LEAST UINT64_C(1000000)
 
-/* Prompt blocks that may be shared: the last prompt token always runs in a block of one's own. */
-static uint32_t shareable_blocks(const struct plx_sched *s, uint32_t n_ids)
+/* Whether the oldest tokens of the request may leave its context. */
+static bool beyond(const struct plx_sched *s, const struct plx_sched_job *j)
 {
-	return (n_ids - 1) / s->conf.block_tokens;
+	return j->beyond && s->conf.can_shift && s->shift.drop > 0 && s->tier.copy != NULL;
+}
+
+/*
+ * Prompt blocks that may be shared: the last prompt token always runs in a block of one's own, and
+ * so does whatever is run after tokens left the context.
+ */
+static uint32_t shareable_blocks(const struct plx_sched *s, const struct plx_sched_job *j)
+{
+	uint32_t n = (j->n_ids - 1) / s->conf.block_tokens;
+
+	return beyond(s, j) && n > s->shift.n_blocks ? s->shift.n_blocks : n;
 }
 
 static uint32_t cached_now(const struct plx_sched *s, const struct plx_sched_job *j)
 {
 	struct plx_prefix_at at = plx_prefix_begin(plx_sched_space(j));
-	uint32_t bt = s->conf.block_tokens, n = shareable_blocks(s, j->n_ids), i = 0;
+	uint32_t bt = s->conf.block_tokens, n = shareable_blocks(s, j), i = 0;
 
 	while (i < n && plx_prefix_find(&s->prefix, &at, &j->ids[i * bt]) != PLX_KV_NONE)
 		i++;
@@ -54,20 +65,56 @@ static bool goes_on(const struct plx_sched_job *j, uint32_t max_new)
 	return !j->have || n_live > 0;
 }
 
+/* The prompt against its limits. */
+static int check_prompt(const struct plx_sched *s, const struct plx_sched_job *j,
+                        struct plx_sched_admit *out)
+{
+	const struct plx_sched_conf *c = &s->conf;
+
+	if (j->n_ids == 0 || j->n_samples == 0)
+		return refuse(out, PLX_E_BAD_REQUEST, "the prompt has no tokens", 0);
+	if (j->n_ids > c->max_prompt)
+		return refuse(out, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens", 0);
+	if (j->n_ids < c->ctx_tokens || beyond(s, j))
+		return 0;
+	return refuse(out, PLX_E_TOO_LARGE,
+	              c->can_shift && !j->beyond
+	                  ? "the prompt is longer than the context, and may not be compressed"
+	                  : "the prompt is longer than the context",
+	              0);
+}
+
+/* The most blocks of one sample, and of all of them. */
+static void size_blocks(const struct plx_sched *s, const struct plx_sched_job *j,
+                        struct plx_sched_ent *e)
+{
+	uint32_t shared = shareable_blocks(s, j);
+
+	e->shared_end = shared * s->conf.block_tokens;
+	e->max_blocks = plx_seq_blocks(j->n_ids, e->max_new, s->conf.block_tokens);
+	if (e->beyond && e->max_blocks > s->shift.n_blocks) {
+		e->max_blocks = s->shift.n_blocks;
+		shared = shared < PLX_SHIFT_SINKS ? shared : PLX_SHIFT_SINKS;
+	}
+	e->need_blocks = shared + j->n_samples * (e->max_blocks - shared);
+}
+
 /* Whether the request can run at all; fills max_new and the blocks it needs. */
 static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
                    struct plx_sched_ent *e, struct plx_sched_admit *out)
 {
 	const struct plx_sched_conf *c = &s->conf;
 
-	if (j->n_ids == 0 || j->n_samples == 0)
-		return refuse(out, PLX_E_BAD_REQUEST, "the prompt has no tokens", 0);
-	if (j->n_ids > c->max_prompt || j->n_ids >= c->ctx_tokens)
-		return refuse(out, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens", 0);
+	int err = check_prompt(s, j, out);
+
+	if (err)
+		return err;
 	if (j->n_samples > c->n_slots || j->n_samples > c->step_seqs ||
 	    j->n_samples > PLX_SCHED_MAX_SAMPLES)
 		return refuse(out, PLX_E_TOO_LARGE, "more samples than can run at once", 0);
-	uint32_t limit = c->max_new, ctx_left = c->ctx_tokens - j->n_ids;
+	e->beyond = beyond(s, j);
+	uint32_t limit = c->max_new;
+	uint32_t ctx_left = e->beyond ? UINT32_MAX : c->ctx_tokens - j->n_ids;
 
 	e->max_new = j->max_new && j->max_new < limit ? j->max_new : limit;
 	e->by_context = e->max_new > ctx_left;
@@ -75,11 +122,7 @@ static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
 		e->max_new = ctx_left;
 	if (!goes_on(j, e->max_new))
 		return refuse(out, PLX_E_BAD_REQUEST, "its answers are complete already", 0);
-	uint32_t shared = shareable_blocks(s, j->n_ids);
-
-	e->shared_end = shared * c->block_tokens;
-	e->max_blocks = plx_seq_blocks(j->n_ids, e->max_new, c->block_tokens);
-	e->need_blocks = shared + j->n_samples * (e->max_blocks - shared);
+	size_blocks(s, j, e);
 	if (e->need_blocks > c->n_blocks)
 		return refuse(out, PLX_E_TOO_LARGE,
 		              "prompt and answer need more KV blocks than there are", 0);

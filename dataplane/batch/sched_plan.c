@@ -149,7 +149,12 @@ double plx_sched_prompt_ns(const struct plx_sched *s, uint32_t tokens)
 
 	if (!plx_cost_ready(&s->cost, true))
 		return 0;
-	plx_cost_add_prefill(&w, 0, tokens);
+	uint32_t most = s->conf.ctx_tokens, half = most / 2;
+
+	plx_cost_add_prefill(&w, 0, tokens < most ? tokens : most);
+	/* Beyond the context nothing sees more than it holds. */
+	for (uint32_t at = most; at < tokens; at += half)
+		plx_cost_add_prefill(&w, half, tokens - at < half ? tokens - at : half);
 	return plx_cost_ns(&s->cost, &w);
 }
 

@@ -53,6 +53,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .at = plx_prefix_begin(plx_sched_space(&e->job)),
 	                      .ids = ids,
 	                      .block = block};
+	plx_seq_may_shift(q, e->beyond ? &s->shift : NULL);
 	memcpy(ids, e->job.ids, 4 * (size_t)e->job.n_ids);
 	if (n > 0)
 		memcpy(&ids[e->job.n_ids], e->job.have[sample].ids, 4 * (size_t)n);
@@ -64,10 +65,14 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 static uint32_t known_blocks(const struct plx_sched *s, const struct plx_sched_ent *e)
 {
 	uint32_t bt = s->conf.block_tokens, shared = e->shared_end / bt, n = shared;
+	uint32_t most = e->beyond ? s->shift.n_blocks : UINT32_MAX;
 
 	for (uint32_t i = 0; i < e->job.n_samples; i++)
-		if (!e->job.have || e->job.have[i].end == PLX_SEQ_END_NONE)
-			n += (e->job.n_ids + n_have(e, i)) / bt + 1 - shared;
+		if (!e->job.have || e->job.have[i].end == PLX_SEQ_END_NONE) {
+			uint32_t own = (e->job.n_ids + n_have(e, i)) / bt + 1;
+
+			n += (own < most ? own : most) - shared;
+		}
 	return n < e->need_blocks ? n : e->need_blocks;
 }
 

@@ -51,7 +51,7 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 
 		if (!plx_seq_can_decode(&s->seq[slot]) || plx_sched_blocks_for(s, slot, 1) == 0)
 			continue;
-		uint32_t pos = s->seq[slot].n_run;
+		uint32_t pos = plx_seq_pos(&s->seq[slot]);
 
 		if (give(s, w, slot, 1) == 0) {
 			s->first_decode = at;
@@ -70,7 +70,7 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 
 	if (!plx_sched_goes_on(s, slot))
 		return true;
-	uint32_t pos = q->n_run;
+	uint32_t pos = plx_seq_pos(q);
 	uint32_t left = plx_seq_prefilling(q);
 	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, left);
 
@@ -81,6 +81,7 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 	n = plx_sched_blocks_for(s, slot, n);
 	if (n == 0)
 		return true;
+	pos = plx_seq_pos(q);
 	uint32_t given = give(s, w, slot, n);
 
 	if (given == 0)

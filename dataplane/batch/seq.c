@@ -42,23 +42,39 @@ static void set_slot(struct plx_seq *s, uint32_t slot, struct plx_step *st,
 /* Deltas that the sequence's next token needs at most. */
 static uint32_t deltas_for_one(const struct plx_seq *s, uint32_t block_tokens)
 {
-	uint32_t blocks = s->n_run / block_tokens + 1;
+	uint32_t blocks = plx_seq_pos(s) / block_tokens + 1;
 
-	return (s->set_pending ? 2u : 0u) + (blocks > s->n_told ? blocks - s->n_told : 0u);
+	return (s->set_pending ? 2u : 0u) + s->untold +
+	       (blocks > s->n_told ? blocks - s->n_told : 0u);
+}
+
+static void tell_up_to(struct plx_seq *s, uint32_t slot, struct plx_step *st, uint32_t n_blocks)
+{
+	for (; s->n_told < n_blocks; s->n_told++)
+		add_delta(st, PLX_DELTA_BLOCK, slot, s->n_told, s->block[s->n_told], 0);
+}
+
+/* The blocks that moved, where the device does not know them there, then that they did. */
+static void tell_shift(struct plx_seq *s, uint32_t slot, struct plx_step *st)
+{
+	uint32_t n = s->shift->n_blocks - s->shift->drop;
+
+	tell_up_to(s, slot, st, n);
+	add_delta(st, PLX_DELTA_SHIFT, slot, PLX_SHIFT_SINKS, s->shift->drop, n);
+	s->untold = false;
 }
 
 /* Tokens out of n whose blocks fit the record's deltas, at least one; tells the blocks. */
 static uint32_t tell_blocks(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, uint32_t n)
 {
-	uint32_t want = (s->n_run + n + f->block_tokens - 1) / f->block_tokens;
+	uint32_t pos = plx_seq_pos(s), want = (pos + n + f->block_tokens - 1) / f->block_tokens;
 	uint32_t room = f->step->max_deltas - f->step->n_delta;
 
 	PLX_DCHECK(want <= s->n_blocks);
 	if (want > s->n_told && want - s->n_told > room)
 		want = s->n_told + room;
-	for (; s->n_told < want; s->n_told++)
-		add_delta(f->step, PLX_DELTA_BLOCK, slot, s->n_told, s->block[s->n_told], 0);
-	uint32_t can = s->n_told * f->block_tokens - s->n_run;
+	tell_up_to(s, slot, f->step, want);
+	uint32_t can = s->n_told * f->block_tokens - pos;
 
 	return can < n ? can : n;
 }
@@ -72,7 +88,7 @@ static void add_tokens(struct plx_seq *s, struct plx_step *st, uint32_t n)
 
 		t[i] = (struct plx_step_tok){
 		    .id = pos < s->n_known ? s->ids[pos] : PLX_TOK_LAST,
-		    .pos = {pos, 0, 0},
+		    .pos = {pos - s->n_left, 0, 0},
 		    .parent = -1,
 		    .flags = pos + 1 >= s->n_known ? (uint32_t)PLX_TOKF_LOGITS : 0u,
 		};
@@ -91,6 +107,8 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 		return 0;
 	if (s->set_pending)
 		set_slot(s, slot, st, sampler);
+	if (s->untold)
+		tell_shift(s, slot, st);
 	n = tell_blocks(s, slot, f, n);
 	add_tokens(s, st, n);
 	plx_step_seqs(st)[st->n_seq++] = (struct plx_step_seq){
@@ -128,7 +146,7 @@ void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p)
 {
 	uint32_t bt = p->block_tokens;
 
-	while ((s->n_published + 1) * bt <= s->n_ok) {
+	while (s->n_left == 0 && (s->n_published + 1) * bt <= s->n_ok) {
 		plx_prefix_add(p, &s->at, &s->ids[s->n_published * bt], s->block[s->n_published]);
 		s->n_published++;
 	}
@@ -141,13 +159,31 @@ static void drop_blocks(struct plx_seq *s, struct plx_prefix *p)
 		plx_prefix_drop(p, s->block[--s->n_blocks]);
 }
 
+void plx_seq_shift(struct plx_seq *s, struct plx_prefix *p)
+{
+	const uint32_t first = PLX_SHIFT_SINKS, n = s->shift->drop;
+
+	PLX_DCHECK(s->in_flight == 0 && s->n_run == s->shift_at && !s->untold &&
+	           s->n_blocks == s->shift->n_blocks);
+	for (uint32_t i = n; i-- > 0;)
+		plx_prefix_drop(p, s->block[first + i]);
+	s->n_blocks -= n;
+	memmove(&s->block[first], &s->block[first + n], 4 * (size_t)(s->n_blocks - first));
+	s->n_left += plx_shift_step(s->shift);
+	s->shift_at += plx_shift_step(s->shift);
+	s->n_told = s->n_told < first ? s->n_told : first;
+	s->untold = true;
+}
+
 void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant)
 {
 	PLX_DCHECK(s->in_flight == 0);
 	drop_blocks(s, p);
 	s->n_known = s->n_prompt + s->n_out;
 	s->n_run = s->n_ok = s->n_shared = 0;
-	s->n_told = s->n_published = 0;
+	s->n_told = s->n_published = s->n_left = 0;
+	s->untold = false;
+	plx_seq_may_shift(s, s->shift);
 	s->at = plx_prefix_begin(tenant);
 	s->set_pending = true;
 	s->own = true;

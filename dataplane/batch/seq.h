@@ -7,6 +7,10 @@
  * is always given as PLX_TOK_LAST. Ids that are known when it starts, or starts again after it was
  * preempted, are given as they are: `n_known` of them, the prompt and what was generated before.
  *
+ * A sequence that may outgrow its context (shift.h) loses tokens on the way: token i stands at
+ * position i - n_left. A shift is made between two steps, when none is in flight, by the batcher
+ * (preempt.h), and told to the device with the next token.
+ *
  * A sequence holds the KV blocks of the positions that were given, and takes more as it goes
  * (preempt.h). The table of the device grows with them.
  *
@@ -18,6 +22,7 @@
 
 #include "accel/accel.h"
 #include "dataplane/batch/prefix.h"
+#include "dataplane/batch/shift.h"
 
 enum plx_seq_state {
 	PLX_SEQ_FREE,
@@ -45,6 +50,7 @@ struct plx_seq {
 	bool own;        /* runs its prompt itself; else it waits for the first sample's */
 	bool leaving;    /* preempted: its blocks go when the steps in flight came back */
 	bool away;       /* was preempted and has not gone on yet */
+	bool untold;     /* the device was not told of the last shift */
 	uint16_t sample;
 	uint16_t n_top;
 	uint32_t ent; /* the request's key */
@@ -53,16 +59,19 @@ struct plx_seq {
 	uint32_t n_shared; /* first positions whose KV others compute: never run here */
 	uint32_t n_run;
 	uint32_t n_ok;
-	uint32_t n_out; /* ids of the answer: generated before, and received */
+	uint32_t n_left;   /* tokens that left the context */
+	uint32_t shift_at; /* tokens leave before this one is run */
+	uint32_t n_out;    /* ids of the answer: generated before, and received */
 	uint32_t max_new;
 	uint32_t window; /* may sample ids below this index */
 	uint32_t in_flight;
-	uint32_t n_blocks;    /* held */
-	uint32_t yields;      /* blocks that its leaving will free; 0 until then */
-	uint32_t n_lost;      /* positions that were run before it was preempted */
-	uint32_t n_told;      /* blocks the device's table has */
-	uint32_t n_published; /* blocks the prefix cache has seen */
-	uint32_t flags;       /* enum plx_seq_flag */
+	uint32_t n_blocks;             /* held */
+	uint32_t yields;               /* blocks that its leaving will free; 0 until then */
+	uint32_t n_lost;               /* positions that were run before it was preempted */
+	uint32_t n_told;               /* blocks the device's table has */
+	uint32_t n_published;          /* blocks the prefix cache has seen */
+	uint32_t flags;                /* enum plx_seq_flag */
+	const struct plx_shift *shift; /* NULL: it ends where its context does */
 	struct plx_prefix_at at;
 	uint64_t paused_ns; /* at the window since; 0: not */
 	uint64_t last_ns;   /* device time of the last id */
@@ -92,6 +101,27 @@ static inline bool plx_seq_can_decode(const struct plx_seq *s)
 	return s->state == PLX_SEQ_RUN && !s->leaving && n > 0 && n < s->max_new && n < s->window;
 }
 
+/* plx_seq_pos - where the next token will stand. */
+static inline uint32_t plx_seq_pos(const struct plx_seq *s)
+{
+	return s->n_run - s->n_left;
+}
+
+/* plx_seq_within - of so many tokens, those that its context can have. */
+static inline uint32_t plx_seq_within(const struct plx_seq *s, uint32_t tokens)
+{
+	uint32_t most = s->shift ? plx_shift_window(s->shift) : UINT32_MAX;
+
+	return tokens < most ? tokens : most;
+}
+
+/* plx_seq_may_shift - from now on tokens leave as rule says; NULL: none do. */
+static inline void plx_seq_may_shift(struct plx_seq *s, const struct plx_shift *rule)
+{
+	s->shift = rule;
+	s->shift_at = rule ? plx_shift_window(rule) : PLX_SHIFT_NEVER;
+}
+
 /* plx_seq_blocks - blocks that a prompt and its answer need: the last id is never run. */
 static inline uint32_t plx_seq_blocks(uint32_t n_prompt, uint32_t max_new, uint32_t block_tokens)
 {
@@ -110,6 +140,7 @@ struct plx_seq_fill {
  * plx_seq_give - append the sequence's next n tokens, whose blocks it holds, to a step: known ones,
  * or one PLX_TOK_LAST. Adds the deltas they need first, SLOT_SET with sampler for the first.
  *
+ * @n        not past shift_at.
  * @sampler  the request's; sample and recent are filled here.
  *
  * Returns the tokens given: fewer than n, down to 0, where the record is full.
@@ -127,8 +158,14 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 enum plx_seq_end plx_seq_take(struct plx_seq *s, uint32_t n_tok, const int32_t *id,
                               const int32_t *eog, uint32_t n_eog);
 
-/* plx_seq_publish - show the prefix cache every block that is complete. */
+/* plx_seq_publish - show the prefix cache every block that is complete and has not moved. */
 void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p);
+
+/*
+ * plx_seq_shift - the oldest tokens behind the sinks leave. The next token is shift_at, no step in
+ * flight names the sequence, and the blocks that move are its own and unknown to the cache.
+ */
+void plx_seq_shift(struct plx_seq *s, struct plx_prefix *p);
 
 /*
  * plx_seq_restart - give all blocks back and be as before the first step, with the ids received as

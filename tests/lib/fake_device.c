@@ -15,6 +15,12 @@ struct fake_slot {
 	struct plx_sampler sampler;
 };
 
+/* What a position of a block holds. */
+struct fake_cell {
+	uint64_t v;   /* hash of what was run there */
+	uint32_t pos; /* that it is rotated to */
+};
+
 /* A step, or the copy of one block. */
 struct fake_entry {
 	bool is_copy;
@@ -23,6 +29,7 @@ struct fake_entry {
 };
 
 #define FIFO 4096u
+#define CAPS (PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_SHIFT)
 
 struct fake_queue {
 	struct plx_queue q;
@@ -37,7 +44,7 @@ struct plx_fake {
 	struct plx_fake_conf conf;
 	struct plx_step_checker chk;
 	struct fake_slot *slot;
-	int32_t *kv; /* [n_blocks + n_host_blocks][block_tokens] */
+	struct fake_cell *kv; /* [n_blocks + n_host_blocks][block_tokens] */
 	struct fake_queue queue;
 	uint64_t generation;
 	uint32_t n_resets;
@@ -54,6 +61,12 @@ static uint64_t mix_begin(uint64_t seed, uint32_t sample)
 	return mix(mix(1, seed), sample);
 }
 
+/* What is kept of a token: the one before it stands for all of its past. */
+static uint64_t cell(uint64_t before, uint32_t pos, int32_t id)
+{
+	return mix(mix(mix(3, before), pos), (uint64_t)id);
+}
+
 static int32_t pick(const struct plx_fake_conf *c, uint64_t h)
 {
 	if (c->eog_every && h % c->eog_every == 0)
@@ -66,20 +79,55 @@ static int32_t pick(const struct plx_fake_conf *c, uint64_t h)
 uint32_t plx_fake_expect(const struct plx_fake_conf *c, const int32_t *prompt, uint32_t n_prompt,
                          uint64_t seed, uint32_t sample, uint32_t max_new, int32_t *out)
 {
-	uint64_t h = mix_begin(seed, sample);
+	static const struct plx_fake_window none = {0};
 
+	return plx_fake_expect_window(c, &none, prompt, n_prompt, seed, sample, max_new, out);
+}
+
+/* A text as far as it was run. */
+struct text {
+	uint64_t v[4096]; /* cells of its context */
+	uint32_t n;
+	uint64_t h; /* of them */
+};
+
+static void text_run(struct text *t, const struct plx_fake_window *w, uint64_t begin, int32_t id)
+{
+	if (w->window && t->n == w->window) {
+		t->n -= w->drop;
+		memmove(&t->v[w->sinks], &t->v[w->sinks + w->drop],
+		        (t->n - w->sinks) * sizeof(t->v[0]));
+		t->h = begin;
+		for (uint32_t i = 0; i < t->n; i++)
+			t->h = mix(t->h, t->v[i]);
+	}
+	PLX_CHECK(t->n < 4096);
+	t->v[t->n] = cell(t->n > 0 ? t->v[t->n - 1] : 0, t->n, id);
+	t->h = mix(t->h, t->v[t->n]);
+	t->n++;
+}
+
+uint32_t plx_fake_expect_window(const struct plx_fake_conf *c, const struct plx_fake_window *w,
+                                const int32_t *prompt, uint32_t n_prompt, uint64_t seed,
+                                uint32_t sample, uint32_t max_new, int32_t *out)
+{
+	static struct text t;
+	uint64_t begin = mix_begin(seed, sample);
+
+	t.n = 0;
+	t.h = begin;
 	for (uint32_t i = 0; i < n_prompt; i++)
-		h = mix(h, (uint64_t)prompt[i]);
+		text_run(&t, w, begin, prompt[i]);
 	for (uint32_t n = 0; n < max_new; n++) {
-		out[n] = pick(c, h);
+		out[n] = pick(c, t.h);
 		if (c->eog_every && out[n] == (int32_t)c->eog_id)
 			return n;
-		h = mix(h, (uint64_t)out[n]);
+		text_run(&t, w, begin, out[n]);
 	}
 	return max_new;
 }
 
-static int32_t *kv_at(struct plx_fake *f, const struct fake_slot *s, uint32_t pos)
+static struct fake_cell *kv_at(struct plx_fake *f, const struct fake_slot *s, uint32_t pos)
 {
 	uint32_t bt = f->chk.lim.block_tokens;
 
@@ -92,7 +140,7 @@ static int fake_info(struct plx_dev *dev, struct plx_dev_info *out)
 
 	strcpy(out->name, "fake");
 	strcpy(out->numeric_kind, "hash");
-	out->caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS;
+	out->caps = CAPS;
 	out->n_vocab = f->conf.n_vocab;
 	return 0;
 }
@@ -163,6 +211,11 @@ static void apply_delta(struct plx_fake *f, struct plx_step *st, const struct pl
 		s->last = -1;
 	} else if (e->kind == PLX_DELTA_BLOCK) {
 		s->block[e->index] = e->block;
+	} else if (e->kind == PLX_DELTA_SHIFT) {
+		uint32_t bt = f->chk.lim.block_tokens;
+
+		for (uint32_t p = e->index * bt; p < e->n_blocks * bt; p++)
+			kv_at(f, s, p)->pos -= e->block * bt;
 	}
 }
 
@@ -173,8 +226,11 @@ static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t
 	struct fake_slot *s = &f->slot[q->slot];
 	uint64_t h = mix_begin(s->sampler.seed, s->sampler.sample);
 
-	for (uint32_t p = 0; p <= pos; p++)
-		h = mix(h, (uint64_t)*kv_at(f, s, p));
+	for (uint32_t p = 0; p <= pos; p++) {
+		const struct fake_cell *k = kv_at(f, s, p);
+
+		h = mix(h, k->v + (k->pos != p));
+	}
 	s->last = pick(&f->conf, h);
 	o->n_out = 1;
 	o->id[0] = s->last;
@@ -190,6 +246,13 @@ static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t
 		                          -1.0f - (float)k};
 }
 
+static void put(struct plx_fake *f, struct fake_slot *s, uint32_t pos, int32_t id)
+{
+	uint64_t before = pos > 0 ? kv_at(f, s, pos - 1)->v : 0;
+
+	*kv_at(f, s, pos) = (struct fake_cell){cell(before, pos, id), pos};
+}
+
 static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
@@ -199,7 +262,7 @@ static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
 	for (uint32_t k = 0; k < q->n_tok; k++) {
 		const struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok + k];
 
-		*kv_at(f, s, t->pos[0]) = t->id == PLX_TOK_LAST ? s->last : t->id;
+		put(f, s, t->pos[0], t->id == PLX_TOK_LAST ? s->last : t->id);
 		if (t->flags & PLX_TOKF_LOGITS)
 			sample(f, st, i, t->pos[0]);
 	}
@@ -224,7 +287,7 @@ static void run_step(struct plx_fake *f, struct plx_step *st)
 /* True where it was one. */
 static bool run_copy(struct plx_fake *f, const struct fake_entry *e)
 {
-	size_t bytes = 4 * (size_t)f->chk.lim.block_tokens;
+	size_t bytes = sizeof(*f->kv) * f->chk.lim.block_tokens;
 
 	if (!e->is_copy)
 		return false;
@@ -274,7 +337,8 @@ static int fake_reset(struct plx_dev *dev)
 	f->generation++;
 	f->n_resets++;
 	plx_step_checker_reset(&f->chk);
-	memset(f->kv, 0xee, 4 * ((size_t)l->n_blocks + l->n_host_blocks) * l->block_tokens);
+	memset(f->kv, 0xee,
+	       sizeof(*f->kv) * ((size_t)l->n_blocks + l->n_host_blocks) * l->block_tokens);
 	return 0;
 }
 
@@ -320,7 +384,7 @@ struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct pl
 	f->dev.ops = &fake_ops;
 	f->conf = *conf;
 	f->chk.lim = *lim;
-	f->chk.caps = PLX_CAP_LAST | PLX_CAP_LOGPROBS;
+	f->chk.caps = CAPS;
 	f->chk.n_vocab = conf->n_vocab;
 	plx_step_layout_make(lim, &f->chk.lay);
 	f->chk.slot = zalloc(lim->n_slots, sizeof(*f->chk.slot));
@@ -328,7 +392,8 @@ struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct pl
 	f->slot = zalloc(lim->n_slots, sizeof(*f->slot));
 	for (uint32_t i = 0; i < lim->n_slots; i++)
 		f->slot[i].block = zalloc(lim->max_seq_blocks, 4);
-	f->kv = zalloc(((size_t)lim->n_blocks + lim->n_host_blocks) * lim->block_tokens, 4);
+	f->kv = zalloc(((size_t)lim->n_blocks + lim->n_host_blocks) * lim->block_tokens,
+	               sizeof(*f->kv));
 	f->queue.arena = zalloc(lim->steps_in_flight, f->chk.lay.record_bytes);
 	f->queue.q.dev = &f->dev;
 	for (uint32_t i = 0; i < lim->steps_in_flight; i++)

@@ -2,10 +2,12 @@
  * A device for tests: no arithmetic, but everything else of the contract.
  *
  * It keeps what a real one keeps: slots with block tables, samplers, the id sampled last; and KV
- * blocks, in which each position holds the token id that was run there. What it samples is a hash
- * of (seed, sample, all ids from position 0 on as read through the block table), so that a wrong
- * block, a missing prefix or a reused block shows as a wrong token. Steps are judged by the same
- * checker as a real device's. plx_fake_expect computes the same ids from the prompt alone.
+ * blocks, in which each position holds a hash of the token id that was run there, of its position
+ * and of what stood before it, and the position that it is rotated to. What it samples is a hash of
+ * (seed, sample, all of these from position 0 on as read through the block table), so that a wrong
+ * block, a missing prefix, a reused block, one that moved too often or a token that left too early
+ * shows as a wrong token. Steps are judged by the same checker as a real device's. plx_fake_expect
+ * computes the same ids from the prompt alone.
  */
 #ifndef PLX_TESTS_LIB_FAKE_DEVICE_H
 #define PLX_TESTS_LIB_FAKE_DEVICE_H
@@ -39,5 +41,16 @@ uint32_t plx_fake_resets(const struct plx_fake *f);
  */
 uint32_t plx_fake_expect(const struct plx_fake_conf *c, const int32_t *prompt, uint32_t n_prompt,
                          uint64_t seed, uint32_t sample, uint32_t max_new, int32_t *out);
+
+/* A text that may outgrow its context: whenever `window` positions are full, the `drop` tokens
+ * behind the first `sinks` leave. window 0: it may not. */
+struct plx_fake_window {
+	uint32_t window, sinks, drop;
+};
+
+/* plx_fake_expect_window - the same ids, with tokens leaving; texts of at most 4,096 tokens. */
+uint32_t plx_fake_expect_window(const struct plx_fake_conf *c, const struct plx_fake_window *w,
+                                const int32_t *prompt, uint32_t n_prompt, uint64_t seed,
+                                uint32_t sample, uint32_t max_new, int32_t *out);
 
 #endif

@@ -42,6 +42,16 @@ static void on_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end en
 	r->ended[sample] = (uint8_t)end;
 }
 
+/* In words: each time that 160 positions are full, 32 tokens leave. */
+static uint32_t left_of(uint32_t token)
+{
+	uint32_t left = 0;
+
+	while (token - left >= RIG_CTX)
+		left += 2 * RIG_BT;
+	return left;
+}
+
 static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 {
 	struct rig *g = ctx;
@@ -54,6 +64,9 @@ static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	g->n_rejected += f->kind == PLX_SCHED_REJECT;
 	g->n_cancelled += f->kind == PLX_SCHED_CANCELLED;
 	for (uint32_t i = 0; f->kind == PLX_SCHED_DONE && i < r->n_samples; i++) {
+		uint32_t n = r->n_prompt + r->n_got[i];
+
+		assert_int_equal(f->n_left[i], r->beyond && n >= 2 ? left_of(n - 2) : 0);
 		assert_int_not_equal(f->end[i], PLX_SEQ_END_NONE);
 		assert_int_equal(f->n_out[i], r->n_got[i]);
 		if (r->ended[i])
@@ -76,8 +89,9 @@ static struct plx_sched_conf conf_of(const struct rig_shape *h)
 	                               .n_blocks = h->n_blocks,
 	                               .block_tokens = RIG_BT,
 	                               .ctx_tokens = RIG_CTX,
-	                               .max_prompt = RIG_CTX,
+	                               .max_prompt = RIG_TEXT,
 	                               .max_new = RIG_NEW,
+	                               .can_shift = true,
 	                               .step_tokens = h->step_tokens,
 	                               .step_seqs = h->step_seqs,
 	                               .steps_in_flight = h->steps,
@@ -129,7 +143,7 @@ struct plx_sched_job rig_job(struct rig *g, uint32_t key, const int32_t *prompt,
                              uint32_t n_samples, uint32_t max_new, uint64_t seed)
 {
 	struct rig_req *r = &g->r[key];
-	uint32_t ctx_left = RIG_CTX - n_prompt;
+	uint32_t ctx_left = n_prompt < RIG_CTX ? RIG_CTX - n_prompt : 0;
 
 	memset(r, 0, sizeof(*r));
 	memcpy(r->prompt, prompt, 4 * (size_t)n_prompt);
@@ -157,6 +171,21 @@ void rig_had(struct rig *g, struct plx_sched_job *j, uint32_t key, uint32_t samp
 	r->n_got[sample] = n;
 	r->ended[sample] = (uint8_t)end;
 	j->have = r->have;
+}
+
+void rig_beyond(struct rig *g, struct plx_sched_job *j, uint32_t key, uint32_t max_new)
+{
+	struct rig_req *r = &g->r[key];
+	struct plx_fake_window w = {.window = plx_shift_window(&g->s.shift),
+	                            .sinks = PLX_SHIFT_SINKS * RIG_BT,
+	                            .drop = plx_shift_step(&g->s.shift)};
+
+	j->beyond = r->beyond = true;
+	j->max_new = r->max_new = max_new;
+	for (uint32_t i = 0; i < r->n_samples; i++)
+		r->n_want[i] =
+		    plx_fake_expect_window(plx_fake_conf(g->fake), &w, r->prompt, r->n_prompt,
+		                           j->sampler.seed, i, max_new, r->want[i]);
 }
 
 int rig_add(struct rig *g, uint32_t key, const struct plx_sched_job *job)

@@ -10,9 +10,10 @@
 
 #define RIG_BT      16u
 #define RIG_CTX     160u
+#define RIG_TEXT    700u /* prompt of one that may go beyond the context */
 #define RIG_KEYS    24u
 #define RIG_SAMPLES 4u
-#define RIG_NEW     100u
+#define RIG_NEW     200u
 #define RIG_EOG     7u
 #define RIG_VOCAB   1000u
 #define RIG_STEPS   4u
@@ -25,8 +26,8 @@ struct rig_shape {
 
 /* What the rig knows of a request. */
 struct rig_req {
-	bool live;
-	int32_t prompt[RIG_CTX];
+	bool live, beyond;
+	int32_t prompt[RIG_TEXT];
 	uint32_t n_prompt, n_samples, max_new;
 	int32_t want[RIG_SAMPLES][RIG_NEW];
 	uint32_t n_want[RIG_SAMPLES]; /* ids until the first eog or max_new */
@@ -60,6 +61,9 @@ struct plx_sched_job rig_job(struct rig *g, uint32_t key, const int32_t *prompt,
 /* rig_had - sample had n of its ids before; end: it was over with them. */
 void rig_had(struct rig *g, struct plx_sched_job *j, uint32_t key, uint32_t sample, uint32_t n,
              enum plx_seq_end end);
+
+/* rig_beyond - the job may go beyond the context: what it should say then. After rig_job. */
+void rig_beyond(struct rig *g, struct plx_sched_job *j, uint32_t key, uint32_t max_new);
 int rig_add(struct rig *g, uint32_t key, const struct plx_sched_job *job);
 
 /* rig_turn - fill and submit what is free, then collect. Returns the tokens given. */
