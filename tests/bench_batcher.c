@@ -6,9 +6,12 @@
  *                                     `make bench` runs); as many at once as there are CPUs, or
  *                                     PLX_BENCH_JOBS
  *   bench_batcher quick               the same with 5,000
- *   bench_batcher point LOAD WHO [N [SEED]]
+ *   bench_batcher point LOAD WHO [N [SEED [BLOCKS]]]
  *                                     one run: LOAD of capacity (0.95), WHO ours, static, orca or
- *                                     sarathi, with :NUMBER for another batch or budget
+ *                                     sarathi, with :NUMBER for another batch or budget; BLOCKS:
+ *                                     of KV, instead of what the device has
+ *   bench_batcher again LOAD WHO [N [SEED [BLOCKS]]]
+ *                                     the same, but who is refused comes again when told to
  *   bench_batcher steps LOAD WHO FROM TO [N [SEED]]
  *                                     what each step between two seconds was made of
  *   bench_batcher sweep [N]           each baseline's best setting, and with it the capacity
@@ -40,13 +43,16 @@ struct point {
 	double load;
 	uint32_t n;
 	uint64_t seed;
+	uint32_t n_blocks; /* 0: the device's */
+	bool again;
 	sim_watch_fn watch;
 	void *watch_ctx;
 };
 
 /* "sarathi" or "sarathi:512". */
-static struct sim_engine engine_of(struct sim *s, const char *who)
+static struct sim_engine engine_of(struct sim *s, const struct point *p)
 {
+	const char *who = p->who;
 	const char *colon = strchr(who, ':');
 	uint32_t x = colon ? (uint32_t)atoi(colon + 1) : 0;
 	size_t len = colon ? (size_t)(colon - who) : strlen(who);
@@ -58,7 +64,7 @@ static struct sim_engine engine_of(struct sim *s, const char *who)
 	if (len == 7 && memcmp(who, "sarathi", len) == 0)
 		return sim_sarathi(s, x ? x : SIM_BEST_SARATHI);
 	if (len == 4 && memcmp(who, "ours", len) == 0)
-		return sim_ours(s, &(struct sim_ours_conf){.step_tokens = x});
+		return sim_ours(s, &(struct sim_ours_conf){.step_tokens = x, .again = p->again});
 	fprintf(stderr, "%s: no such scheduler; give ours, static, orca or sarathi\n", who);
 	exit(2);
 }
@@ -70,9 +76,10 @@ static void run_point(const struct point *p, struct sim_result *out)
 
 	sim_trace_make(&t, p->n, p->load * SIM_CAPACITY_HZ, p->seed);
 	sim_open(&s, &t, p->seed);
+	s.n_blocks = p->n_blocks ? p->n_blocks : s.n_blocks;
 	s.watch = p->watch;
 	s.watch_ctx = p->watch_ctx;
-	struct sim_engine e = engine_of(&s, p->who);
+	struct sim_engine e = engine_of(&s, p);
 
 	sim_run(&s, &e);
 	sim_result_of(&s, p->who, p->load, out);
@@ -242,9 +249,11 @@ static void print_estimates(const struct sim_result *r)
 		const struct sim_result *o = l < N_LOADS ? at(r, l, OURS) : &r[N_RUNS - 1];
 
 		printf("%4.0f%% ours: first token estimated at ACCEPT within %.1f ms for half, "
-		       "%.0f ms for 99 %%; %.0f %% off on average, %.0f %% of them too late\n",
-		       100 * o->load, o->est_off[0], o->est_off[1], 100 * o->est_rel,
-		       100 * o->est_over);
+		       "%.0f ms for 99 %%; %.1f %% off for half, %.0f %% for 95 %%, %.0f %% on "
+		       "average; "
+		       "%.0f %% came sooner than said\n",
+		       100 * o->load, o->est_off[0], o->est_off[1], 100 * o->est_rel[1],
+		       100 * o->est_rel[2], 100 * o->est_rel[0], 100 * o->est_over);
 	}
 }
 
@@ -327,9 +336,11 @@ int main(int argc, char **argv)
 	}
 	bool steps = strcmp(argv[1], "steps") == 0;
 
-	if (argc < (steps ? 6 : 4) || (!steps && strcmp(argv[1], "point") != 0)) {
+	p.again = strcmp(argv[1], "again") == 0;
+	if (argc < (steps ? 6 : 4) || (!steps && !p.again && strcmp(argv[1], "point") != 0)) {
 		fprintf(stderr,
-		        "usage: %s [quick [N] | point LOAD WHO [N [SEED]] | "
+		        "usage: %s [quick [N] | point LOAD WHO [N [SEED [BLOCKS]]] | "
+		        "again LOAD WHO [N [SEED [BLOCKS]]] | "
 		        "steps LOAD WHO FROM TO [N [SEED]] | sweep [N]]\n",
 		        argv[0]);
 		return 2;
@@ -338,6 +349,7 @@ int main(int argc, char **argv)
 	snprintf(p.who, sizeof(p.who), "%s", argv[3]);
 	p.n = number(argc, argv, steps ? 6 : 4, N_POINT);
 	p.seed = number(argc, argv, steps ? 7 : 5, SEED);
+	p.n_blocks = steps ? 0 : number(argc, argv, 6, 0);
 	struct look k = {steps ? (uint64_t)(atof(argv[4]) * 1e9) : 0,
 	                 steps ? (uint64_t)(atof(argv[5]) * 1e9) : 0};
 

@@ -79,6 +79,28 @@ static void test_preempt_youngest_leaves_and_says_the_same(void **state)
 	rig_close(&g);
 }
 
+/* Four samples may need 25 blocks of 12: they take turns, and say the same. */
+static void test_preempt_samples_need_not_fit_at_once(void **state)
+{
+	static const struct rig_shape h = {4, 12, 64, 4, 2, true, true, 0};
+	int32_t p[20];
+
+	(void)state;
+	rig_open(&g, &h);
+	no_eog();
+	rig_prompt(p, 20, 5);
+	struct plx_sched_job j = rig_job(&g, 0, p, 20, 4, 90, 1);
+
+	assert_int_equal(rig_add(&g, 0, &j), 0);
+	assert_int_equal(g.s.ent[0].need_blocks, 25);
+	rig_run_out(&g);
+	assert_int_equal(g.n_done, 1);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(g.r[0].n_got[i], 90);
+	assert_true(g.s.stats.preempted > 0);
+	rig_close(&g);
+}
+
 static void test_preempt_priority_keeps_its_blocks(void **state)
 {
 	static const struct rig_shape h = {2, 8, 64, 2, 2, false, false, 0};
@@ -480,6 +502,7 @@ int main(void)
 	    cmocka_unit_test(test_preempt_blocks_come_with_positions),
 	    cmocka_unit_test(test_preempt_youngest_leaves_and_says_the_same),
 	    cmocka_unit_test(test_preempt_priority_keeps_its_blocks),
+	    cmocka_unit_test(test_preempt_samples_need_not_fit_at_once),
 	    cmocka_unit_test(test_preempt_cache_makes_coming_back_cheap),
 	    cmocka_unit_test(test_preempt_host_blocks_save_computing),
 	    cmocka_unit_test(test_preempt_samples_copy_the_last_block),

@@ -417,29 +417,6 @@ static void test_sched_refuses_what_can_not_run(void **state)
 	world_close(&w);
 }
 
-static void test_sched_too_much_waiting_is_kv_pressure(void **state)
-{
-	struct plx_sched_admit out;
-	int32_t p[100];
-	int err = 0;
-	uint32_t key = 0;
-
-	(void)state;
-	world_open(&w, 2, 8, 64, 2, 2, false);
-	prompt_fill(p, 100, 5);
-	for (; key < KEYS && err == 0; key++) {
-		struct plx_sched_job j = job_for(&w, key, p, 100, 1, 29, 1);
-
-		err = add(&w, key, &j, &out);
-	}
-	/* Eight pools of eight blocks wait; the ninth is refused. */
-	assert_int_equal(err, PLX_E_KV_PRESSURE);
-	assert_int_equal(key, 9);
-	run_out(&w);
-	assert_int_equal(w.n_done, 8);
-	world_close(&w);
-}
-
 static void test_sched_starts_by_priority_then_arrival(void **state)
 {
 	struct plx_sched_admit out;
@@ -760,12 +737,12 @@ static void timed_out(void)
 }
 
 /* Requests enough for the scheduler to know the device; keys 20 to 23. */
-static void timed_open(uint32_t n_slots)
+static void timed_open_with(uint32_t n_slots, uint32_t n_blocks)
 {
 	struct plx_sched_admit out;
 	int32_t p[150];
 
-	world_open(&w, n_slots, 80, 128, n_slots, 2, false);
+	world_open(&w, n_slots, n_blocks, 128, n_slots, 2, false);
 	no_eog();
 	prompt_fill(p, 150, 5);
 	for (uint32_t i = 0; i < 8; i++) {
@@ -776,6 +753,11 @@ static void timed_open(uint32_t n_slots)
 			timed_out();
 	}
 	memset(&w.s.stats, 0, sizeof(w.s.stats));
+}
+
+static void timed_open(uint32_t n_slots)
+{
+	timed_open_with(n_slots, 80);
 }
 
 static void test_sched_steps_keep_the_objective_between_tokens(void **state)
@@ -810,6 +792,105 @@ static void test_sched_steps_keep_the_objective_between_tokens(void **state)
 	assert_true(w.s.load.queued_tokens < 150);
 	timed_out();
 	assert_int_equal(w.n_rejected, 0);
+	world_close(&w);
+}
+
+/* Four answers of 40 ids, begun one after the other: 7 blocks each and 2 more as they grow. */
+static void run_four(uint32_t n_blocks, uint32_t tenant_blocks)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	timed_open_with(6, n_blocks);
+	w.s.pace.answer = 40;
+	prompt_fill(p, 100, 5);
+	for (uint32_t k = 0; k < 4; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 100, 1, 40, k);
+
+		j.tenant = tenant_blocks ? 1 : 0;
+		j.tenant_blocks = tenant_blocks;
+		assert_int_equal(add(&w, k, &j, &out), 0);
+		for (uint32_t i = 0; i < 5 && k < 3; i++)
+			timed_turn();
+	}
+	timed_turn();
+	assert_int_equal(w.s.n_run, 4);
+	assert_in_range(plx_sched_retry_ns(&w.s), 9000000, 14000000); /* 40 * 1.1 ms / 4 */
+}
+
+static void wait_ns(uint64_t ns)
+{
+	uint64_t then = w.now + ns;
+
+	while (w.now < then)
+		timed_turn();
+}
+
+static void test_sched_memory_that_comes_too_late_is_kv_pressure(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	(void)state;
+	run_four(34, 0);
+	prompt_fill(p, 100, 6);
+	struct plx_sched_job j = job_for(&w, 4, p, 100, 1, 10, 9);
+
+	j.ttft_slo_ns = 10000000;
+	assert_int_equal(add(&w, 4, &j, &out), PLX_E_KV_PRESSURE);
+	assert_int_equal(w.s.stats.pressed, 1);
+	assert_in_range(out.retry_ns, 5000000, 100000000);
+	wait_ns(out.retry_ns);
+	assert_int_equal(add(&w, 4, &j, &out), 0);
+	timed_out();
+	assert_int_equal(w.n_rejected, 0);
+	assert_true(w.e[4].final.queue_ns + w.e[4].final.prefill_ns <= 11000000);
+	world_close(&w);
+}
+
+/* The same where only the tenant's share is short: others are let in. */
+static void test_sched_share_that_comes_too_late_is_kv_pressure(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	(void)state;
+	run_four(80, 36); /* four may need 9 each */
+	prompt_fill(p, 100, 6);
+	struct plx_sched_job j = job_for(&w, 4, p, 10, 1, 10, 9);
+
+	j.ttft_slo_ns = 5000000;
+	j.tenant = 1;
+	j.tenant_blocks = 36;
+	assert_int_equal(add(&w, 4, &j, &out), PLX_E_KV_PRESSURE);
+	assert_true(out.retry_ns >= 1000000);
+	j.tenant_blocks = 1;
+	assert_int_equal(add(&w, 4, &j, &out), PLX_E_KV_PRESSURE);
+	assert_int_equal(out.retry_ns, 0);
+	j.tenant = 2;
+	j.tenant_blocks = 36;
+	assert_int_equal(add(&w, 4, &j, &out), 0);
+	timed_out();
+	world_close(&w);
+}
+
+/* Twenty that may need 4 blocks each, of 9, say little: nobody is refused for what it might. */
+static void test_sched_what_may_be_needed_is_not_counted(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[20];
+
+	(void)state;
+	timed_open_with(6, 9);
+	prompt_fill(p, 20, 5);
+	for (uint32_t k = 0; k < 20; k++) {
+		struct plx_sched_job j = job_for(&w, k, p, 20, 1, 40, k);
+
+		assert_int_equal(add(&w, k, &j, &out), 0);
+	}
+	for (uint32_t k = 0; k < 20; k++)
+		plx_sched_cancel(&w.s, k, 1, w.now);
+	timed_out();
 	world_close(&w);
 }
 
@@ -1148,7 +1229,9 @@ int main(void)
 	    cmocka_unit_test(test_sched_finds_a_cached_prefix),
 	    cmocka_unit_test(test_sched_finds_what_it_generated),
 	    cmocka_unit_test(test_sched_refuses_what_can_not_run),
-	    cmocka_unit_test(test_sched_too_much_waiting_is_kv_pressure),
+	    cmocka_unit_test(test_sched_memory_that_comes_too_late_is_kv_pressure),
+	    cmocka_unit_test(test_sched_share_that_comes_too_late_is_kv_pressure),
+	    cmocka_unit_test(test_sched_what_may_be_needed_is_not_counted),
 	    cmocka_unit_test(test_sched_starts_by_priority_then_arrival),
 	    cmocka_unit_test(test_sched_tenant_at_its_share_waits_alone),
 	    cmocka_unit_test(test_sched_window_pauses_then_cancels),

@@ -84,7 +84,7 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	s->conf = *c;
 	s->sink = *sink;
 	s->next_step_id = 1;
-	s->pace.truth = 1;
+	s->pace.truth[0] = s->pace.truth[1] = 1;
 	s->shift = plx_shift_of(c->ctx_tokens, c->block_tokens);
 	s->hungry = s->head = PLX_KV_NONE;
 	plx_cost_init(&s->cost);
@@ -124,7 +124,7 @@ void plx_sched_wait_add(struct plx_sched *s, uint32_t key, uint32_t cached_token
 	plx_order_add(&s->wait, key, e->rank, e->job.n_ids - cached_tokens, e->job.deadline_ns);
 	s->load.n_waiting++;
 	s->load.waiting_tokens += e->job.n_ids;
-	s->waiting_blocks += e->need_blocks;
+	s->tenant_waits[e->job.tenant] += e->need_blocks;
 }
 
 void plx_sched_wait_remove(struct plx_sched *s, uint32_t key)
@@ -134,7 +134,7 @@ void plx_sched_wait_remove(struct plx_sched *s, uint32_t key)
 	plx_order_remove(&s->wait, key);
 	s->load.n_waiting--;
 	s->load.waiting_tokens -= e->job.n_ids;
-	s->waiting_blocks -= e->need_blocks;
+	s->tenant_waits[e->job.tenant] -= e->need_blocks;
 }
 
 void plx_sched_prefill_update(struct plx_sched *s, uint32_t key)

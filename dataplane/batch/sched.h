@@ -36,10 +36,15 @@
  *
  * Admission. The first token is expected when the device has run the steps in flight and, at the
  * pace above, all prompt tokens that stand ahead of it and its own, or when slots and blocks are
- * free; the ratio of truth to expectation is smoothed over requests and multiplies what ACCEPT
- * says; stats.ttft_err counts how far that was off. Refused at once: what would come after its
- * objective (60 s where it has none), and what would make one already admitted, among the next 64
- * behind it, miss its own.
+ * free: as answers end at the rate of late, and as many blocks come free as they hold less what the
+ * others grow by. What a request takes to start is counted, not what it may come to need: blocks
+ * are taken as it goes. (A tenant's share is counted by what its requests may need, so that it is
+ * never exceeded.) The median ratio of truth to expectation is followed, a step of 2 % up or down a
+ * request, and multiplies what ACCEPT says; stats.ttft_err counts how far that was off. Refused at
+ * once: what would come after its objective (60 s where it has none), as KV_PRESSURE where memory
+ * is why, and what would make one already admitted, among the next 64 behind it, miss its own. It
+ * is told to come again after twice the time by which it was late, since others come meanwhile:
+ * in the simulator three in four are let in then at 95 % of capacity, one in two at 200 %.
  *
  * Beyond the context. A request that allows it (job.beyond) goes on where its context is full: the
  * oldest tokens leave (shift.h), and final says how many. Its prompt may be as long as max_prompt
@@ -178,6 +183,7 @@ struct plx_sched_ent {
 	uint64_t itl_ns;      /* between tokens; 0: no objective */
 	uint64_t raw_ns;      /* estimate of the first token before correction; 0: none */
 	uint64_t said_ns;     /* what ACCEPT said */
+	bool by_place;        /* slots or blocks, not the device, decide when it comes */
 	uint32_t need_blocks; /* for all samples, nothing cached */
 	uint32_t shared_end;  /* positions of sample 0 that the other samples share */
 	uint64_t shared_step; /* step that runs the last of them; the others come after it */
@@ -239,7 +245,8 @@ struct plx_sched_pace {
 	double usual_ns;    /* a step of decodes alone, with what objectives need, on average */
 	uint32_t n_usual;   /* steps that this is the mean of */
 	double out_ns;      /* steps in flight are expected to take */
-	double truth;       /* smoothed true time to the first token / its raw estimate */
+	double truth[2];    /* median of true time to the first token / its raw estimate: where the
+	                       device bounds it, where slots or blocks do */
 	double answer;      /* smoothed ids of an answer */
 	double ttft_err;    /* smoothed |estimate / truth - 1| */
 	uint64_t out_since; /* the first step in flight runs since then */
@@ -273,14 +280,14 @@ struct plx_sched {
 	uint64_t last_serial; /* of starts */
 	uint32_t *free_slot;  /* [n_slots] stack */
 	uint32_t n_free_slots;
-	uint32_t first_decode;   /* index in run at which the next step's decodes begin */
-	uint32_t n_steps_out;    /* steps in flight */
-	uint32_t promised;       /* sink records that steps in flight can still bring */
-	uint64_t waiting_blocks; /* that waiting requests need */
+	uint32_t first_decode; /* index in run at which the next step's decodes begin */
+	uint32_t n_steps_out;  /* steps in flight */
+	uint32_t promised;     /* sink records that steps in flight can still bring */
 	uint64_t next_step_id;
 	bool need_reset; /* a fault left blocks in quarantine: nothing new starts */
 	bool lost;       /* the device is gone until reset: no steps */
-	uint32_t tenant_held[PLX_SCHED_TENANTS];
+	uint32_t tenant_held[PLX_SCHED_TENANTS];  /* that running requests may need */
+	uint32_t tenant_waits[PLX_SCHED_TENANTS]; /* that waiting ones may need */
 };
 
 /* plx_sched_bytes - what init takes from the arena. */
@@ -313,15 +320,21 @@ struct plx_sched_admit {
  *
  * Errors (the key stays free, no final): BAD_REQUEST (empty prompt, ids out of range are the
  * caller's check), TOO_LARGE (can never run: prompt, context, pool, slots), KV_PRESSURE (the
- * tenant's share is smaller than it needs, what waits already needs 8 times the pool, or blocks
- * come free too late for its objective), DEADLINE_UNMEETABLE (passed, before the estimated first
- * token, or an objective that can't be met even alone), QUEUE_FULL (too much waits ahead). What
- * rests on estimates is refused only once they rest on measurements.
+ * tenant's share is smaller than it may need, or blocks come free too late), DEADLINE_UNMEETABLE
+ * (passed, before the estimated first token, or an objective that can't be met even alone),
+ * QUEUE_FULL (too much waits ahead). What rests on estimates is refused only once they rest on
+ * measurements.
  *
  * Cost: O(n_ids) for the look-up of cached blocks, O(log n_keys) for the order.
  */
 int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
                   uint64_t now_ns, struct plx_sched_admit *out);
+
+/*
+ * plx_sched_retry_ns - when a place that is full now is expected to be free: the next answer's end.
+ * For whoever was refused without being looked at; add says it for a request.
+ */
+uint64_t plx_sched_retry_ns(const struct plx_sched *s);
 
 /* plx_sched_cancel - end a request now as CANCELLED. No effect on a free key. */
 void plx_sched_cancel(struct plx_sched *s, uint32_t key, uint8_t cause, uint64_t now_ns);

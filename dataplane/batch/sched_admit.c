@@ -7,7 +7,6 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
-#define WAIT_POOLS  8u                    /* what waits may need this many times the pool */
 #define ABSURD_NS   UINT64_C(10000)       /* no device makes a token in less */
 #define PATIENCE_NS UINT64_C(60000000000) /* the longest queue for who names no objective */
 #define GUESS_NS    UINT64_C(10000000)    /* a step, before any was measured */
@@ -15,6 +14,7 @@
 #define HARM_LOOK   64u                   /* requests behind a new one that it must not harm */
 #define HARM_ROUNDS 4u
 #define RETRY_LEAST UINT64_C(1000000)
+#define MEANWHILE   2.0 /* others come while one waits to come again */
 
 /* Whether the oldest tokens of the request may leave its context. */
 static bool beyond(const struct plx_sched *s, const struct plx_sched_job *j)
@@ -33,20 +33,27 @@ static uint32_t shareable_blocks(const struct plx_sched *s, const struct plx_sch
 	return beyond(s, j) && n > s->shift.n_blocks ? s->shift.n_blocks : n;
 }
 
-static uint32_t cached_now(const struct plx_sched *s, const struct plx_sched_job *j)
+/* Blocks of the prompt that are in the cache; *held: of them, those that others hold anyway. */
+static uint32_t cached_now(const struct plx_sched *s, const struct plx_sched_job *j, uint32_t *held)
 {
 	struct plx_prefix_at at = plx_prefix_begin(plx_sched_space(j));
 	uint32_t bt = s->conf.block_tokens, n = shareable_blocks(s, j), i = 0;
 
-	while (i < n && plx_prefix_find(&s->prefix, &at, &j->ids[i * bt]) != PLX_KV_NONE)
-		i++;
-	return i * bt;
+	*held = 0;
+	for (; i < n; i++) {
+		uint32_t b = plx_prefix_find(&s->prefix, &at, &j->ids[i * bt]);
+
+		if (b == PLX_KV_NONE)
+			break;
+		*held += b < s->conf.n_blocks && s->kv.block[b].ref > 0;
+	}
+	return i;
 }
 
 static int refuse(struct plx_sched_admit *out, int err, const char *why, double retry_ns)
 {
 	out->why = why;
-	out->retry_ns = retry_ns > 0 ? (uint64_t)fmax(retry_ns, RETRY_LEAST) : 0;
+	out->retry_ns = retry_ns > 0 ? (uint64_t)fmax(MEANWHILE * retry_ns, RETRY_LEAST) : 0;
 	return err;
 }
 
@@ -123,7 +130,10 @@ static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
 	if (!goes_on(j, e->max_new))
 		return refuse(out, PLX_E_BAD_REQUEST, "its answers are complete already", 0);
 	size_blocks(s, j, e);
-	if (e->need_blocks > c->n_blocks)
+	/* One sample has to fit whole; that the others leave for it is preempt.h's matter. */
+	uint32_t least = e->beyond ? e->need_blocks : e->max_blocks;
+
+	if (least > c->n_blocks || plx_sched_known_blocks(s, e) > c->n_blocks)
 		return refuse(out, PLX_E_TOO_LARGE,
 		              "prompt and answer need more KV blocks than there are", 0);
 	return 0;
@@ -136,8 +146,10 @@ struct place {
 	uint64_t turn_ns; /* its session's */
 	uint32_t own;     /* tokens to run */
 	uint64_t ahead;   /* tokens before them */
+	uint32_t blocks;  /* it takes to start */
 	double own_ns;    /* alone on the device */
-	double place_ns;  /* until slots and blocks are free */
+	double slots_ns;  /* until slots are free */
+	double memory_ns; /* until blocks are, of the pool and of its tenant's share */
 	double need_ns;   /* first token */
 };
 
@@ -171,10 +183,17 @@ static void look_ahead(const struct plx_sched *s, const struct plx_sched_job *j,
 {
 	struct plx_order_ahead w = plx_order_ahead(&s->wait, e->rank);
 
+	uint64_t blocks = w.tokens / s->conf.block_tokens + w.count + p->blocks;
+	uint64_t share =
+	    (uint64_t)s->tenant_held[j->tenant] + s->tenant_waits[j->tenant] + e->need_blocks;
+
 	p->ahead = w.tokens + plx_order_ahead(&s->prefill, e->rank).tokens;
 	out->queue_position = w.count;
-	p->place_ns =
-	    plx_sched_place_ns(s, w.count + j->n_samples, s->waiting_blocks + e->need_blocks);
+	p->slots_ns = plx_sched_slots_ns(s, w.count + j->n_samples);
+	p->memory_ns = plx_sched_blocks_ns(s, blocks);
+	if (j->tenant_blocks && share > j->tenant_blocks)
+		p->memory_ns =
+		    fmax(p->memory_ns, plx_sched_tenant_ns(s, j->tenant, share - j->tenant_blocks));
 }
 
 /* When the first token would come, as far as anything is known of the device's time. */
@@ -188,9 +207,13 @@ static void estimate(struct plx_sched *s, struct plx_sched_ent *e, uint64_t now_
 		out->est_ttft_ns = GUESS_NS * (1 + tokens / s->conf.step_tokens);
 		return;
 	}
-	p->need_ns = fmax(plx_sched_ttft_ns(s, p->ahead, p->own, now_ns), p->place_ns + p->own_ns);
+	double queue = plx_sched_ttft_ns(s, p->ahead, p->own, now_ns);
+	double place = fmax(p->slots_ns, p->memory_ns) + p->own_ns;
+
+	e->by_place = place > queue;
+	p->need_ns = fmax(queue, place);
 	e->raw_ns = (uint64_t)p->need_ns;
-	out->est_ttft_ns = (uint64_t)(p->need_ns * s->pace.truth);
+	out->est_ttft_ns = (uint64_t)(p->need_ns * s->pace.truth[e->by_place]);
 }
 
 /* The first behind it that its tokens would make miss an objective that holds without them. */
@@ -245,20 +268,24 @@ static int check_absurd(const struct plx_sched *s, const struct plx_sched_job *j
 	return 0;
 }
 
+/* How long it may take until its first token: what it asks for, or the longest queue. */
+static double patience(const struct place *p)
+{
+	return p->horizon_ns ? (double)p->horizon_ns : (double)PATIENCE_NS + p->own_ns;
+}
+
 static int check_pressure(const struct plx_sched *s, const struct plx_sched_job *j,
                           const struct plx_sched_ent *e, const struct place *p,
                           struct plx_sched_admit *out)
 {
+	double late = p->memory_ns + p->own_ns - patience(p);
+
 	if (j->tenant_blocks && e->need_blocks > j->tenant_blocks)
 		return refuse(out, PLX_E_KV_PRESSURE, "the key's share of KV memory is too small",
 		              0);
-	if (s->waiting_blocks + e->need_blocks > (uint64_t)WAIT_POOLS * s->conf.n_blocks)
-		return refuse(out, PLX_E_KV_PRESSURE, "too much waits for KV memory",
-		              fmax(p->place_ns / WAIT_POOLS, GUESS_NS));
-	if (p->place_ns > 0 && p->horizon_ns && p->place_ns + p->own_ns > (double)p->horizon_ns)
+	if (plx_cost_ready(&s->cost, true) && p->memory_ns > 0 && late > 0)
 		return refuse(out, PLX_E_KV_PRESSURE,
-		              "KV memory will not be free before the first token is due",
-		              p->place_ns + p->own_ns - (double)p->horizon_ns);
+		              "KV memory will not be free before the first token is due", late);
 	return 0;
 }
 
@@ -301,11 +328,16 @@ static int check_time(struct plx_sched *s, const struct plx_sched_job *j, struct
 static int admit(struct plx_sched *s, const struct plx_sched_job *j, struct plx_sched_ent *e,
                  uint64_t now_ns, struct place *p, struct plx_sched_admit *out)
 {
-	int err = size_up(s, j, e, out);
+	int err;
 
+	e->job = *j;
+	err = size_up(s, j, e, out);
 	if (err)
 		return err;
-	out->cached_tokens = cached_now(s, j);
+	uint32_t held, cached = cached_now(s, j, &held);
+
+	out->cached_tokens = cached * s->conf.block_tokens;
+	p->blocks = plx_sched_known_blocks(s, e) - held;
 	find_place(s, j, e, now_ns, p, out);
 	look_ahead(s, j, e, p, out);
 	estimate(s, e, now_ns, p, out);
@@ -338,7 +370,6 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
 	}
 	e->state = PLX_ENT_WAITING;
 	e->priority = job->priority;
-	e->job = *job;
 	e->late = false;
 	e->n_live = 0;
 	e->tenant_held = 0;

@@ -45,6 +45,9 @@ static inline uint32_t plx_sched_records(uint32_t n_top)
 	return 1 + (n_top + 2) / 3;
 }
 
+/* plx_sched_known_blocks - blocks its samples need to run all they know and one token more. */
+uint32_t plx_sched_known_blocks(const struct plx_sched *s, const struct plx_sched_ent *e);
+
 /*
  * plx_sched_start_waiting - start what has room, in order, until the prompts that run ahead of the
  * next one have so many tokens (sched_start.c).
@@ -76,8 +79,17 @@ double plx_sched_prompt_ns(const struct plx_sched *s, uint32_t tokens);
  */
 double plx_sched_ttft_ns(const struct plx_sched *s, uint64_t ahead, uint32_t own, uint64_t now_ns);
 
-/* plx_sched_place_ns - how long until n_seq more sequences with blocks may start. */
-double plx_sched_place_ns(const struct plx_sched *s, uint32_t n_seq, uint64_t blocks);
+/*
+ * plx_sched_slots_ns - how long until n_seq more sequences find slots.
+ * plx_sched_blocks_ns - how long until they find so many blocks, beside what those that run want
+ *                       for what they know.
+ * plx_sched_tenant_ns - how long until a tenant holds so many blocks less of its share.
+ *
+ * All take answers to end as often as they did lately; 0: at once.
+ */
+double plx_sched_slots_ns(const struct plx_sched *s, uint32_t n_seq);
+double plx_sched_blocks_ns(const struct plx_sched *s, uint64_t blocks);
+double plx_sched_tenant_ns(const struct plx_sched *s, uint32_t tenant, uint64_t blocks);
 
 /* plx_sched_gated - one more would make decodes alone too slow for somebody's objective. */
 bool plx_sched_gated(const struct plx_sched *s, const struct plx_sched_ent *e);

@@ -6,20 +6,22 @@
 
 #include <math.h>
 
-#define COLD_TOKENS  512u /* prompt tokens in a step of which no time is known */
-#define PACE         1.6  /* times a usual step of decodes: what prompts may make of it */
-#define PACE_FREE    2.0  /* the same where nobody named an objective */
-#define PROGRESS     1.05 /* times decodes alone: prompts get so much in any case */
-#define HASTE        1.15 /* prompts go this much faster than they need to */
-#define GATE         0.9  /* decodes alone may take this much of the objective */
-#define LOOK_AHEAD   32u  /* waiting requests whose need is looked at for a step */
-#define HALVINGS     8
-#define USUAL_OVER   1000000u /* steps: some hours */
-#define USUAL_WARM   10000u   /* steps that say what is usual at all */
-#define USUAL_FAR    0.15
-#define ANSWER_GUESS 128.0
-#define SMOOTH       (1.0 / 16)
-#define BEHIND_NS    INT64_C(4000000000)
+#define COLD_TOKENS    512u /* prompt tokens in a step of which no time is known */
+#define PACE           1.6  /* times a usual step of decodes: what prompts may make of it */
+#define PACE_FREE      2.0  /* the same where nobody named an objective */
+#define PROGRESS       1.05 /* times decodes alone: prompts get so much in any case */
+#define HASTE          1.15 /* prompts go this much faster than they need to */
+#define GATE           0.9  /* decodes alone may take this much of the objective */
+#define LOOK_AHEAD     32u  /* waiting requests whose need is looked at for a step */
+#define HALVINGS       8
+#define USUAL_OVER     1000000u /* steps: some hours */
+#define USUAL_WARM     10000u   /* steps that say what is usual at all */
+#define USUAL_FAR      0.15
+#define ANSWER_GUESS   128.0
+#define SMOOTH         (1.0 / 16)
+#define BEHIND_NS      INT64_C(4000000000)
+#define RETRY_LEAST_NS 1e6
+#define TRUTH_STEP     1.02 /* what one first token moves the correction by */
 
 static uint64_t least_of(uint64_t a, uint64_t b)
 {
@@ -189,19 +191,59 @@ double plx_sched_ttft_ns(const struct plx_sched *s, uint64_t ahead, uint32_t own
 	return out_left(s, now_ns) + (double)(tokens / n) * each + plx_cost_ns(&s->cost, &last);
 }
 
-double plx_sched_place_ns(const struct plx_sched *s, uint32_t n_seq, uint64_t blocks)
+/* An answer's whole time, at the pace of now. */
+static double answer_ns(const struct plx_sched *s)
 {
-	uint32_t room = plx_kv_room(&s->kv), n_run = s->view.n_seq ? s->view.n_seq : 1;
-	double short_of = n_seq > s->n_free_slots ? n_seq - s->n_free_slots : 0;
-
-	if (blocks > room) {
-		double held = (double)(s->kv.n_blocks - room) / n_run;
-
-		short_of = fmax(short_of, (double)(blocks - room) / fmax(held, 1));
-	}
 	double answer = s->pace.answer > 0 ? s->pace.answer : ANSWER_GUESS;
 
-	return short_of * answer * (double)s->load.step_ns / n_run;
+	return answer * (double)s->load.step_ns;
+}
+
+double plx_sched_slots_ns(const struct plx_sched *s, uint32_t n_seq)
+{
+	uint32_t n_run = s->view.n_seq ? s->view.n_seq : 1;
+
+	return n_seq > s->n_free_slots ? (n_seq - s->n_free_slots) * answer_ns(s) / n_run : 0;
+}
+
+/* How long until so many blocks come free, if n answers hold or yield `held` and each that ends
+ * yields its part at once. */
+static double freed_ns(const struct plx_sched *s, double blocks, double held, uint32_t n)
+{
+	return n > 0 && held > 0 ? ceil(blocks * n / held) * answer_ns(s) / n : 0;
+}
+
+double plx_sched_blocks_ns(const struct plx_sched *s, uint64_t blocks)
+{
+	uint64_t room = plx_kv_room(&s->kv), want = blocks + plx_sched_owed(s);
+	uint32_t n_run = s->view.n_seq;
+
+	if (want <= room)
+		return 0;
+	/* Meanwhile the others grow. */
+	double held = (double)(s->kv.n_blocks - room);
+	double grown = n_run * s->pace.answer / s->conf.block_tokens;
+
+	return freed_ns(s, (double)(want - room), fmax(held - grown, held / 4), n_run);
+}
+
+double plx_sched_tenant_ns(const struct plx_sched *s, uint32_t tenant, uint64_t blocks)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < s->n_run; i++) {
+		const struct plx_seq *q = &s->seq[s->run[i]];
+
+		n += q->state == PLX_SEQ_RUN && s->ent[q->ent].job.tenant == tenant;
+	}
+	return freed_ns(s, (double)blocks, s->tenant_held[tenant], n);
+}
+
+uint64_t plx_sched_retry_ns(const struct plx_sched *s)
+{
+	uint32_t n_run = s->view.n_seq ? s->view.n_seq : 1;
+
+	return (uint64_t)fmax(answer_ns(s) / n_run, RETRY_LEAST_NS);
 }
 
 bool plx_sched_gated(const struct plx_sched *s, const struct plx_sched_ent *e)
@@ -301,5 +343,7 @@ void plx_sched_first_came(struct plx_sched *s, const struct plx_sched_ent *e)
 	s->stats.ttft_err[bin_of(err, bound, PLX_SCHED_ERR_BINS)]++;
 	s->stats.ttft_later += truth > said;
 	p->ttft_err += SMOOTH * (fmin(err, 2) - p->ttft_err);
-	p->truth += SMOOTH * (fmin(fmax(truth / (double)e->raw_ns, 0.25), 4) - p->truth);
+	double *t = &p->truth[e->by_place], ratio = truth / (double)e->raw_ns / *t;
+
+	*t = fmin(fmax(ratio > 1 ? *t * TRUTH_STEP : *t / TRUTH_STEP, 0.25), 4);
 }

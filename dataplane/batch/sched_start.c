@@ -61,8 +61,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	s->run[s->n_run++] = slot;
 }
 
-/* Blocks that the samples need to run all they know and one token more. */
-static uint32_t known_blocks(const struct plx_sched *s, const struct plx_sched_ent *e)
+uint32_t plx_sched_known_blocks(const struct plx_sched *s, const struct plx_sched_ent *e)
 {
 	uint32_t bt = s->conf.block_tokens, shared = e->shared_end / bt, n = shared;
 	uint32_t most = e->beyond ? s->shift.n_blocks : UINT32_MAX;
@@ -110,7 +109,7 @@ static void start_samples(struct plx_sched *s, uint32_t key, uint32_t n_cached)
 static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 {
 	struct plx_sched_ent *e = &s->ent[key];
-	uint32_t n_live = live_samples(e), need = known_blocks(s, e);
+	uint32_t n_live = live_samples(e), need = plx_sched_known_blocks(s, e);
 	uint64_t room = plx_kv_room(&s->kv), owed = plx_sched_owed(s);
 
 	if (n_live > s->n_free_slots || need > room + e->shared_end / s->conf.block_tokens)

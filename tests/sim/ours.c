@@ -21,6 +21,15 @@ struct ours {
 	uint32_t *req; /* [n_keys] */
 	int32_t **ids; /* [n_keys] prompt; NULL: key is free */
 	uint64_t now_ns;
+	struct again *again; /* [n_again], conf.again */
+	uint32_t n_again;
+	uint64_t again_ns; /* the next */
+};
+
+/* A request that was refused and comes again. */
+struct again {
+	uint64_t at_ns;
+	uint32_t req;
 };
 
 static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -81,30 +90,72 @@ static struct plx_sched_job job_of(const struct ours *o, uint32_t req, const int
 	return j;
 }
 
+/* 0, or what it is refused with. */
+static int ask(struct ours *o, uint32_t req, struct plx_sched_admit *out)
+{
+	if (o->n_free == 0) {
+		out->retry_ns = plx_sched_retry_ns(&o->sched);
+		return PLX_E_QUEUE_FULL;
+	}
+	uint32_t key = o->free_key[o->n_free - 1];
+	int32_t *ids = write_prompt(&o->s->trace->req[req]);
+	struct plx_sched_job j = job_of(o, req, ids);
+	int e = plx_sched_add(&o->sched, key, &j, o->now_ns, out);
+
+	if (e) {
+		free(ids);
+		return e;
+	}
+	o->n_free--;
+	o->req[key] = req;
+	o->ids[key] = ids;
+	return 0;
+}
+
+static void comes_again(struct ours *o, uint32_t req, uint64_t at_ns)
+{
+	o->again[o->n_again++] = (struct again){.at_ns = at_ns, .req = req};
+	o->again_ns = at_ns < o->again_ns ? at_ns : o->again_ns;
+}
+
 static void arrive(void *ctx, uint32_t req, uint64_t now_ns)
 {
 	struct ours *o = ctx;
 	struct plx_sched_admit out;
 
 	o->now_ns = now_ns;
-	if (o->n_free == 0) {
-		sim_score_end(o->s->score, req, SIM_REJECTED, PLX_E_QUEUE_FULL, now_ns);
-		return;
-	}
-	uint32_t key = o->free_key[o->n_free - 1];
-	int32_t *ids = write_prompt(&o->s->trace->req[req]);
-	struct plx_sched_job j = job_of(o, req, ids);
-	int e = plx_sched_add(&o->sched, key, &j, now_ns, &out);
+	int e = ask(o, req, &out);
 
-	if (e) {
-		free(ids);
+	if (!e)
+		sim_score_estimate(o->s->score, req, out.est_ttft_ns);
+	else if (o->conf.again && out.retry_ns > 0)
+		comes_again(o, req, now_ns + out.retry_ns);
+	else
 		sim_score_end(o->s->score, req, SIM_REJECTED, e, now_ns);
-		return;
+}
+
+/* Those whose time it is. */
+static void ask_again(struct ours *o)
+{
+	struct plx_sched_admit out;
+	uint32_t n = o->n_again;
+
+	o->n_again = 0;
+	o->again_ns = UINT64_MAX;
+	for (uint32_t i = 0; i < n; i++) {
+		struct again a = o->again[i];
+
+		if (a.at_ns > o->now_ns) {
+			comes_again(o, a.req, a.at_ns);
+			continue;
+		}
+		int e = ask(o, a.req, &out);
+
+		o->s->score->n_again++;
+		o->s->score->n_again_in += e == 0;
+		if (e)
+			sim_score_end(o->s->score, a.req, SIM_REJECTED, e, o->now_ns);
 	}
-	o->n_free--;
-	o->req[key] = req;
-	o->ids[key] = ids;
-	sim_score_estimate(o->s->score, req, out.est_ttft_ns);
 }
 
 static uint32_t fill(void *ctx, struct plx_step *st, uint64_t now_ns)
@@ -143,13 +194,15 @@ static void tick(void *ctx, uint64_t now_ns)
 
 	o->now_ns = now_ns;
 	plx_sched_tick(&o->sched, now_ns);
+	if (now_ns >= o->again_ns)
+		ask_again(o);
 }
 
 static bool idle(void *ctx)
 {
 	struct ours *o = ctx;
 
-	return plx_sched_idle(&o->sched);
+	return o->n_again == 0 && plx_sched_idle(&o->sched);
 }
 
 static void close_ours(void *ctx)
@@ -163,6 +216,7 @@ static void close_ours(void *ctx)
 	free(o->free_key);
 	free(o->req);
 	free(o->ids);
+	free(o->again);
 	free(o);
 }
 
@@ -207,7 +261,9 @@ struct sim_engine sim_ours(struct sim *s, const struct sim_ours_conf *conf)
 	o->free_key = calloc(o->n_keys, sizeof(*o->free_key));
 	o->req = calloc(o->n_keys, sizeof(*o->req));
 	o->ids = calloc(o->n_keys, sizeof(*o->ids));
-	PLX_CHECK(o->free_key && o->req && o->ids);
+	o->again = calloc(s->trace->n_req, sizeof(*o->again));
+	o->again_ns = UINT64_MAX;
+	PLX_CHECK(o->free_key && o->req && o->ids && o->again);
 	for (uint32_t k = o->n_keys; k-- > 0;)
 		o->free_key[o->n_free++] = k;
 	return (struct sim_engine){.name = "ours",

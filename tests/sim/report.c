@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+#include "fw/base/err.h"
+
 static void quantiles(const struct sim_hist *h, double out[3])
 {
 	out[0] = sim_hist_ms(h, 0.5);
@@ -31,13 +33,15 @@ void sim_result_of(const struct sim *s, const char *name, double load, struct si
 	*out = (struct sim_result){.load = load,
 	                           .offered_hz = s->trace->offered_hz,
 	                           .goodput_hz = sim_score_goodput(c),
-	                           .est_rel = c->est_rel_sum / n_est,
+	                           .est_rel = {c->est_rel_sum / n_est},
 	                           .est_over = (double)c->est_over / n_est,
 	                           .busy = (double)s->dev.busy_ns / (double)c->end_ns,
 	                           .n_req = s->trace->n_req,
 	                           .n_done = c->n_done,
 	                           .n_rejected = c->n_rejected,
 	                           .n_cut = c->n_cut,
+	                           .n_again = c->n_again,
+	                           .n_again_in = c->n_again_in,
 	                           .n_steps = s->n_steps,
 	                           .digest = c->digest};
 	snprintf(out->name, sizeof(out->name), "%s", name);
@@ -51,6 +55,10 @@ void sim_result_of(const struct sim *s, const char *name, double load, struct si
 	out->reject[2] = sim_hist_ms(&c->reject, 1);
 	out->est_off[0] = sim_hist_ms(&c->est_err, 0.5);
 	out->est_off[1] = sim_hist_ms(&c->est_err, 0.99);
+	out->est_rel[1] = sim_hist_ms(&c->est_rel, 0.5) / 1000;
+	out->est_rel[2] = sim_hist_ms(&c->est_rel, 0.95) / 1000;
+	for (uint32_t i = 0; i < 128; i++)
+		out->n_err[i] = (uint32_t)c->err_count[i];
 }
 
 void sim_report_head(void)
@@ -102,8 +110,11 @@ void sim_report_line(const struct sim_result *r)
 	printf(" done=%u rejected=%u cut=%u reject_ms_p50=%.3f reject_ms_p99=%.3f "
 	       "reject_ms_max=%.3f",
 	       r->n_done, r->n_rejected, r->n_cut, r->reject[0], r->reject[1], r->reject[2]);
-	printf(" est_off_ms_p50=%.2f est_off_ms_p99=%.2f est_rel=%.3f est_over=%.3f busy=%.4f "
-	       "steps=%lu digest=%016lx\n",
-	       r->est_off[0], r->est_off[1], r->est_rel, r->est_over, r->busy,
-	       (unsigned long)r->n_steps, (unsigned long)r->digest);
+	printf(" queue_full=%u kv_pressure=%u unmeetable=%u again=%u again_in=%u",
+	       r->n_err[-PLX_E_QUEUE_FULL], r->n_err[-PLX_E_KV_PRESSURE],
+	       r->n_err[-PLX_E_DEADLINE_UNMEETABLE], r->n_again, r->n_again_in);
+	printf(" est_off_ms_p50=%.2f est_off_ms_p99=%.2f est_rel=%.3f est_rel_p50=%.3f "
+	       "est_rel_p95=%.3f est_over=%.3f busy=%.4f steps=%lu digest=%016lx\n",
+	       r->est_off[0], r->est_off[1], r->est_rel[0], r->est_rel[1], r->est_rel[2],
+	       r->est_over, r->busy, (unsigned long)r->n_steps, (unsigned long)r->digest);
 }

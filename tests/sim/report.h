@@ -12,9 +12,13 @@ struct sim_result {
 	double first[3], gap[3], burst_gap[3];
 	double first_kind[SIM_KINDS][3], gap_kind[SIM_KINDS][3];
 	double burst_chat_gap[3];
-	double reject[3];                     /* p50, p99, slowest */
-	double est_off[2], est_rel, est_over; /* p50, p99 of |error|; mean |error| / truth; share */
-	double busy, met[SIM_KINDS];          /* shares */
+	double reject[3]; /* p50, p99, slowest */
+	double est_off[2],
+	    est_over;        /* p50, p99 of |error| ms; share of estimates above the truth */
+	double est_rel[3];   /* mean, p50, p95 of |error| / truth */
+	uint32_t n_err[128]; /* rejects by -enum plx_err */
+	uint32_t n_again, n_again_in;
+	double busy, met[SIM_KINDS]; /* shares */
 	double late_first[SIM_KINDS], late_gaps[SIM_KINDS];
 	uint32_t n_req, n_done, n_rejected, n_cut;
 	uint64_t n_steps, digest;

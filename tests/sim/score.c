@@ -91,7 +91,10 @@ static void add_estimate(struct sim_score *s, const struct sim_fate *f, uint64_t
 	sim_hist_add(&s->est_err, off);
 	sim_hist_add(&s->est_first, truth);
 	s->est_over += f->est_ns > truth;
-	s->est_rel_sum += (double)off / (double)(truth ? truth : 1);
+	double rel = (double)off / (double)(truth ? truth : 1);
+
+	s->est_rel_sum += rel;
+	sim_hist_add(&s->est_rel, (uint64_t)(rel * 1e9));
 }
 
 void sim_score_token(struct sim_score *s, uint32_t req, uint32_t index, int32_t id, uint64_t ns)

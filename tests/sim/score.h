@@ -45,9 +45,11 @@ struct sim_score {
 	struct sim_hist burst_gap[SIM_KINDS], burst_gap_all; /* in prefill bursts */
 	struct sim_hist reject;
 	struct sim_hist est_err,
-	    est_first;      /* |estimate - truth|; truth of those with an estimate */
-	uint64_t est_over;  /* estimates above the truth */
-	double est_rel_sum; /* of |estimate - truth| / truth */
+	    est_first;                /* |estimate - truth|; truth of those with an estimate */
+	uint64_t est_over;            /* estimates above the truth */
+	double est_rel_sum;           /* of |estimate - truth| / truth */
+	struct sim_hist est_rel;      /* that, 1 as a second */
+	uint32_t n_again, n_again_in; /* came again when a reject said so; were let in then */
 };
 
 struct sim_score *sim_score_open(const struct sim_trace *t);

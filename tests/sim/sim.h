@@ -67,6 +67,7 @@ struct sim_ours_conf {
 	uint32_t window;   /* ids a client takes before it must say that it read some */
 	uint32_t deaf_mod; /* with a window: every so manieth request's client never reads */
 	uint64_t pause_ns;
+	bool again; /* who was refused comes again, once, when it was told to */
 	void (*edit)(uint32_t req, struct plx_sched_job *job); /* before it is added */
 };
 
