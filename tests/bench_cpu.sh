@@ -18,10 +18,13 @@
 # prompts of 64 and 64 new tokens each. A round runs each program once; RUNS rounds make a
 # median and a range.
 #
-# A token reads the layers' matrices, the head and the norms (mkmodel facts); its share of the read
-# bandwidth is against the faster of bench_stream and likwid-bench's load_avx512 (medians of the
-# same rounds). Prefill's share of the dot instruction's peak counts 2 operations for each
-# multiply-accumulate of the layers' matrices, over all of prefill's time.
+# A token reads the layers' matrices, the head and the norms (mkmodel facts). Its share of the read
+# bandwidth is taken by bench_device share: decode and bench_stream's fastest loop in turn, a tenth
+# of a second each, on the same threads, since memory that a host shares out changes its rate within
+# seconds; the median of all rounds' medians. Where likwid-bench's load_avx512 reads faster than
+# bench_stream (best rounds of both), the share falls by that ratio. Prefill's share of the dot
+# instruction's peak counts 2 operations for each multiply-accumulate of the layers' matrices, over
+# all of prefill's time.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 bin=${PLX_BIN:-build/release}
@@ -72,6 +75,9 @@ others_end() { # what: CPU time that was not ours
 
 # ---- one run of each program; prints one number ------------------------------------------------
 ours() { BENCH_RUNS=1 "$bin/bench_device" "$1" auto "$threads" "$2" | sed -nE "s/^bench_device: $2 [0-9]+, .*: ([0-9.]+) tokens.*/\1/p"; }
+own_share() { # model: per cent of the read bandwidth
+	BENCH_TOKEN_BYTES=$(fact token_bytes) BENCH_RUNS=1 "$bin/bench_device" "$1" auto "$threads" share | sed -nE 's/^bench_device: share, .*: ([0-9.]+) % of .*/\1/p'
+}
 stream() { # two numbers: GB/s, Gop/s
 	"$bin/bench_stream" "$threads" | sed -nE 's/^bench_stream: (read|dot), .*: ([0-9.]+) G.*/\2/p' | tr '\n' ' '
 }
@@ -96,6 +102,7 @@ stats() { # name: median lowest highest, or nothing
 	sort -g "$tmp/$1" | awk '{v[NR] = $1} END {print (NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2), v[1], v[NR]}'
 }
 median() { stats "$1" | cut -d' ' -f1; }
+best() { stats "$1" | cut -d' ' -f3; }
 calc() { awk "BEGIN {printf \"$1\", $2}"; }
 fact() { sed -nE "s/.*\\b$1=([^ ]+).*/\1/p" "$tmp/facts"; }
 line() { # what, name of the figure, unit
@@ -129,6 +136,7 @@ pair_rounds() { # model
 		read -r gb gop <<<"$(stream)"
 		note stream "$gb"; note dot "$gop"
 		note decode "$(ours "$1" decode)"
+		note share "$(own_share "$1")"
 		[ -z "$likwid" ] || note likwid "$(likwid_read)"
 		[ -z "${LLAMA_BENCH:-}" ] || note peer_decode "$(peer "$LLAMA_BENCH" "$1" 0 128 ${LLAMA_ARGS:-})"
 		note prefill "$(ours "$1" prefill)"
@@ -144,18 +152,20 @@ batch_rounds() { # model
 	done
 }
 pair_report() {
-	local bytes macs read_gb dot
+	local bytes macs read_gb dot scale
 	bytes=$(fact token_bytes); macs=$(fact layer_macs); dot=$(median dot)
 	read_gb=$(printf '%s\n' "$(median stream)" "$(median likwid)" | sort -g | tail -1)
 	line "read-only stream, ours" stream GB/s; line "likwid-bench $load_test" likwid GB/s
 	line "dot instruction alone" dot Gop/s
+	scale=$(calc %.4f "$(best stream) / $(printf '%s\n' "$(best stream)" "$(best likwid)" | sort -g | tail -1)")
+	line "decode's share of bench_stream's rate, in turn" share %
 	line "decode 128" decode tokens/s; line "decode 128, llama.cpp" peer_decode tokens/s; line "decode 128, ik_llama.cpp" ik_decode tokens/s
-	echo "bench_cpu: $label, decode reads $(calc %.2f "$bytes / 1e6") MB a token: $(calc %.2f "$bytes * $(median decode) / 1e9") GB/s, $(share decode "$bytes / 1e9" "$read_gb") of the read bandwidth (llama.cpp $(share peer_decode "$bytes / 1e9" "$read_gb"), ik_llama.cpp $(share ik_decode "$bytes / 1e9" "$read_gb"))"
+	echo "bench_cpu: $label, decode reads $(calc %.2f "$bytes / 1e6") MB a token: $(calc %.2f "$bytes * $(median decode) / 1e9") GB/s; its share of the read bandwidth is $(calc '%.1f %%' "$(median share) * $scale") in turn, $(share decode "$bytes / 1e9" "$read_gb") by the rounds' medians (llama.cpp $(share peer_decode "$bytes / 1e9" "$read_gb"), ik_llama.cpp $(share ik_decode "$bytes / 1e9" "$read_gb"))"
 	ratio decode decode peer_decode llama.cpp; ratio decode decode ik_decode ik_llama.cpp
 	line "prefill 512" prefill tokens/s; line "prefill 512, llama.cpp" peer_prefill tokens/s; line "prefill 512, ik_llama.cpp" ik_prefill tokens/s
 	echo "bench_cpu: $label, prefill: $(calc %.1f "2 * $macs * $(median prefill) / 1e9") Gop/s, $(share prefill "2 * $macs / 1e9" "$dot") of the dot instruction's peak (llama.cpp $(share peer_prefill "2 * $macs / 1e9" "$dot"), ik_llama.cpp $(share ik_prefill "2 * $macs / 1e9" "$dot"))"
 	ratio prefill prefill peer_prefill llama.cpp; ratio prefill prefill ik_prefill ik_llama.cpp
-	echo "| $label | $(cell decode) | $(calc %.1f "$bytes * $(median decode) / 1e9") of $(calc %.1f "$read_gb"), $(share decode "$bytes / 1e9" "$read_gb") | $(beside decode peer_decode) | $(beside decode ik_decode) | $(cell prefill) | $(share prefill "2 * $macs / 1e9" "$dot") | $(beside prefill peer_prefill) | $(beside prefill ik_prefill) |" >>"$tmp/table.pair"
+	echo "| $label | $(cell decode) | $(calc %.1f "$bytes * $(median decode) / 1e9") of $(calc %.1f "$read_gb"), in turn $(calc '%.1f %%' "$(median share) * $scale") | $(beside decode peer_decode) | $(beside decode ik_decode) | $(cell prefill) | $(share prefill "2 * $macs / 1e9" "$dot") | $(beside prefill peer_prefill) | $(beside prefill ik_prefill) |" >>"$tmp/table.pair"
 }
 batch_report() {
 	line "decode, 8 sequences" batch tokens/s; line "decode, 8 sequences, llama-batched-bench" peer_batch tokens/s
@@ -174,7 +184,7 @@ look_around
 for m in "$@"; do
 	[ -r "$m" ] || { echo "bench_cpu: $m: SKIPPED, no such file"; continue; }
 	label=$(basename "$m" .gguf)
-	rm -f "$tmp"/{stream,dot,likwid,decode,prefill,batch,peer_decode,peer_prefill,peer_batch,ik_decode,ik_prefill}
+	rm -f "$tmp"/{stream,dot,likwid,share,decode,prefill,batch,peer_decode,peer_prefill,peer_batch,ik_decode,ik_prefill}
 	"$bin/mkmodel" facts "$m" >"$tmp/facts" || continue
 	others_begin
 	[[ $parts != *" pair "* ]] || pair_rounds "$m"

@@ -2,7 +2,10 @@
  * Tokens a second of the CPU device on a real model: prefill of 512 tokens and decode of 128, on
  * one and two threads, and where the time goes.
  *
- * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | batch | batches | profile]
+ * Usage: bench_device [model.gguf] [isa] [threads] [prefill | decode | share | batch | batches |
+ *        profile]
+ * share: decode against this machine's read bandwidth, in turn on the same threads, a tenth of a
+ * second each; BENCH_TOKEN_BYTES says what a token reads (mkmodel facts).
  * batch: decode of 8 sequences at once; batches: of 1 to 16, and a profile of 8.
  * BENCH_RUNS=n: that many runs of each (5), for a script that takes turns with other programs.
  */
@@ -12,10 +15,12 @@
 #include <string.h>
 
 #include "accel/cpu.h"
+#include "fw/base/check.h"
 #include "fw/base/clock.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/devprof.h"
 #include "tests/lib/model_path.h"
+#include "tests/lib/stream.h"
 
 #define N_PREFILL 512u
 #define N_DECODE  128u
@@ -27,6 +32,9 @@
 #define N_BATCH_CTX 64u /* tokens of each prompt, and new ones of each */
 
 #define MAX_RUNS 25u
+
+#define SHARE_PAIRS 8u /* of each run */
+#define SHARE_NS    (100 * PLX_NS_PER_MS)
 
 static uint32_t n_runs = 5;
 
@@ -89,6 +97,140 @@ static void report(struct devkit *k, const char *isa, bool prefill)
 	printf("bench_device: %s, %u thread%s, %s: %.1f tokens/s (%.1f to %.1f over %u runs)\n",
 	       what, k->lim.n_threads, k->lim.n_threads > 1 ? "s" : "", isa, rate[n_runs / 2],
 	       rate[0], rate[n_runs - 1], n_runs);
+	fflush(stdout);
+}
+
+/* ---- decode against reading ------------------------------------------------------------------ */
+
+/*
+ * n tokens after a prompt of one, two steps in flight, as the batcher runs them; returns the
+ * seconds from the first one's end to the last one's.
+ */
+static double decode_stretch(struct devkit *k, uint32_t n)
+{
+	const int32_t last = PLX_TOK_LAST;
+	struct plx_sampler greedy = devkit_greedy();
+	const uint32_t bt = k->lim.block_tokens;
+	uint64_t t0 = 0;
+
+	for (uint32_t i = 0; i <= n + 1; i++) {
+		struct plx_step *s = devkit_step(k, i % 2);
+
+		if (i == 0) {
+			devkit_set(s, 0, &greedy);
+			devkit_blocks(s, 0, 0, (n + bt) / bt, 0);
+		}
+		if (i <= n) {
+			devkit_seq(s, 0, i == 0 ? prompt : &last, i, 1, true);
+			PLX_CHECK(plx_queue_submit(k->q, i % 2) == 0);
+		}
+		if (i > 0)
+			PLX_CHECK(devkit_wait(k) == (i - 1) % 2);
+		if (i == 1)
+			t0 = plx_clock_ns();
+	}
+	double s = (double)(plx_clock_ns() - t0) / 1e9;
+
+	devkit_clear(devkit_step(k, 0), 0);
+	PLX_CHECK(plx_queue_submit(k->q, 0) == 0);
+	(void)devkit_wait(k);
+	return s;
+}
+
+struct reading {
+	const struct stream_loop *loop;
+	uint64_t time_ns;
+	uint8_t *buf[DEVKIT_MAX_THREADS];
+	size_t off[DEVKIT_MAX_THREADS];
+	double rate[DEVKIT_MAX_THREADS];
+};
+
+static void read_task(void *arg, uint32_t lane)
+{
+	const size_t piece = STREAM_PASS_BYTES / 8;
+	struct reading *r = arg;
+	uint64_t t0, now;
+	size_t bytes = 0;
+
+	if (r->buf[lane] == NULL)
+		r->buf[lane] = stream_buffer();
+	t0 = now = plx_clock_ns();
+	for (; now - t0 < r->time_ns; now = plx_clock_ns()) {
+		r->loop->fn(r->buf[lane] + r->off[lane], piece);
+		r->off[lane] = (r->off[lane] + piece) % STREAM_BYTES;
+		bytes += piece;
+	}
+	r->rate[lane] = now > t0 ? (double)bytes / (double)(now - t0) : 0;
+}
+
+/* GB/s of all lanes together. */
+static double read_rate(struct devkit *k, struct reading *r, uint64_t time_ns)
+{
+	double sum = 0;
+
+	r->time_ns = time_ns;
+	devkit_lend(k, read_task, r);
+	for (uint32_t i = 0; i < k->lim.n_threads; i++)
+		sum += r->rate[i];
+	return sum;
+}
+
+static void choose_loop(struct devkit *k, struct reading *r)
+{
+	const struct stream_loop *best = stream_loop(0);
+	double rate = 0;
+
+	r->loop = best;
+	(void)read_rate(k, r, 0); /* takes the buffers */
+	for (uint32_t i = 0; (r->loop = stream_loop(i)) != NULL; i++) {
+		double now = read_rate(k, r, SHARE_NS / 2);
+
+		if (now > rate) {
+			rate = now;
+			best = r->loop;
+		}
+	}
+	r->loop = best;
+}
+
+/*
+ * Memory that others use too changes its rate from second to second, so each stretch of decode is
+ * held against the reads right before and right after it, and the median of these shares counts.
+ */
+static void share(struct devkit *k, const char *isa)
+{
+	static double part[MAX_RUNS * SHARE_PAIRS], rate[MAX_RUNS * SHARE_PAIRS],
+	    gbs[MAX_RUNS * SHARE_PAIRS];
+	const char *env = getenv("BENCH_TOKEN_BYTES");
+	double bytes = env != NULL ? atof(env) : 0, before;
+	uint32_t n = n_runs * SHARE_PAIRS, n_tok;
+	static struct reading r;
+
+	if (stream_loop(0) == NULL || bytes <= 0) {
+		printf("bench_device: share: SKIPPED, %s\n",
+		       bytes <= 0 ? "BENCH_TOKEN_BYTES is not set" : "no AVX2 here");
+		return;
+	}
+	choose_loop(k, &r);
+	n_tok = (uint32_t)((double)SHARE_NS / 1e9 / (decode_stretch(k, 8) / 8)) + 1;
+	n_tok = n_tok < N_DECODE ? n_tok : N_DECODE;
+	before = read_rate(k, &r, SHARE_NS);
+	for (uint32_t i = 0; i < n; i++) {
+		rate[i] = n_tok / decode_stretch(k, n_tok);
+		double after = read_rate(k, &r, SHARE_NS);
+
+		gbs[i] = (before + after) / 2;
+		part[i] = 100 * rate[i] * bytes / 1e9 / gbs[i];
+		before = after;
+	}
+	qsort(part, n, sizeof(part[0]), by_value);
+	qsort(rate, n, sizeof(rate[0]), by_value);
+	qsort(gbs, n, sizeof(gbs[0]), by_value);
+	printf("bench_device: share, %u threads, %s: %.1f %% of the read bandwidth (quartiles %.1f "
+	       "to %.1f, %u pairs); decode %.1f tokens/s (%.1f to %.1f), read %.2f GB/s (%.2f to "
+	       "%.2f, %s)\n",
+	       k->lim.n_threads, isa, part[n / 2], part[n / 4], part[3 * n / 4], n, rate[n / 2],
+	       rate[n / 4], rate[3 * n / 4], gbs[n / 2], gbs[n / 4], gbs[3 * n / 4], r.loop->name);
 	fflush(stdout);
 }
 
@@ -218,6 +360,8 @@ int main(int argc, char **argv)
 			report(&k, isa, true);
 		if (part[0] == '\0' || strcmp(part, "decode") == 0)
 			report(&k, isa, false);
+		if (strcmp(part, "share") == 0)
+			share(&k, isa);
 		if (strcmp(part, "batch") == 0)
 			batch(&k, isa, N_BATCH);
 		if (strcmp(part, "batches") == 0)

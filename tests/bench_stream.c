@@ -15,124 +15,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#include <immintrin.h>
 
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
+#include "tests/lib/stream.h"
 
-#define MAX_THREADS  64u
-#define BUF_BYTES    ((size_t)512 << 20)
-#define PASS_BYTES   ((size_t)32 << 20) /* between two looks at the clock */
-#define TRIAL_NS     (60 * PLX_NS_PER_MS)
-#define MEASURE_NS   (600 * PLX_NS_PER_MS)
-#define DOT_NS       (250 * PLX_NS_PER_MS)
-#define DOT_STEPS    100000u
-#define DOT_CHAINS   12u
-#define N_SPACE      4u /* streams of a loop with several: that many equal parts */
-#define PREFETCH_OFF 4096u
-
-static volatile uint64_t sink;
-
-/* ---- loops that read ------------------------------------------------------------------------- */
-
-typedef void (*read_fn)(const uint8_t *p, size_t bytes);
-
-/* One stream, with or without prefetch; the adds keep up with any memory. */
-#define READ_512(name, prefetch)                                                                   \
-	__attribute__((target("avx512f"))) static void name(const uint8_t *p, size_t bytes)        \
-	{                                                                                          \
-		__m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;                           \
-                                                                                                   \
-		for (size_t i = 0; i < bytes; i += 256) {                                          \
-			prefetch(p + i);                                                           \
-			a = _mm512_xor_si512(a, _mm512_load_si512(p + i));                         \
-			b = _mm512_xor_si512(b, _mm512_load_si512(p + i + 64));                    \
-			c = _mm512_xor_si512(c, _mm512_load_si512(p + i + 128));                   \
-			d = _mm512_xor_si512(d, _mm512_load_si512(p + i + 192));                   \
-		}                                                                                  \
-		a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));              \
-		sink = (uint64_t)_mm512_reduce_or_epi64(a);                                        \
-	}
-
-static inline __attribute__((always_inline)) void ahead_none(const uint8_t *p)
-{
-	(void)p;
-}
-
-static inline __attribute__((always_inline)) void ahead_far(const uint8_t *p)
-{
-	for (uint32_t i = 0; i < 256; i += 64)
-		_mm_prefetch((const char *)p + PREFETCH_OFF + i, _MM_HINT_T0);
-}
-
-static inline __attribute__((always_inline)) void ahead_near(const uint8_t *p)
-{
-	for (uint32_t i = 0; i < 256; i += 64)
-		_mm_prefetch((const char *)p + PREFETCH_OFF / 4 + i, _MM_HINT_T0);
-}
-
-static inline __attribute__((always_inline)) void ahead_nta(const uint8_t *p)
-{
-	for (uint32_t i = 0; i < 256; i += 64)
-		_mm_prefetch((const char *)p + PREFETCH_OFF + i, _MM_HINT_NTA);
-}
-
-READ_512(read_plain, ahead_none)
-READ_512(read_near, ahead_near)
-READ_512(read_far, ahead_far)
-READ_512(read_nta, ahead_nta)
-
-/* Four streams side by side, each its quarter of the part: four rows of banks are open at once. */
-__attribute__((target("avx512f"))) static void read_four(const uint8_t *p, size_t bytes)
-{
-	__m512i a[N_SPACE];
-	size_t part = bytes / N_SPACE;
-
-	for (uint32_t s = 0; s < N_SPACE; s++)
-		a[s] = _mm512_setzero_si512();
-	for (size_t i = 0; i < part; i += 128)
-		for (uint32_t s = 0; s < N_SPACE; s++) {
-			const uint8_t *at = p + s * part + i;
-
-			_mm_prefetch((const char *)at + PREFETCH_OFF / 2, _MM_HINT_T0);
-			_mm_prefetch((const char *)at + PREFETCH_OFF / 2 + 64, _MM_HINT_T0);
-			a[s] = _mm512_xor_si512(a[s], _mm512_load_si512(at));
-			a[s] = _mm512_xor_si512(a[s], _mm512_load_si512(at + 64));
-		}
-	a[0] = _mm512_xor_si512(_mm512_xor_si512(a[0], a[1]), _mm512_xor_si512(a[2], a[3]));
-	sink = (uint64_t)_mm512_reduce_or_epi64(a[0]);
-}
-
-__attribute__((target("avx2"))) static void read_avx2(const uint8_t *p, size_t bytes)
-{
-	__m256i a = _mm256_setzero_si256(), b = a;
-
-	for (size_t i = 0; i < bytes; i += 256) {
-		ahead_far(p + i);
-		for (uint32_t j = 0; j < 256; j += 64) {
-			a = _mm256_xor_si256(a, _mm256_load_si256((const void *)(p + i + j)));
-			b = _mm256_xor_si256(b, _mm256_load_si256((const void *)(p + i + j + 32)));
-		}
-	}
-	sink = (uint64_t)_mm256_extract_epi64(_mm256_xor_si256(a, b), 0);
-}
-
-static const struct {
-	const char *name;
-	read_fn fn;
-	bool wide; /* needs AVX-512 */
-} loops[] = {
-    {"512 bits", read_plain, true},
-    {"512 bits, prefetch 1 KiB ahead", read_near, true},
-    {"512 bits, prefetch 4 KiB ahead", read_far, true},
-    {"512 bits, prefetch 4 KiB ahead, non-temporal", read_nta, true},
-    {"512 bits, four streams a thread", read_four, true},
-    {"256 bits, prefetch 4 KiB ahead", read_avx2, false},
-};
-
-#define N_LOOPS (sizeof loops / sizeof loops[0])
+#define MAX_THREADS 64u
+#define TRIAL_NS    (60 * PLX_NS_PER_MS)
+#define MEASURE_NS  (600 * PLX_NS_PER_MS)
+#define DOT_NS      (250 * PLX_NS_PER_MS)
+#define DOT_STEPS   100000u
+#define DOT_CHAINS  12u
 
 /* ---- loops that multiply --------------------------------------------------------------------- */
 
@@ -170,7 +63,7 @@ __attribute__((target("avxvnni,avx2"))) static double dot_256(void)
 
 struct crew {
 	uint32_t n;
-	read_fn read; /* NULL: dot */
+	const struct stream_loop *read; /* NULL: dot */
 	dot_fn dot;
 	uint64_t time_ns;
 	pthread_barrier_t start;
@@ -199,9 +92,9 @@ static double one_piece(struct crew *c, uint32_t idx, size_t *off)
 {
 	if (c->read == NULL)
 		return c->dot();
-	c->read(c->buf[idx] + *off, PASS_BYTES);
-	*off = (*off + PASS_BYTES) % BUF_BYTES;
-	return (double)PASS_BYTES;
+	c->read->fn(c->buf[idx] + *off, STREAM_PASS_BYTES);
+	*off = (*off + STREAM_PASS_BYTES) % STREAM_BYTES;
+	return (double)STREAM_PASS_BYTES;
 }
 
 /* Work until somebody's time is up, so that all threads run to the end. */
@@ -250,55 +143,43 @@ static double crew_run(struct crew *c, uint64_t time_ns)
 
 /* ---- figures --------------------------------------------------------------------------------- */
 
-static void *fill(void *arg)
+static void *take_buffer(void *arg)
 {
-	memset(arg, 0x5a, BUF_BYTES);
+	*(uint8_t **)arg = stream_buffer();
 	return NULL;
 }
 
-/* Each buffer is first touched by a thread of its own, so that it may lie near to it. */
 static void take_buffers(struct crew *c)
 {
 	pthread_t thread[MAX_THREADS];
 
-	for (uint32_t i = 0; i < c->n; i++) {
-		c->buf[i] = mmap(NULL, BUF_BYTES + ((size_t)2 << 20), PROT_READ | PROT_WRITE,
-		                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		PLX_CHECK(c->buf[i] != MAP_FAILED);
-		/* Whole huge pages; the rest of the mapping is never touched. */
-		c->buf[i] += -(uintptr_t)c->buf[i] & (((size_t)2 << 20) - 1);
-		(void)madvise(c->buf[i], BUF_BYTES, MADV_HUGEPAGE);
-		PLX_CHECK(pthread_create(&thread[i], NULL, fill, c->buf[i]) == 0);
-	}
+	for (uint32_t i = 0; i < c->n; i++)
+		PLX_CHECK(pthread_create(&thread[i], NULL, take_buffer, &c->buf[i]) == 0);
 	for (uint32_t i = 0; i < c->n; i++)
 		pthread_join(thread[i], NULL);
 }
 
 static void bench_read(struct crew *c)
 {
+	const struct stream_loop *which = NULL;
 	double best = 0, rate;
-	size_t which = N_LOOPS;
 
 	take_buffers(c);
-	for (size_t i = 0; i < N_LOOPS; i++) {
-		if (!(loops[i].wide ? __builtin_cpu_supports("avx512f")
-		                    : __builtin_cpu_supports("avx2")))
-			continue;
-		c->read = loops[i].fn;
+	for (uint32_t i = 0; (c->read = stream_loop(i)) != NULL; i++) {
 		rate = crew_run(c, TRIAL_NS);
 		if (rate > best) {
 			best = rate;
-			which = i;
+			which = c->read;
 		}
 	}
-	if (which == N_LOOPS) {
+	if (which == NULL) {
 		printf("bench_stream: read: SKIPPED, no AVX2 here\n");
 		return;
 	}
-	c->read = loops[which].fn;
+	c->read = which;
 	rate = crew_run(c, MEASURE_NS);
 	printf("bench_stream: read, %u thread%s: %.2f GB/s (%s)\n", c->n, c->n > 1 ? "s" : "", rate,
-	       loops[which].name);
+	       which->name);
 }
 
 static void bench_dot(struct crew *c)

@@ -290,6 +290,15 @@ V16_INLINE void mm_tokens(enum plx_qtype type, uint32_t nt, const struct mm_tile
 #endif
 }
 
+V16_INLINE uint32_t mm_prefetch(enum plx_qtype type)
+{
+	if (plx_k_wants(type) != PLX_K_ACT_Q8)
+		return MM_PREFETCH_BYTES;
+	const struct plx_layout l = plx_layout_of(type);
+
+	return l.q_bytes + l.h_bytes < MM_PREFETCH_BLOCK ? MM_PREFETCH_BYTES : 0;
+}
+
 /* All tiles and tokens of a call, for one format. */
 V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 {
@@ -302,7 +311,7 @@ V16_INLINE void mm_type(enum plx_qtype type, const struct plx_k_mm *m)
 
 	for (uint32_t row = m->row_begin; row < m->row_end; row += PLX_K_TILE) {
 		tile.w = (const uint8_t *)m->w->data + row / PLX_K_TILE * tile_bytes;
-		tile.prefetch = MM_PREFETCH_BYTES;
+		tile.prefetch = mm_prefetch(type);
 		for (uint32_t t = m->tok_begin, nt; t < m->tok_end; t += nt) {
 			vf acc[V16_MM_TOKENS];
 
