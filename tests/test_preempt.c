@@ -11,9 +11,10 @@
 #include <cmocka.h>
 
 #include "fw/base/err.h"
-#include "tests/lib/schedrig.h"
+#include "tests/lib/guess.h"
 
 static struct rig g;
+static struct guess drafts;
 
 static void no_eog(void)
 {
@@ -457,6 +458,9 @@ static void random_world(uint64_t seed, uint32_t n_ops)
 	h.n_host = h.cache && rnd(3) ? 1 + rnd(30) : 0;
 
 	rig_open(&g, &h);
+	drafts = (struct guess){.wrong = 1 + rnd(8), .most = PLX_MAX_DRAFT, .p = 0.8f};
+	if (rnd(2))
+		guess_open(&drafts, &g);
 	g.s.conf.window = 1 + rnd(100);
 	g.s.conf.pause_ns = 400;
 	for (uint32_t i = 0; i < n_ops; i++) {
@@ -473,7 +477,7 @@ static void random_world(uint64_t seed, uint32_t n_ops)
 static void test_preempt_million_random_operations(void **state)
 {
 	uint64_t tokens = 0, done = 0, preempted = 0, recomputed = 0, out = 0, back = 0, cow = 0;
-	uint64_t shifts = 0;
+	uint64_t shifts = 0, drafted = 0, accepted = 0;
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= 40; seed++) {
@@ -486,12 +490,15 @@ static void test_preempt_million_random_operations(void **state)
 		back += g.s.tier.n_back;
 		cow += g.s.tier.n_cow;
 		shifts += g.s.stats.shifts;
+		drafted += g.s.draft.drafted[0];
+		accepted += g.s.draft.accepted[0];
 		rig_close(&g);
 	}
 
 	/* The operations reached what they are meant to reach. */
 	assert_true(tokens > 100000 && done > 5000);
 	assert_true(preempted > 3000 && recomputed > 80000);
+	assert_true(drafted > 20000 && accepted > 5000 && accepted < drafted);
 	assert_true(out > 500 && back > 40 && cow > 100);
 	assert_true(shifts > 2000);
 }

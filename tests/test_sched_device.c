@@ -2,7 +2,7 @@
  * The scheduler over the CPU device: the same ids and the same bits of their log-probabilities,
  * alone or in a batch, at any chunking, with and without the prefix cache, in samples that share
  * their prompt, on one thread or more, preempted, swapped to the host and back, going on from what
- * was said elsewhere, and where the oldest tokens leave the context.
+ * was said elsewhere, where the oldest tokens leave the context, and with drafts, right and wrong.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -105,6 +105,50 @@ static void on_copy(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
 	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, pairs, n), 0);
 }
 
+/* Drafts what was said without drafts, but for one id in one_in. */
+static uint32_t one_in, n_guess; /* one_in 0: no drafts */
+
+static void guess_begin(void *ctx, uint32_t slot)
+{
+	(void)ctx, (void)slot;
+}
+
+static uint32_t guess_learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n,
+                            uint32_t n_prompt_ids, uint32_t most)
+{
+	(void)ctx, (void)slot, (void)ids, (void)n, (void)n_prompt_ids, (void)most;
+	return 0;
+}
+
+static void guess_propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
+                          struct plx_draft *out)
+{
+	const struct plx_seq *q = &sched.seq[slot];
+
+	(void)ctx, (void)ids, (void)n;
+	out->n = 0;
+	for (uint32_t i = q->n_out; i < N_NEW && out->n < most; i++) {
+		int32_t id = want[q->ent].id[q->sample][i];
+
+		out->p[out->n] = 0.9f;
+		out->id[out->n++] = n_guess++ % one_in == one_in - 1 ? (id + 1) % 64 : id;
+	}
+}
+
+static void use_drafts(void)
+{
+	struct plx_drafter by = {"guess", NULL, guess_begin, guess_learn, guess_propose};
+
+	assert_int_equal(plx_sched_add_drafter(&sched, &by), 0);
+}
+
+/* Times of a device whose steps take long and tokens little, so that drafts are worth it. */
+static void set_times(struct plx_step *st)
+{
+	st->start_ns = 1000000 * st->id;
+	st->end_ns = st->start_ns + 900000 + st->n_tok * 1000;
+}
+
 static uint32_t pool_of(const struct shape *h)
 {
 	return h->n_blocks ? h->n_blocks : 100;
@@ -143,6 +187,8 @@ static void shape_open(const struct shape *h)
 	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
+	if (one_in)
+		use_drafts();
 	if (h->n_host > 0 || h->ctx)
 		plx_sched_set_copy(&sched, NULL, on_copy);
 	memset(got, 0, sizeof(got));
@@ -184,6 +230,8 @@ static void run_all(const struct shape *h)
 		struct plx_step *st = plx_queue_step(kit.q, idx);
 
 		assert_int_equal(st->status, 0);
+		if (one_in)
+			set_times(st);
 		plx_sched_done(&sched, st, 0, 1);
 		preempt_one(h, n++);
 		free_step[n_free++] = idx;
@@ -337,6 +385,35 @@ static void test_sched_device_same_bits_beyond_the_context(void **state)
 	assert_true(preempted > 8);
 }
 
+/* Drafts verified at any temperature, under penalties, in samples, preempted, on the host. */
+static void test_sched_device_same_bits_with_drafts(void **state)
+{
+	static const struct shape alone[2] = {{3, 128, 3, 2, 1, false, false, 0, 0, 0, 0},
+	                                      {3, 128, 3, 2, 1, false, false, 0, 0, 0, 80}};
+	static const struct shape shapes[] = {
+	    {3, 128, 3, 2, 1, false, false, 0, 0, 0, 0}, {3, 128, 3, 2, 2, true, false, 0, 0, 0, 0},
+	    {9, 128, 9, 2, 1, true, true, 0, 0, 0, 0},   {9, 32, 9, 2, 2, false, true, 0, 0, 0, 0},
+	    {9, 64, 9, 2, 1, true, true, 24, 40, 0, 0},  {9, 64, 9, 3, 2, true, true, 22, 0, 9, 0},
+	    {9, 64, 9, 2, 1, true, true, 24, 8, 0, 80},
+	};
+	static const uint32_t wrong[] = {1000, 3, 4, 1, 5, 6, 7};
+
+	(void)state;
+	make_prompts();
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		one_in = 0;
+		run_shape(&alone[shapes[i].ctx != 0]);
+		memcpy(want, got, sizeof(want));
+		one_in = wrong[i];
+		run_shape(&shapes[i]);
+		compare();
+		assert_true(sched.draft.drafted[0] > 60);
+		assert_true(one_in == 1 || sched.draft.accepted[0] > 30);
+		assert_true(one_in > 1 || sched.draft.accepted[0] == 0);
+	}
+	one_in = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -344,6 +421,7 @@ int main(void)
 	    cmocka_unit_test(test_sched_device_same_bits_when_preempted),
 	    cmocka_unit_test(test_sched_device_goes_on_from_what_was_said),
 	    cmocka_unit_test(test_sched_device_same_bits_beyond_the_context),
+	    cmocka_unit_test(test_sched_device_same_bits_with_drafts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,7 @@
 
 /* What a step has to do. */
 struct plx_cost_work {
-	uint32_t decodes;     /* sequences that run one token */
+	uint32_t decodes;     /* tokens that are sampled: one a sequence, and its drafts */
 	uint32_t prefill;     /* prompt tokens */
 	uint64_t context;     /* sum over decodes of the positions before them */
 	uint64_t prefill_pos; /* sum over prompt tokens of their position */

@@ -1,6 +1,5 @@
 /* Waiting and every way to end; admission, time, starts, steps and results have files of their own,
  * sched.h the policy. */
-#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include <string.h>
@@ -30,7 +29,8 @@ size_t plx_sched_bytes(const struct plx_sched_conf *c)
 	       plx_prefix_bytes(c->n_blocks + c->n_host_blocks, c->block_tokens) +
 	       plx_tier_bytes(c->n_blocks, c->n_host_blocks) +
 	       c->n_keys * sizeof(struct plx_sched_ent) + c->n_slots * seq +
-	       2 * plx_order_bytes(c->n_keys) + plx_fair_bytes(c->n_keys) + 512;
+	       2 * plx_order_bytes(c->n_keys) + plx_fair_bytes(c->n_keys) +
+	       plx_sched_draft_bytes(c) + 512;
 }
 
 static int check_conf(const struct plx_sched_conf *c, struct plx_diag *d)
@@ -104,6 +104,7 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
 	      : plx_prefix_init(&s->prefix, a, &s->kv, c->n_host_blocks, c->block_tokens,
 	                        c->prefix_cache, c->secret);
 	e = e ? e : plx_tier_init(&s->tier, a, c->n_blocks, c->n_host_blocks);
+	e = e ? e : plx_sched_draft_init(s, a);
 	if (e == 0)
 		plx_prefix_use_tier(&s->prefix, &s->tier);
 	return e;
@@ -193,11 +194,6 @@ static void run_remove(struct plx_sched *s, uint32_t slot)
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot)
 {
 	plx_sched_forget(s, slot);
-	if (s->seq[slot].kept) {
-		if (!s->seq[slot].kept_kv)
-			plx_sched_kept_drop(s, slot);
-		return;
-	}
 	plx_seq_release(&s->seq[slot], &s->prefix);
 	run_remove(s, slot);
 	s->free_slot[s->n_free_slots++] = slot;
@@ -233,16 +229,6 @@ static void learn_answer(struct plx_sched *s, uint32_t n_out)
 	*mean = *mean > 0 ? *mean + (n_out - *mean) / 64 : n_out;
 }
 
-void plx_sched_ent_free(struct plx_sched *s, uint32_t key)
-{
-	struct plx_sched_ent *e = &s->ent[key];
-
-	s->tenant_held[e->job.tenant] -= e->tenant_held;
-	settle_share(s, e);
-	e->state = PLX_ENT_FREE;
-	plx_sched_prefill_update(s, key);
-}
-
 static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 {
 	struct plx_sched_ent *e = &s->ent[key];
@@ -254,7 +240,10 @@ static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 		f->prefill_ns = e->first_ns > e->start_ns ? e->first_ns - e->start_ns : 0;
 		f->decode_ns = now_ns > e->first_ns ? now_ns - e->first_ns : 0;
 	}
-	plx_sched_ent_free(s, key);
+	s->tenant_held[e->job.tenant] -= e->tenant_held;
+	settle_share(s, e);
+	e->state = PLX_ENT_FREE;
+	plx_sched_prefill_update(s, key);
 	s->sink.final(s->sink.ctx, key, f);
 }
 
@@ -385,8 +374,7 @@ static bool tick_seq(struct plx_sched *s, struct plx_seq *q, uint64_t now_ns)
 		seq_too_late(s, q->ent, now_ns);
 		return true;
 	}
-	bool at_window =
-	    q->n_out >= q->window && q->n_out < q->max_new && !s->ent[q->ent].job.one_id;
+	bool at_window = q->n_out >= q->window && q->n_out < q->max_new;
 
 	if (at_window && q->paused_ns == 0) {
 		q->paused_ns = now_ns;

@@ -29,6 +29,13 @@
  * prompts while any waits. Two steps in flight need no more care: each of them is as long as this
  * says, and a sequence is in both.
  *
+ * Drafts (draft.h). While they are expected to pay, by the chances that drafters give and by what
+ * steps take, steps go one at a time: each is filled when the one before came back, so that all ids
+ * are known behind which is to be drafted. What the device idles meanwhile is measured and counted
+ * against drafting. Otherwise steps are what they are without drafts. Chances are judged whether
+ * drafts run or not, so nothing is run only to find out. Drafts take blocks only where there are
+ * plenty, no place of a prompt, and no time that others' objectives need.
+ *
  * Waiting for company: with wait_ns set, an idle device starts only when the batch is full
  * (step_seqs requests or step_tokens tokens wait) or the oldest waited wait_ns. It is 0 by default:
  * with batching by iterations whoever comes later joins the next step, so that waiting gains
@@ -67,6 +74,7 @@
 #define PLX_DATAPLANE_BATCH_SCHED_H
 
 #include "dataplane/batch/cost.h"
+#include "dataplane/batch/draft_lookup.h"
 #include "dataplane/batch/queue.h"
 #include "dataplane/batch/seq.h"
 
@@ -97,6 +105,7 @@ struct plx_sched_conf {
 	bool prefix_cache;
 	uint32_t n_host_blocks; /* second level of the cache; 0: none */
 	uint32_t step_copies;   /* blocks copied before a step at most; 0: any number */
+	uint32_t draft_ids;     /* of each sequence that look-up indexes; 0: none drafts */
 	uint64_t secret;
 	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
 	uint32_t n_eog;
@@ -107,10 +116,6 @@ struct plx_sched_have {
 	const int32_t *ids; /* [n] generated before */
 	uint32_t n;
 	uint8_t end; /* enum plx_seq_end; not NONE: over, with these */
-	/* Of a request that was moved here (move.h): */
-	uint32_t window;            /* may make ids below this index; 0: n and the configured */
-	uint32_t from_dev;          /* whose blocks from's are */
-	const struct plx_seq *from; /* kept there with its blocks; NULL: run everything again */
 };
 
 /* What a request asks for. */
@@ -139,12 +144,6 @@ struct plx_sched_job {
 	 * Must stay as ids must.
 	 */
 	const struct plx_sched_have *have;
-	/*
-	 * Of a request that was admitted elsewhere (move.h): when it came, and when its first id;
-	 * it is not refused for what rests on estimates. 0: it is new.
-	 */
-	uint64_t since_ns, first_ns;
-	bool one_id; /* each sample makes one id, then waits to go on elsewhere */
 };
 
 enum plx_sched_final_kind { PLX_SCHED_DONE = 1, PLX_SCHED_REJECT, PLX_SCHED_CANCELLED };
@@ -155,8 +154,6 @@ struct plx_sched_final {
 	int32_t err;   /* REJECT */
 	uint32_t cached_tokens;
 	uint64_t queue_ns, prefill_ns, decode_ns;
-	uint8_t device;                        /* fleet.h: which ran it last */
-	bool kind_changed;                     /* fleet.h: ids are of more than one numeric kind */
 	uint8_t end[PLX_SCHED_MAX_SAMPLES];    /* enum plx_seq_end of each sample */
 	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
 	/* Tokens that had left the context when the last of them was made. */
@@ -203,8 +200,7 @@ struct plx_sched_ent {
 	uint32_t max_blocks;  /* of one sample */
 	uint32_t tenant_held; /* blocks counted against the tenant */
 	bool by_context;
-	bool beyond;   /* asked for, and can be */
-	bool imported; /* it started with blocks of another device */
+	bool beyond; /* asked for, and can be */
 	uint64_t admit_ns, start_ns, first_ns;
 	struct plx_sched_job job;
 	struct plx_sched_final out;
@@ -265,6 +261,26 @@ struct plx_sched_pace {
 	uint64_t out_since; /* the first step in flight runs since then */
 };
 
+/* Who drafts, and what is known of drafting (sched_draft.c). */
+struct plx_sched_draft {
+	struct plx_drafter by[PLX_DRAFTERS];
+	uint32_t n_by; /* 0: nobody */
+	struct plx_lookup lookup;
+	struct plx_draft *plan;        /* [n_slots] for the step that is filled */
+	struct plx_draft_share *share; /* [n_slots] candidates */
+	uint32_t *slot;                /* [n_slots] theirs */
+	uint32_t n_share;
+	uint32_t next;      /* index in run at which ids are learnt next */
+	bool out;           /* a step with drafts is in flight */
+	bool decided, pays; /* with what has come back so far: drafts pay */
+	bool waited;        /* no step was given for the sake of drafts */
+	uint64_t out_id;    /* the last step with drafts */
+	uint64_t waited_id; /* the last step that came after a wait */
+	uint64_t last_end_ns;
+	double gap_ns; /* the device idles so long while the batcher learns of its step */
+	uint64_t drafted[PLX_DRAFTERS], accepted[PLX_DRAFTERS];
+};
+
 struct plx_sched {
 	struct plx_sched_conf conf;
 	struct plx_sched_sink sink;
@@ -277,6 +293,7 @@ struct plx_sched {
 	struct plx_cost cost;
 	struct plx_sched_view view;
 	struct plx_sched_pace pace;
+	struct plx_sched_draft draft;
 	struct plx_order wait;    /* requests that have not started; tokens: not cached */
 	struct plx_order prefill; /* those whose prompt is not all given; tokens: what is left */
 	struct plx_fair fair;
@@ -286,7 +303,6 @@ struct plx_sched {
 	uint32_t *run;       /* [n_slots] slots that are not free, in order of start */
 	uint32_t n_run;
 	uint32_t n_away;      /* of them preempted and not gone on */
-	uint32_t n_kept;      /* of them over here and going on elsewhere */
 	uint32_t hungry;      /* slot that found no block, the first in the order; PLX_KV_NONE */
 	uint32_t head;        /* slot that is first in the order, while any is away */
 	uint64_t coming;      /* blocks that are free when the steps in flight of some came back */
@@ -295,7 +311,6 @@ struct plx_sched {
 	uint32_t *free_slot;  /* [n_slots] stack */
 	uint32_t n_free_slots;
 	uint32_t first_decode; /* index in run at which the next step's decodes begin */
-	bool had_prompt;       /* the last step ran prompt tokens */
 	uint32_t n_steps_out;  /* steps in flight */
 	uint32_t promised;     /* sink records that steps in flight can still bring */
 	uint64_t next_step_id;
@@ -303,12 +318,6 @@ struct plx_sched {
 	bool lost;       /* the device is gone until reset: no steps */
 	uint32_t tenant_held[PLX_SCHED_TENANTS];  /* that running requests may need */
 	uint32_t tenant_waits[PLX_SCHED_TENANTS]; /* that waiting ones may need */
-	/* move.h; NULL: blocks of other devices can't be copied, what a failed step ran ends. */
-	void *move_ctx;
-	uint32_t import_from; /* bit d: device d's blocks can be copied */
-	void (*import)(void *ctx, uint32_t from_dev, const struct plx_block_copy *pairs,
-	               uint32_t n);
-	void (*lost_request)(void *ctx, uint32_t key);
 };
 
 /* plx_sched_bytes - what init takes from the arena. */
@@ -326,6 +335,13 @@ int plx_sched_init(struct plx_sched *s, struct plx_arena *a, const struct plx_sc
  */
 void plx_sched_set_copy(struct plx_sched *s, void *ctx,
                         void (*copy)(void *ctx, const struct plx_block_copy *pairs, uint32_t n));
+
+/*
+ * plx_sched_add_drafter - one more that guesses; before anything is added. The device must have
+ * PLX_CAP_DRAFT. The first that proposes anything for a sequence is taken.
+ * Errors: LIMIT (there are PLX_DRAFTERS already).
+ */
+int plx_sched_add_drafter(struct plx_sched *s, const struct plx_drafter *by);
 
 /* What admission tells the client. */
 struct plx_sched_admit {
@@ -356,13 +372,6 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
  * For whoever was refused without being looked at; add says it for a request.
  */
 uint64_t plx_sched_retry_ns(const struct plx_sched *s);
-
-/*
- * plx_sched_quote - what plx_sched_add would say, with nothing taken or counted. The key is free.
- * Cost: as plx_sched_add.
- */
-int plx_sched_quote(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
-                    uint64_t now_ns, struct plx_sched_admit *out);
 
 /* plx_sched_cancel - end a request now as CANCELLED. No effect on a free key. */
 void plx_sched_cancel(struct plx_sched *s, uint32_t key, uint8_t cause, uint64_t now_ns);

@@ -1,5 +1,4 @@
 /* What a step brought back: ids, ends, faults, lost devices. */
-#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include "fw/base/check.h"
@@ -18,7 +17,7 @@ static void measure(struct plx_sched *s, const struct plx_step *st)
 	uint64_t ns = st->end_ns > st->start_ns ? st->end_ns - st->start_ns : 0;
 
 	smooth(&s->load.step_ns, ns);
-	if (st->n_tok >= TOK_NS_LEAST_TOK)
+	if (st->n_tok >= TOK_NS_LEAST_TOK && !plx_sched_has_drafts(s, st))
 		smooth(&s->load.tok_ns, ns / st->n_tok);
 }
 
@@ -38,32 +37,53 @@ static void seq_fault(struct plx_sched *s, uint32_t slot, uint64_t device_ns, ui
 	plx_sched_sample_end(s, slot, PLX_SEQ_END_FAULT, now_ns);
 }
 
+/* One of the ids that a step sampled; how the answer ends with it. */
+static enum plx_seq_end id_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint32_t k,
+                                  uint32_t n_tok)
+{
+	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
+	const struct plx_step_out *o = &plx_step_outs(st)[i];
+	struct plx_seq *q = &s->seq[r->slot];
+	const struct plx_top *top = NULL;
+	uint32_t index = q->n_out;
+
+	if (o->top_off)
+		top = (const struct plx_top *)(const void *)((const char *)st + o->top_off) +
+		      (size_t)k * r->n_top;
+	enum plx_seq_end end = plx_seq_take(q, n_tok, &o->id[k], s->conf.eog, s->conf.n_eog);
+
+	plx_seq_publish(q, &s->prefix);
+	if (end == PLX_SEQ_END_EOS)
+		s->sink.end(s->sink.ctx, q->ent, q->sample, end, st->end_ns);
+	else
+		s->sink.token(s->sink.ctx, q->ent, q->sample, index, o->id[k], o->logprob[k], top,
+		              top ? r->n_top : 0, end, st->end_ns);
+	return end;
+}
+
 static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint64_t now_ns)
 {
 	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
 	const struct plx_step_out *o = &plx_step_outs(st)[i];
 	struct plx_seq *q = &s->seq[r->slot];
 	struct plx_sched_ent *e = &s->ent[q->ent];
-	const struct plx_top *top =
-	    o->top_off ? (const struct plx_top *)(const void *)((const char *)st + o->top_off)
-		       : NULL;
-	uint32_t index = q->n_out;
-	enum plx_seq_end end =
-	    plx_seq_take(q, r->n_tok, o->n_out ? &o->id[0] : NULL, s->conf.eog, s->conf.n_eog);
+	enum plx_seq_end end = PLX_SEQ_END_NONE;
 
-	plx_seq_publish(q, &s->prefix);
-	if (o->n_out == 0)
+	plx_sched_drafts_came(s, r, o);
+	if (o->n_out == 0) {
+		(void)plx_seq_take(q, r->n_tok, NULL, NULL, 0);
+		plx_seq_publish(q, &s->prefix);
 		return;
+	}
 	q->last_ns = st->end_ns;
 	if (e->first_ns == 0) {
 		e->first_ns = st->end_ns;
 		plx_sched_first_came(s, e);
 	}
-	if (end == PLX_SEQ_END_EOS)
-		s->sink.end(s->sink.ctx, q->ent, q->sample, end, st->end_ns);
-	else
-		s->sink.token(s->sink.ctx, q->ent, q->sample, index, o->id[0], o->logprob[0], top,
-		              top ? r->n_top : 0, end, st->end_ns);
+	for (uint32_t k = 0; k < o->n_out && end == PLX_SEQ_END_NONE; k++) {
+		end = id_result(s, st, i, k, k == 0 ? r->n_tok - r->n_draft : 1);
+		s->stats.late_tokens += end != PLX_SEQ_END_NONE ? o->n_out - k - 1 : 0;
+	}
 	if (end != PLX_SEQ_END_NONE)
 		plx_sched_sample_end(s, r->slot, end, now_ns);
 }
@@ -76,7 +96,7 @@ static void take_result(struct plx_sched *s, struct plx_step *st, uint32_t i, in
 
 	PLX_CHECK(q->in_flight > 0);
 	q->in_flight--;
-	s->promised -= plx_sched_records(q->n_top);
+	s->promised -= plx_sched_records(q->n_top) * (1 + plx_step_seqs(st)[i].n_draft);
 	bool leaving = q->leaving;
 
 	if (q->state == PLX_SEQ_DRAIN) {
@@ -109,11 +129,6 @@ static void lose_request(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 			mark_bad(s, &s->seq[e->slot[i]]);
 			s->stats.faulted++;
 		}
-	if (s->lost_request) {
-		plx_sched_leave(s, key, false);
-		s->lost_request(s->move_ctx, key);
-		return;
-	}
 	plx_sched_ent_fail(s, key, PLX_SCHED_REJECT, PLX_E_DEVICE_LOST, 0, now_ns);
 }
 
@@ -150,6 +165,7 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 	s->n_steps_out--;
 	plx_tier_step_came(&s->tier, step, status == 0);
 	plx_sched_step_came(s, step, status == 0, now_ns);
+	plx_sched_draft_came(s, step, status == 0);
 	if (status == 0)
 		measure(s, step);
 	else
@@ -161,8 +177,7 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 
 bool plx_sched_wants_reset(const struct plx_sched *s)
 {
-	return s->need_reset && s->n_steps_out == 0 &&
-	       (s->n_run == s->n_kept || s->hungry != PLX_KV_NONE);
+	return s->need_reset && s->n_steps_out == 0 && (s->n_run == 0 || s->hungry != PLX_KV_NONE);
 }
 
 void plx_sched_reset_done(struct plx_sched *s)

@@ -17,12 +17,8 @@ void plx_sched_prefill_update(struct plx_sched *s, uint32_t key);
 /* plx_sched_update_load - look at everything that runs anew: load and view. */
 void plx_sched_update_load(struct plx_sched *s);
 
-/* plx_sched_seq_leave - free the slot and blocks of a sequence that no step names; of one that is
- * kept, what is not. */
+/* plx_sched_seq_leave - free the slot and blocks of a sequence that no step names. */
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot);
-
-/* plx_sched_ent_free - the request's accounts are settled, its key is free; its sequences left. */
-void plx_sched_ent_free(struct plx_sched *s, uint32_t key);
 
 /*
  * plx_sched_sample_end - one sample is over; the request is done when it was the last.
@@ -57,6 +53,43 @@ uint32_t plx_sched_known_blocks(const struct plx_sched *s, const struct plx_sche
  * next one have so many tokens (sched_start.c).
  */
 void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_ns);
+
+/* ---- drafts (sched_draft.c) ---- */
+
+/* plx_sched_draft_bytes, plx_sched_draft_init - memory for drafts; the look-up drafter. */
+size_t plx_sched_draft_bytes(const struct plx_sched_conf *c);
+int plx_sched_draft_init(struct plx_sched *s, struct plx_arena *a);
+
+/* plx_sched_draft_begin - a sequence takes the slot. */
+void plx_sched_draft_begin(struct plx_sched *s, uint32_t slot);
+
+/*
+ * plx_sched_draft_waits - no step may be given now: one with drafts is in flight, or drafts pay and
+ * the steps in flight have to come back before it is known behind which ids.
+ */
+bool plx_sched_draft_waits(struct plx_sched *s);
+
+/* plx_sched_draft_plan - a step begins to be filled: who shall have how many drafts. */
+void plx_sched_draft_plan(struct plx_sched *s);
+
+/* plx_sched_draft_of - the drafts planned for a sequence that has nothing in flight; NULL: none. */
+const struct plx_draft *plx_sched_draft_of(const struct plx_sched *s, uint32_t slot);
+
+/* plx_sched_draft_room - how many of n drafts behind the next token have blocks; takes a block
+ * where there are plenty. */
+uint32_t plx_sched_draft_room(struct plx_sched *s, uint32_t slot, uint32_t n);
+
+/* plx_sched_draft_gave, plx_sched_drafts_came - a sequence's drafts go to the device, come back. */
+void plx_sched_draft_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id, uint32_t n);
+void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
+                           const struct plx_step_out *o);
+
+/* plx_sched_has_drafts - whether a step that came back carried any. */
+bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st);
+
+/* plx_sched_draft_sent, plx_sched_draft_came - a step goes to the device, comes back. */
+void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id);
+void plx_sched_draft_came(struct plx_sched *s, const struct plx_step *st, bool ok);
 
 /* ---- time (sched_plan.c) ---- */
 

@@ -31,6 +31,24 @@ static uint32_t give(struct plx_sched *s, struct filling *w, uint32_t slot, uint
 	return given;
 }
 
+/* Drafts behind the token that was just given. */
+static void give_drafts(struct plx_sched *s, struct filling *w, uint32_t slot)
+{
+	const struct plx_draft *d = plx_sched_draft_of(s, slot);
+	struct plx_seq *q = &s->seq[slot];
+	uint32_t records = plx_sched_records(q->n_top), n = d ? d->n : 0, pos = plx_seq_pos(q);
+
+	n = n < w->room / records ? n : w->room / records;
+	n = n ? plx_sched_draft_room(s, slot, n) : 0;
+	n = n ? plx_seq_give_drafts(q, slot, &w->f, d->id, n) : 0;
+	if (n == 0)
+		return;
+	w->room -= n * records;
+	w->work.decodes += n;
+	w->work.context += (uint64_t)n * pos;
+	plx_sched_draft_gave(s, slot, w->f.step->id, n);
+}
+
 static bool may_prefill(const struct plx_sched *s, const struct plx_seq *q, uint64_t step_id)
 {
 	const struct plx_sched_ent *e = &s->ent[q->ent];
@@ -60,6 +78,7 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 		w->work.decodes++;
 		w->work.context += pos;
 		s->stats.decode_tokens++;
+		give_drafts(s, w, slot);
 	}
 }
 
@@ -142,7 +161,7 @@ static void step_clear(struct plx_step *st, uint64_t id)
 }
 
 /* Decodes first; where prompts wait, an eighth of the record is kept for them. */
-static void decodes_first(struct plx_sched *s, struct filling *w, uint64_t now_ns)
+static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
 {
 	const struct plx_sched_conf *c = &s->conf;
 
@@ -152,6 +171,7 @@ static void decodes_first(struct plx_sched *s, struct filling *w, uint64_t now_n
 		w->f.max_tok -= keep ? keep : 1;
 		w->f.max_seq -= c->step_seqs > 1 ? 1 : 0;
 	}
+	plx_sched_draft_plan(s);
 	give_decodes(s, w);
 	w->f.max_tok = c->step_tokens;
 	w->f.max_seq = c->step_seqs;
@@ -161,27 +181,11 @@ static void decodes_first(struct plx_sched *s, struct filling *w, uint64_t now_n
 		give_prompts(s, w, aim);
 }
 
-/* Where a step has room for one sequence, decodes and prompts that wait take turns: half of the
- * objective each. */
-static bool prompts_turn(const struct plx_sched *s)
-{
-	return s->conf.step_seqs == 1 && !s->had_prompt && plx_order_count(&s->prefill) > 0;
-}
-
-static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
-{
-	if (prompts_turn(s))
-		give_prompts(s, w, plx_sched_aim_ns(s, &w->work, s->view.itl_ns / 2, now_ns));
-	if (w->work.prefill == 0)
-		decodes_first(s, w, now_ns);
-	s->had_prompt = w->work.prefill > 0;
-}
-
 uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t room, uint64_t now_ns)
 {
 	const struct plx_sched_conf *c = &s->conf;
 
-	if (s->lost || waits_for_company(s, now_ns))
+	if (s->lost || waits_for_company(s, now_ns) || plx_sched_draft_waits(s))
 		return 0;
 	plx_sched_memory_turn(s);
 	if (!s->need_reset)
@@ -206,5 +210,6 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	s->stats.steps++;
 	plx_tier_step_sent(&s->tier, step->id, s->n_steps_out > 1);
 	plx_sched_step_sent(s, step->id, &w.work, now_ns);
+	plx_sched_draft_sent(s, step->id);
 	return step->n_tok;
 }

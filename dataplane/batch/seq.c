@@ -119,6 +119,38 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 	return n;
 }
 
+uint32_t plx_seq_give_drafts(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f,
+                             const int32_t *id, uint32_t n)
+{
+	struct plx_step *st = f->step;
+	struct plx_step_seq *q = &plx_step_seqs(st)[st->n_seq - 1];
+	uint32_t left = f->max_tok - st->n_tok, to_shift = s->shift_at - s->n_run;
+	uint32_t held = s->n_blocks * f->block_tokens - plx_seq_pos(s);
+
+	PLX_DCHECK(q->slot == slot && s->in_flight == 1 && n <= PLX_MAX_DRAFT);
+	n = n < left ? n : left;
+	n = n < held ? n : held;
+	n = n < to_shift ? n : to_shift;
+	if (n > 0)
+		n = tell_blocks(s, slot, f, n);
+	for (uint32_t i = 0; i < n; i++, s->n_run++)
+		plx_step_toks(st)[st->n_tok++] =
+		    (struct plx_step_tok){.id = id[i],
+		                          .pos = {plx_seq_pos(s), 0, 0},
+		                          .parent = -1,
+		                          .flags = PLX_TOKF_LOGITS};
+	q->n_tok += n;
+	q->n_draft = s->n_draft = n;
+	return n;
+}
+
+void plx_seq_drafts_came(struct plx_seq *s, uint32_t n_accepted)
+{
+	PLX_DCHECK(n_accepted <= s->n_draft);
+	s->n_run -= s->n_draft - n_accepted;
+	s->n_draft = 0;
+}
+
 static bool is_eog(int32_t id, const int32_t *eog, uint32_t n_eog)
 {
 	for (uint32_t i = 0; i < n_eog; i++)

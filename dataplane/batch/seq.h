@@ -27,7 +27,7 @@
 enum plx_seq_state {
 	PLX_SEQ_FREE,
 	PLX_SEQ_RUN,
-	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot, or it is kept (move.h) */
+	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot */
 };
 
 /* Why an answer ended; the numbers are those of enum plx_finish on the wire. */
@@ -51,9 +51,6 @@ struct plx_seq {
 	bool leaving;    /* preempted: its blocks go when the steps in flight came back */
 	bool away;       /* was preempted and has not gone on yet */
 	bool untold;     /* the device was not told of the last shift */
-	bool kept;       /* goes on elsewhere: slot and ids stay until then (move.h) */
-	bool kept_kv;    /* and its blocks */
-	bool lent;       /* which another device copies */
 	uint16_t sample;
 	uint16_t n_top;
 	uint32_t ent; /* the request's key */
@@ -68,12 +65,14 @@ struct plx_seq {
 	uint32_t max_new;
 	uint32_t window; /* may sample ids below this index */
 	uint32_t in_flight;
-	uint32_t n_blocks;             /* held */
-	uint32_t yields;               /* blocks that its leaving will free; 0 until then */
-	uint32_t n_lost;               /* positions that were run before it was preempted */
-	uint32_t n_told;               /* blocks the device's table has */
-	uint32_t n_published;          /* blocks the prefix cache has seen */
-	uint32_t flags;                /* enum plx_seq_flag */
+	uint32_t n_draft;     /* drafts in its step in flight, which is the only one then */
+	uint8_t drafter;      /* whose they are */
+	uint32_t n_blocks;    /* held */
+	uint32_t yields;      /* blocks that its leaving will free; 0 until then */
+	uint32_t n_lost;      /* positions that were run before it was preempted */
+	uint32_t n_told;      /* blocks the device's table has */
+	uint32_t n_published; /* blocks the prefix cache has seen */
+	uint32_t flags;       /* enum plx_seq_flag */
 	const struct plx_shift *shift; /* NULL: it ends where its context does */
 	struct plx_prefix_at at;
 	uint64_t paused_ns; /* at the window since; 0: not */
@@ -150,6 +149,17 @@ struct plx_seq_fill {
  */
 uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, uint32_t n,
                       const struct plx_sampler *sampler);
+
+/*
+ * plx_seq_give_drafts - append drafts behind the one token that plx_seq_give has just appended, as
+ * many as the record and the sequence's blocks have room for. Nothing else of it is in flight.
+ * Returns how many.
+ */
+uint32_t plx_seq_give_drafts(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f,
+                             const int32_t *id, uint32_t n);
+
+/* plx_seq_drafts_came - the step with drafts came back, so many of them were accepted. */
+void plx_seq_drafts_came(struct plx_seq *s, uint32_t n_accepted);
 
 /*
  * plx_seq_take - account n_tok tokens that came back and, with id, the one sampled after them.

@@ -29,7 +29,7 @@ struct fake_entry {
 };
 
 #define FIFO 4096u
-#define CAPS (PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_SHIFT)
+#define CAPS (PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_DRAFT | PLX_CAP_SHIFT)
 
 struct fake_queue {
 	struct plx_queue q;
@@ -47,6 +47,7 @@ struct plx_fake {
 	struct fake_cell *kv; /* [n_blocks + n_host_blocks][block_tokens] */
 	struct fake_queue queue;
 	uint64_t generation;
+	uint64_t now_ns; /* its own clock, where steps take a stated time */
 	uint32_t n_resets;
 };
 
@@ -219,7 +220,8 @@ static void apply_delta(struct plx_fake *f, struct plx_step *st, const struct pl
 	}
 }
 
-static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t pos)
+/* The id behind pos, as row k of the sequence's results. */
+static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t pos, uint32_t k)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
 	struct plx_step_out *o = &plx_step_outs(st)[i];
@@ -227,23 +229,24 @@ static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t
 	uint64_t h = mix_begin(s->sampler.seed, s->sampler.sample);
 
 	for (uint32_t p = 0; p <= pos; p++) {
-		const struct fake_cell *k = kv_at(f, s, p);
+		const struct fake_cell *c = kv_at(f, s, p);
 
-		h = mix(h, k->v + (k->pos != p));
+		h = mix(h, c->v + (c->pos != p));
 	}
 	s->last = pick(&f->conf, h);
-	o->n_out = 1;
-	o->id[0] = s->last;
-	o->logprob[0] = -1.0f - (float)(h % 16);
+	o->n_out = k + 1;
+	o->n_accepted = k;
+	o->id[k] = s->last;
+	o->logprob[k] = -1.0f - (float)(h % 16);
 	if (q->n_top == 0)
 		return;
 	o->top_off = f->chk.lay.top_off +
 	             i * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * (uint32_t)sizeof(struct plx_top);
-	struct plx_top *top = (struct plx_top *)(void *)((char *)st + o->top_off);
+	struct plx_top *top = (struct plx_top *)(void *)((char *)st + o->top_off) + k * q->n_top;
 
-	for (uint32_t k = 0; k < q->n_top; k++)
-		top[k] = (struct plx_top){(s->last + (int32_t)k) % (int32_t)f->conf.n_vocab,
-		                          -1.0f - (float)k};
+	for (uint32_t t = 0; t < q->n_top; t++)
+		top[t] = (struct plx_top){(s->last + (int32_t)t) % (int32_t)f->conf.n_vocab,
+		                          -1.0f - (float)t};
 }
 
 static void put(struct plx_fake *f, struct fake_slot *s, uint32_t pos, int32_t id)
@@ -253,35 +256,40 @@ static void put(struct plx_fake *f, struct fake_slot *s, uint32_t pos, int32_t i
 	*kv_at(f, s, pos) = (struct fake_cell){cell(before, pos, id), pos};
 }
 
+/* Every token runs; rows are sampled as long as the drafts before them are what was sampled. */
 static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
 	struct fake_slot *s = &f->slot[q->slot];
+	uint32_t first_row = q->n_tok - 1 - q->n_draft;
+	bool right = true;
 
 	memset(&plx_step_outs(st)[i], 0, sizeof(struct plx_step_out));
 	for (uint32_t k = 0; k < q->n_tok; k++) {
 		const struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok + k];
 
+		right = right && (k <= first_row || t->id == s->last);
 		put(f, s, t->pos[0], t->id == PLX_TOK_LAST ? s->last : t->id);
-		if (t->flags & PLX_TOKF_LOGITS)
-			sample(f, st, i, t->pos[0]);
+		if ((t->flags & PLX_TOKF_LOGITS) && right)
+			sample(f, st, i, t->pos[0], k - first_row);
 	}
 	if (f->conf.nan_slot1 == q->slot + 1) {
 		plx_step_outs(st)[i].status = PLX_E_FAULT;
-		plx_step_outs(st)[i].n_out = 0;
+		plx_step_outs(st)[i].n_out = plx_step_outs(st)[i].n_accepted = 0;
 		f->conf.nan_slot1 = 0;
 	}
 }
 
 static void run_step(struct plx_fake *f, struct plx_step *st)
 {
-	st->start_ns = plx_clock_ns();
+	st->start_ns = f->conf.step_ns ? f->now_ns : plx_clock_ns();
 	for (uint32_t i = 0; i < st->n_delta; i++)
 		apply_delta(f, st, &plx_step_deltas(st)[i]);
 	/* The last first: sequences of one step may not count on each other. */
 	for (uint32_t i = st->n_seq; i-- > 0;)
 		run_seq(f, st, i);
-	st->end_ns = plx_clock_ns();
+	f->now_ns += f->conf.step_ns + st->n_tok * f->conf.tok_ns;
+	st->end_ns = f->conf.step_ns ? f->now_ns : plx_clock_ns();
 }
 
 /* True where it was one. */

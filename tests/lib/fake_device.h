@@ -19,7 +19,9 @@ struct plx_fake_conf {
 	uint32_t n_vocab;
 	uint32_t eog_id; /* sampled once in eog_every tokens; 0: never */
 	uint32_t eog_every;
-	uint32_t polls;     /* polls that a step takes; 0: done at the first */
+	uint32_t polls;   /* polls that a step takes; 0: done at the first */
+	uint64_t step_ns; /* a step takes this and tok_ns a token, on a clock of its own; 0: none */
+	uint64_t tok_ns;
 	int fail_status;    /* next step to complete ends with this */
 	uint32_t nan_slot1; /* 1 + slot whose next result is a FAULT of its own; 0: none */
 	int reset_err;      /* what reset returns, having done nothing */

@@ -1,0 +1,52 @@
+/* A drafter that knows; see guess.h. */
+#include "tests/lib/guess.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+static void begin(void *ctx, uint32_t slot)
+{
+	(void)ctx, (void)slot;
+}
+
+static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t n_prompt,
+                      uint32_t most)
+{
+	(void)ctx, (void)slot, (void)ids, (void)most;
+	assert_true(n >= n_prompt);
+	return 0;
+}
+
+static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
+                    struct plx_draft *out)
+{
+	struct guess *u = ctx;
+	const struct plx_seq *q = &u->g->s.seq[slot];
+	const struct rig_req *r = &u->g->r[q->ent];
+
+	assert_ptr_equal(ids, q->ids);
+	assert_int_equal(n, q->n_prompt + q->n_out);
+	out->n = 0;
+	for (uint32_t i = q->n_out; out->n < most && out->n < u->most; i++) {
+		int32_t id = i < r->n_want[q->sample] ? r->want[q->sample][i] : (int32_t)RIG_EOG;
+
+		u->n++;
+		if (u->wrong && (u->n * UINT64_C(0x9e3779b97f4a7c15) >> 40) % u->wrong == 0)
+			id = (id + 1) % (int32_t)RIG_VOCAB;
+		out->p[out->n] = u->p;
+		out->id[out->n++] = id;
+	}
+}
+
+void guess_open(struct guess *u, struct rig *g)
+{
+	struct plx_drafter by = {"guess", u, begin, learn, propose};
+
+	u->g = g;
+	assert_int_equal(plx_sched_add_drafter(&g->s, &by), 0);
+	plx_fake_conf(g->fake)->step_ns = 1000000;
+	plx_fake_conf(g->fake)->tok_ns = 10000;
+}
