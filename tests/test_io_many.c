@@ -251,6 +251,80 @@ static void test_io_half_open_is_capped(void **state)
 		plx_rig_client_end(&c[i]);
 }
 
+#define STORM 10000u
+#define WAVE  100u
+
+/* One of them: what tells it from the others is its port. */
+static void be(struct plx_rig_client *c, uint32_t i)
+{
+	struct plx_net_if net = c->net;
+
+	plx_net_if_init(&c->net, net.mac, net.ip4, net.ip6, (uint16_t)(20000 + i));
+}
+
+/* Each of a wave says HELLO; returns how many were answered with `want`. */
+static uint32_t wave(struct plx_rig_client *c, struct plx_hs_client *hs, uint32_t first, int want)
+{
+	struct plx_hello_ack ack;
+	struct plx_hs_keys keys;
+	uint32_t n_answers = 0;
+
+	for (uint32_t i = 0; i < WAVE; i++) {
+		be(c, first + i);
+		plx_hsc_hello(&hs[i], buf);
+		plx_rig_put(c, buf, PLX_HELLO_BYTES);
+	}
+	for (uint32_t i = 0; i < 20; i++)
+		plx_rig_turn(&rig, 0);
+	for (uint32_t i = 0; i < WAVE; i++) {
+		be(c, first + i);
+		uint32_t n = plx_rig_get(c, buf, sizeof(buf));
+
+		if (n == 0)
+			continue;
+		assert_int_equal(plx_hsc_input(&hs[i], &ack, &keys, buf, n), want);
+		n_answers++;
+	}
+	return n_answers;
+}
+
+/* 10,000 that open a session in one moment: as many as there is room for are answered, each of the
+ * others is a counted drop, and whoever was there before is served as ever. */
+static void test_io_ten_thousand_open_at_once(void **state)
+{
+	static struct plx_hs_client hs[WAVE];
+	struct plx_msg_ping ping = {.token = 5};
+	struct plx_rig_client old, many, late;
+	uint32_t n_acks = 0;
+
+	(void)state;
+	plx_rig_client_init(&old, &rig, 0xb, psk2, 40000);
+	plx_rig_client_init(&many, &rig, 0xb, psk2, 40001);
+	assert_int_equal(plx_rig_connect(&old), 0);
+	for (uint32_t at = 0; at < STORM; at += WAVE) {
+		for (uint32_t i = 0; i < WAVE; i++) {
+			uint8_t rand32[32] = {1, (uint8_t)(at >> 8), (uint8_t)at, (uint8_t)i};
+
+			plx_hsc_init(&hs[i], &many.key, 1 + at + i, many.crypt.ciphers, rand32);
+		}
+		assert_int_equal(wave(&many, hs, at, PLX_E_AGAIN), WAVE);
+		n_acks += wave(&many, hs, at, 0);
+		plx_rig_say(&old, PLX_T_PING, 0, &ping, sizeof(ping));
+		assert_true(plx_rig_expect(&old, PLX_T_PONG, &hdr, buf));
+	}
+	assert_int_equal(n_acks, 8); /* half-open ones at a time */
+	assert_int_equal(n_acks + plx_rig_count(&rig, 0, PLX_M_HS_HALF_FULL), STORM);
+	assert_int_equal(plx_rig_count(&rig, 0, PLX_M_HS_RETRY), STORM + 1);
+	assert_int_equal(plx_rig_count(&rig, 0, PLX_M_SESSION_OPENED), 1);
+	for (int k = 0; k < 130; k++)
+		plx_rig_turn(&rig, 100 * PLX_NS_PER_MS);
+	plx_rig_client_init(&late, &rig, 0xb, psk2, 40002);
+	assert_int_equal(plx_rig_connect(&late), 0);
+	plx_rig_client_end(&old);
+	plx_rig_client_end(&many);
+	plx_rig_client_end(&late);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -263,6 +337,7 @@ int main(void)
 	    T(test_io_removed_key_closes_its_sessions),
 	    T(test_io_shared_prefixes_are_the_keys_choice),
 	    T(test_io_half_open_is_capped),
+	    T(test_io_ten_thousand_open_at_once),
 	};
 
 	return plx_rig_eal() == 0 ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
