@@ -1,6 +1,7 @@
 /* Blocks on demand, preemption and the reserve; preempt.h says the rules. */
 #include "dataplane/batch/preempt.h"
 
+#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 #include "fw/base/check.h"
 
@@ -13,7 +14,9 @@ void plx_sched_keep(struct plx_sched *s, struct plx_sched_ent *e)
 	double token_ns = s->load.tok_ns ? (double)s->load.tok_ns : TOKEN_NS;
 	uint64_t lag = plx_fair_lag_ns(&s->fair, e->fair_start, token_ns);
 
-	e->keep = plx_queue_rank(e->admit_ns, 0, 0, e->job.priority, lag);
+	uint64_t since_ns = e->job.since_ns ? e->job.since_ns : e->admit_ns;
+
+	e->keep = plx_queue_rank(since_ns, 0, 0, e->job.priority, lag);
 	e->serial = ++s->last_serial;
 }
 
@@ -109,6 +112,10 @@ void plx_sched_preempt(struct plx_sched *s, uint32_t slot)
 void plx_sched_restart_all(struct plx_sched *s)
 {
 	for (uint32_t i = 0; i < s->n_run; i++) {
+		if (s->seq[s->run[i]].kept) {
+			plx_sched_kept_drop(s, s->run[i]);
+			continue;
+		}
 		PLX_DCHECK(s->seq[s->run[i]].state == PLX_SEQ_RUN);
 		restart(s, s->run[i]);
 	}
@@ -144,6 +151,8 @@ static void demand(struct plx_sched *s, uint32_t slot, uint32_t n)
 	s->asked += n;
 	s->stats.short_of++;
 	while (s->coming + plx_kv_room(&s->kv) < s->asked) {
+		if (plx_sched_kept_yield(s))
+			continue;
 		uint32_t v = victim(s, slot);
 
 		if (v == PLX_KV_NONE)

@@ -1,5 +1,6 @@
 /* Waiting and every way to end; admission, time, starts, steps and results have files of their own,
  * sched.h the policy. */
+#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include <string.h>
@@ -194,6 +195,11 @@ static void run_remove(struct plx_sched *s, uint32_t slot)
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot)
 {
 	plx_sched_forget(s, slot);
+	if (s->seq[slot].kept) {
+		if (!s->seq[slot].kept_kv)
+			plx_sched_kept_drop(s, slot);
+		return;
+	}
 	plx_seq_release(&s->seq[slot], &s->prefix);
 	run_remove(s, slot);
 	s->free_slot[s->n_free_slots++] = slot;
@@ -229,6 +235,16 @@ static void learn_answer(struct plx_sched *s, uint32_t n_out)
 	*mean = *mean > 0 ? *mean + (n_out - *mean) / 64 : n_out;
 }
 
+void plx_sched_ent_free(struct plx_sched *s, uint32_t key)
+{
+	struct plx_sched_ent *e = &s->ent[key];
+
+	s->tenant_held[e->job.tenant] -= e->tenant_held;
+	settle_share(s, e);
+	e->state = PLX_ENT_FREE;
+	plx_sched_prefill_update(s, key);
+}
+
 static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 {
 	struct plx_sched_ent *e = &s->ent[key];
@@ -240,10 +256,7 @@ static void ent_close(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 		f->prefill_ns = e->first_ns > e->start_ns ? e->first_ns - e->start_ns : 0;
 		f->decode_ns = now_ns > e->first_ns ? now_ns - e->first_ns : 0;
 	}
-	s->tenant_held[e->job.tenant] -= e->tenant_held;
-	settle_share(s, e);
-	e->state = PLX_ENT_FREE;
-	plx_sched_prefill_update(s, key);
+	plx_sched_ent_free(s, key);
 	s->sink.final(s->sink.ctx, key, f);
 }
 
@@ -374,7 +387,8 @@ static bool tick_seq(struct plx_sched *s, struct plx_seq *q, uint64_t now_ns)
 		seq_too_late(s, q->ent, now_ns);
 		return true;
 	}
-	bool at_window = q->n_out >= q->window && q->n_out < q->max_new;
+	bool at_window =
+	    q->n_out >= q->window && q->n_out < q->max_new && !s->ent[q->ent].job.one_id;
 
 	if (at_window && q->paused_ns == 0) {
 		q->paused_ns = now_ns;

@@ -116,6 +116,10 @@ struct plx_sched_have {
 	const int32_t *ids; /* [n] generated before */
 	uint32_t n;
 	uint8_t end; /* enum plx_seq_end; not NONE: over, with these */
+	/* Of a request that was moved here (move.h): */
+	uint32_t window;            /* may make ids below this index; 0: n and the configured */
+	uint32_t from_dev;          /* whose blocks from's are */
+	const struct plx_seq *from; /* kept there with its blocks; NULL: run everything again */
 };
 
 /* What a request asks for. */
@@ -144,6 +148,12 @@ struct plx_sched_job {
 	 * Must stay as ids must.
 	 */
 	const struct plx_sched_have *have;
+	/*
+	 * Of a request that was admitted elsewhere (move.h): when it came, and when its first id;
+	 * it is not refused for what rests on estimates. 0: it is new.
+	 */
+	uint64_t since_ns, first_ns;
+	bool one_id; /* each sample makes one id, then waits to go on elsewhere */
 };
 
 enum plx_sched_final_kind { PLX_SCHED_DONE = 1, PLX_SCHED_REJECT, PLX_SCHED_CANCELLED };
@@ -154,6 +164,8 @@ struct plx_sched_final {
 	int32_t err;   /* REJECT */
 	uint32_t cached_tokens;
 	uint64_t queue_ns, prefill_ns, decode_ns;
+	uint8_t device;                        /* fleet.h: which ran it last */
+	bool kind_changed;                     /* fleet.h: ids are of more than one numeric kind */
 	uint8_t end[PLX_SCHED_MAX_SAMPLES];    /* enum plx_seq_end of each sample */
 	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
 	/* Tokens that had left the context when the last of them was made. */
@@ -200,7 +212,8 @@ struct plx_sched_ent {
 	uint32_t max_blocks;  /* of one sample */
 	uint32_t tenant_held; /* blocks counted against the tenant */
 	bool by_context;
-	bool beyond; /* asked for, and can be */
+	bool beyond;   /* asked for, and can be */
+	bool imported; /* it started with blocks of another device */
 	uint64_t admit_ns, start_ns, first_ns;
 	struct plx_sched_job job;
 	struct plx_sched_final out;
@@ -303,6 +316,7 @@ struct plx_sched {
 	uint32_t *run;       /* [n_slots] slots that are not free, in order of start */
 	uint32_t n_run;
 	uint32_t n_away;      /* of them preempted and not gone on */
+	uint32_t n_kept;      /* of them over here and going on elsewhere */
 	uint32_t hungry;      /* slot that found no block, the first in the order; PLX_KV_NONE */
 	uint32_t head;        /* slot that is first in the order, while any is away */
 	uint64_t coming;      /* blocks that are free when the steps in flight of some came back */
@@ -318,6 +332,12 @@ struct plx_sched {
 	bool lost;       /* the device is gone until reset: no steps */
 	uint32_t tenant_held[PLX_SCHED_TENANTS];  /* that running requests may need */
 	uint32_t tenant_waits[PLX_SCHED_TENANTS]; /* that waiting ones may need */
+	/* move.h; NULL: blocks of other devices can't be copied, what a failed step ran ends. */
+	void *move_ctx;
+	uint32_t import_from; /* bit d: device d's blocks can be copied */
+	void (*import)(void *ctx, uint32_t from_dev, const struct plx_block_copy *pairs,
+	               uint32_t n);
+	void (*lost_request)(void *ctx, uint32_t key);
 };
 
 /* plx_sched_bytes - what init takes from the arena. */
@@ -372,6 +392,13 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
  * For whoever was refused without being looked at; add says it for a request.
  */
 uint64_t plx_sched_retry_ns(const struct plx_sched *s);
+
+/*
+ * plx_sched_quote - what plx_sched_add would say, with nothing taken or counted. The key is free.
+ * Cost: as plx_sched_add.
+ */
+int plx_sched_quote(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
+                    uint64_t now_ns, struct plx_sched_admit *out);
 
 /* plx_sched_cancel - end a request now as CANCELLED. No effect on a free key. */
 void plx_sched_cancel(struct plx_sched *s, uint32_t key, uint8_t cause, uint64_t now_ns);

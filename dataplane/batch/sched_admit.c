@@ -1,4 +1,5 @@
 /* Admission: what can run, when its first token would come, and what is refused at once. */
+#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include <math.h>
@@ -173,7 +174,9 @@ static void find_place(struct plx_sched *s, const struct plx_sched_job *j, struc
 	p->own_ns = plx_sched_prompt_ns(s, p->own);
 	bool hurry = p->horizon_ns != 0;
 
-	e->rank = plx_queue_rank(now_ns, hurry ? p->horizon_ns : PLX_QUEUE_NO_HURRY,
+	uint64_t since_ns = j->since_ns ? j->since_ns : now_ns;
+
+	e->rank = plx_queue_rank(since_ns, hurry ? p->horizon_ns : PLX_QUEUE_NO_HURRY,
 	                         hurry ? (uint64_t)p->own_ns : 0, j->priority, p->turn_ns - now_ns);
 }
 
@@ -338,9 +341,15 @@ static int admit(struct plx_sched *s, const struct plx_sched_job *j, struct plx_
 
 	out->cached_tokens = cached * s->conf.block_tokens;
 	p->blocks = plx_sched_known_blocks(s, e) - held;
+	if (plx_sched_importable(s, j))
+		out->cached_tokens = j->n_ids - 1;
 	find_place(s, j, e, now_ns, p, out);
 	look_ahead(s, j, e, p, out);
 	estimate(s, e, now_ns, p, out);
+	if (j->since_ns) {
+		e->raw_ns = 0; /* what it was told is not judged by a second journey */
+		return 0;
+	}
 	err = check_absurd(s, j, p, now_ns, out);
 	err = err ? err : check_pressure(s, j, e, p, out);
 	return err ? err : check_time(s, j, e, p, now_ns, out);
@@ -351,6 +360,16 @@ static void count_refusal(struct plx_sched *s, int err)
 	s->stats.full += err == PLX_E_QUEUE_FULL;
 	s->stats.pressed += err == PLX_E_KV_PRESSURE;
 	s->stats.unmeetable += err == PLX_E_DEADLINE_UNMEETABLE;
+}
+
+int plx_sched_quote(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
+                    uint64_t now_ns, struct plx_sched_admit *out)
+{
+	struct place p = {0};
+
+	PLX_CHECK(key < s->conf.n_keys && s->ent[key].state == PLX_ENT_FREE);
+	memset(out, 0, sizeof(*out));
+	return admit(s, job, &s->ent[key], now_ns, &p, out);
 }
 
 int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job *job,
@@ -374,9 +393,13 @@ int plx_sched_add(struct plx_sched *s, uint32_t key, const struct plx_sched_job 
 	e->n_live = 0;
 	e->tenant_held = 0;
 	e->admit_ns = now_ns;
-	e->start_ns = e->first_ns = 0;
+	e->start_ns = 0;
+	e->first_ns = job->first_ns;
+	e->imported = false;
+	uint64_t since_ns = job->since_ns ? job->since_ns : now_ns;
+
 	e->said_ns = out->est_ttft_ns;
-	e->due_ns = p.ttft_slo_ns ? now_ns + p.ttft_slo_ns : 0;
+	e->due_ns = p.ttft_slo_ns && !job->first_ns ? since_ns + p.ttft_slo_ns : 0;
 	e->itl_ns = p.itl_slo_ns;
 	memset(&e->out, 0, sizeof(e->out));
 	e->flow = plx_fair_enter(&s->fair, job->session, job->weight, job->n_ids, &e->fair_start);

@@ -1,4 +1,5 @@
 /* What a step brought back: ids, ends, faults, lost devices. */
+#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include "fw/base/check.h"
@@ -129,6 +130,11 @@ static void lose_request(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 			mark_bad(s, &s->seq[e->slot[i]]);
 			s->stats.faulted++;
 		}
+	if (s->lost_request) {
+		plx_sched_leave(s, key, false);
+		s->lost_request(s->move_ctx, key);
+		return;
+	}
 	plx_sched_ent_fail(s, key, PLX_SCHED_REJECT, PLX_E_DEVICE_LOST, 0, now_ns);
 }
 
@@ -177,7 +183,8 @@ void plx_sched_done(struct plx_sched *s, struct plx_step *step, int status, uint
 
 bool plx_sched_wants_reset(const struct plx_sched *s)
 {
-	return s->need_reset && s->n_steps_out == 0 && (s->n_run == 0 || s->hungry != PLX_KV_NONE);
+	return s->need_reset && s->n_steps_out == 0 &&
+	       (s->n_run == s->n_kept || s->hungry != PLX_KV_NONE);
 }
 
 void plx_sched_reset_done(struct plx_sched *s)

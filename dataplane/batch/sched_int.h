@@ -17,8 +17,12 @@ void plx_sched_prefill_update(struct plx_sched *s, uint32_t key);
 /* plx_sched_update_load - look at everything that runs anew: load and view. */
 void plx_sched_update_load(struct plx_sched *s);
 
-/* plx_sched_seq_leave - free the slot and blocks of a sequence that no step names. */
+/* plx_sched_seq_leave - free the slot and blocks of a sequence that no step names; of one that is
+ * kept, what is not. */
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot);
+
+/* plx_sched_ent_free - the request's accounts are settled, its key is free; its sequences left. */
+void plx_sched_ent_free(struct plx_sched *s, uint32_t key);
 
 /*
  * plx_sched_sample_end - one sample is over; the request is done when it was the last.

@@ -1,4 +1,5 @@
 /* Starting what waits: slots, cached and new KV blocks, the samples of a request. */
+#include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
 #include <string.h>
@@ -18,6 +19,18 @@ static bool is_over(struct plx_sched_ent *e, uint32_t sample)
 	e->out.end[sample] = e->job.have[sample].end;
 	e->out.n_out[sample] = e->job.have[sample].n;
 	return true;
+}
+
+/* Below which index it may make ids. */
+static uint32_t window_of(const struct plx_sched *s, const struct plx_sched_ent *e, uint32_t sample)
+{
+	uint32_t n = n_have(e, sample);
+
+	if (e->job.one_id)
+		return n + 1;
+	if (e->job.have && e->job.have[sample].window)
+		return e->job.have[sample].window;
+	return n + s->conf.window;
 }
 
 /* A sample that begins at position n_run, with n_blocks in its slot's table. */
@@ -46,7 +59,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .n_ok = n_run,
 	                      .n_out = n,
 	                      .max_new = e->max_new,
-	                      .window = n + s->conf.window,
+	                      .window = window_of(s, e, sample),
 	                      .n_blocks = n_blocks,
 	                      .itl_ns = e->itl_ns,
 	                      .flags = e->job.flags,
@@ -120,7 +133,10 @@ static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 	uint32_t most = e->shared_end / s->conf.block_tokens;
 	uint32_t n_cached = plx_sched_hold_prefix(s, &at, e->job.ids, block, 0, most, false);
 
-	if (need - n_cached + owed > plx_kv_room(&s->kv)) {
+	bool import = plx_sched_importable(s, &e->job);
+
+	if (need - n_cached + owed > plx_kv_room(&s->kv) ||
+	    (import && plx_sched_import_pairs(s, key) > s->tier.left)) {
 		while (n_cached > 0)
 			plx_prefix_drop(&s->prefix, block[--n_cached]);
 		return false;
@@ -137,6 +153,8 @@ static bool ent_start(struct plx_sched *s, uint32_t key, uint64_t now_ns)
 	s->stats.cached_tokens += e->out.cached_tokens;
 	plx_sched_keep(s, e);
 	start_samples(s, key, n_cached);
+	if (import)
+		plx_sched_import(s, key);
 	plx_sched_prefill_update(s, key);
 	return true;
 }

@@ -27,7 +27,7 @@
 enum plx_seq_state {
 	PLX_SEQ_FREE,
 	PLX_SEQ_RUN,
-	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot */
+	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot, or it is kept (move.h) */
 };
 
 /* Why an answer ended; the numbers are those of enum plx_finish on the wire. */
@@ -51,6 +51,9 @@ struct plx_seq {
 	bool leaving;    /* preempted: its blocks go when the steps in flight came back */
 	bool away;       /* was preempted and has not gone on yet */
 	bool untold;     /* the device was not told of the last shift */
+	bool kept;       /* goes on elsewhere: slot and ids stay until then (move.h) */
+	bool kept_kv;    /* and its blocks */
+	bool lent;       /* which another device copies */
 	uint16_t sample;
 	uint16_t n_top;
 	uint32_t ent; /* the request's key */
