@@ -52,7 +52,8 @@ static void attn_out(struct plx_fwd *f, const struct plx_fwd_span *sp, uint32_t 
 		size_t at = (size_t)(sp->tok + i) * f->m->n_head * hd + (size_t)head * n;
 		float *out = f->att.f32 != NULL ? f->att.f32 + at : row;
 
-		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd);
+		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd,
+		                  PLX_K_KV_F16);
 		if (f->att_by_head && f->att.q8 != NULL)
 			f->k->quantise(f->att.q8 + at / PLX_K_QBLOCK, out, 1, n, n);
 		if (f->att_by_head && f->att.bf16 != NULL)

@@ -123,12 +123,21 @@ struct plx_k_mm {
  * One layer's and one KV head's view of a sequence's paged cache.
  *
  * Position p lies in block table[p / block_tokens]; that block starts at
- * base + block * block_bytes; this head's K begins k_off bytes into it and V v_off bytes.
- * A head's K and V take block_tokens * head_dim * 2 bytes each, f16:
+ * base + block * block_bytes; this head's K begins k_off bytes into it and V v_off bytes, each
+ * plx_k_kv_k_bytes and _v_bytes long. In f16:
  *   V is [token][dim];
  *   K is [token / 16][dim][token % 16], so that one load holds 16 positions. It is the exchange
  *   layout's [token][dim] with 16 tokens transposed; plx_k_kv_export and _import convert.
+ * Q8 and Q4 keep integers with an f16 scale for each token and 32 dimensions (cpu/kvq.h): K and V
+ * in 8 bits; or K in 5 and V in 4 bits, both of them turned by a Walsh-Hadamard matrix, which
+ * spreads outliers over all dimensions. What is stored for a token depends on that token alone.
  */
+enum plx_k_kv_type {
+	PLX_K_KV_F16 = 0,
+	PLX_K_KV_Q8,
+	PLX_K_KV_Q4,
+};
+
 struct plx_k_kv {
 	void *base;
 	const uint32_t *table;
@@ -137,9 +146,14 @@ struct plx_k_kv {
 	uint64_t v_off;
 	uint32_t block_tokens; /* multiple of 16 */
 	uint32_t head_dim;     /* multiple of 16, at most PLX_K_HEAD_DIM_MAX */
+	enum plx_k_kv_type type;
 };
 
 #define PLX_K_HEAD_DIM_MAX 256
+
+/* plx_k_kv_k_bytes, plx_k_kv_v_bytes - a head's K or V in a block of n_tok (multiple of 16). */
+uint64_t plx_k_kv_k_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head_dim);
+uint64_t plx_k_kv_v_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head_dim);
 
 /*
  * Queries of one sequence against one KV head: n_tok consecutive tokens from position pos, each
@@ -248,16 +262,22 @@ struct plx_kernels {
 	void (*add)(float *y, const float *x, uint32_t n);
 
 	/*
-	 * kv_store - write one token's K and V of one head at position pos, rounded to f16
-	 * (nearest, ties to even), saturated to +-65504; NaN stays.
+	 * kv_store - write one token's K and V of one head at position pos, saturated to +-65504.
+	 * F16: rounded (nearest, ties to even); NaN stays.
+	 * Q8, Q4: by blocks of 32, half = 2^(bits - 1), d = -x of the largest |x| / half in f16,
+	 *   u = x / d + half rounded, within 0 .. 2*half - 1; x is about d * (u - half): off by
+	 *   d / 2, by d at the other end, and by what d lost in f16. A NaN in K or V makes all of
+	 *   the token's K NaN, so that who sees it has a NaN.
 	 * @k, @v  in [head_dim] f32, K already rotated.
+	 * Source (Q4's turn): Ashkboos et al., "QuaRot", arXiv:2404.00456.
 	 */
 	void (*kv_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k, const float *v);
 
 	/*
 	 * k_load - the K of one head at position pos, as it is stored.  @k  out [head_dim] f32.
 	 * k_store - write it anew, as kv_store does; V stays. Of what k_load gave it changes
-	 * nothing in f16. For a shift of positions: load, rotate, store.
+	 * nothing in f16, and in Q8 and Q4 next to nothing. For a shift of positions: load, rotate,
+	 * store.
 	 */
 	void (*k_load)(const struct plx_k_kv *kv, uint32_t pos, float *k);
 	void (*k_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k);
@@ -275,6 +295,10 @@ struct plx_kernels {
 	 *   s[j] = scale * (sum of q[d]*k[j][d], by fma in the order of d)
 	 *   M = max(m, max of s);  c = exp(m - M);  p[j] = exp(s[j] - M);  l = l*c + sum of p
 	 *   o[d] = o[d]*c, then fma(p[j], v[j][d], o[d]) in the order of j
+	 * Q8 and Q4: the query becomes integers of 15 bits and sign for each 32 dimensions, and
+	 * p[j] times V's scale for each chunk and 32 dimensions. Sums of their products with the
+	 * stored integers are exact; a block's comes to s[j], a chunk's to o[d], by one fma. Q4
+	 * turns q as K was turned, and o stays turned until attn_finish.
 	 *
 	 * Source: Milakov, Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135.
 	 */
@@ -292,7 +316,8 @@ struct plx_kernels {
 	 * @out  [n][head_dim], so [n_tok][n_group][head_dim] has to be the caller's layout when
 	 *       several tokens are finished at once; else call it for one token at a time.
 	 */
-	void (*attn_finish)(float *out, const float *acc, uint32_t n, uint32_t head_dim);
+	void (*attn_finish)(float *out, const float *acc, uint32_t n, uint32_t head_dim,
+	                    enum plx_k_kv_type type);
 
 	/* exp - y[i] = exp(x[i]), n % 16 == 0; bound: see plx_k_expf. y may be x. */
 	void (*exp)(float *y, const float *x, uint32_t n);

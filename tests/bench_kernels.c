@@ -322,7 +322,7 @@ static void run_attention(void *ctx, uint32_t idx)
 	for (uint32_t i = 0; i < at->repeat; i++) {
 		k->attn_part(&at->a, 0, at->part + floats * idx);
 		k->attn_finish(at->out + (size_t)nq * at->a.kv.head_dim * idx,
-		               at->part + floats * idx, nq, at->a.kv.head_dim);
+		               at->part + floats * idx, nq, at->a.kv.head_dim, at->a.kv.type);
 	}
 }
 

@@ -1,7 +1,7 @@
 /*
- * Attention over paged KV: scalar against double precision, every path and every cut of the
- * queries against the same bits, garbage beyond the sequence left alone, nothing touched beside the
- * operands.
+ * Attention over paged KV of each type: scalar against double precision, every path and every cut
+ * of the queries against the same bits, garbage beyond the sequence left alone, nothing touched
+ * beside the operands. A test whose state is a type runs once for each of them.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +17,7 @@
 #include "tests/lib/qdata.h"
 
 #define MAX_POS 1300
-#define MAX_DIM 128
+#define MAX_DIM 256
 #define BLOCK   32
 #define GROUP   3
 #define MAX_TOK 9
@@ -25,6 +25,9 @@
 
 static const struct plx_kernels *tables[PLX_T_ISAS];
 static uint32_t n_tables;
+
+static enum plx_k_kv_type types[] = {PLX_K_KV_F16, PLX_K_KV_Q8, PLX_K_KV_Q4};
+static enum plx_k_kv_type kv_type; /* of the test that runs */
 
 static uint16_t pages[BLOCKS * BLOCK * MAX_DIM * 2];
 static uint32_t table[BLOCKS];
@@ -41,20 +44,22 @@ static struct plx_k_attn make(const struct plx_kernels *k, uint32_t dim, uint32_
                               float size)
 {
 	uint64_t seed = 41;
-	uint64_t half = (uint64_t)BLOCK * dim * 2;
-	struct plx_k_attn a = {.kv = {.base = pages,
-	                              .table = table,
-	                              .block_bytes = 2 * half,
-	                              .k_off = half,
-	                              .v_off = 0,
-	                              .block_tokens = BLOCK,
-	                              .head_dim = dim},
-	                       .q = queries,
-	                       .q_stride = GROUP * dim,
-	                       .n_tok = n_tok,
-	                       .n_group = GROUP,
-	                       .pos = n - n_tok,
-	                       .scale = 1.0f / sqrtf((float)dim)};
+	uint64_t v_bytes = plx_k_kv_v_bytes(kv_type, BLOCK, dim);
+	struct plx_k_attn a = {
+	    .kv = {.base = pages,
+	           .table = table,
+	           .block_bytes = v_bytes + plx_k_kv_k_bytes(kv_type, BLOCK, dim),
+	           .k_off = v_bytes,
+	           .v_off = 0,
+	           .block_tokens = BLOCK,
+	           .head_dim = dim,
+	           .type = kv_type},
+	    .q = queries,
+	    .q_stride = GROUP * dim,
+	    .n_tok = n_tok,
+	    .n_group = GROUP,
+	    .pos = n - n_tok,
+	    .scale = 1.0f / sqrtf((float)dim)};
 
 	memset(pages, 0xff, sizeof pages);
 	for (uint32_t i = 0; i < BLOCKS; i++)
@@ -80,13 +85,86 @@ static void attend(const struct plx_kernels *k, const struct plx_k_attn *a, floa
 		k->attn_part(a, s, part);
 		k->attn_merge(acc, part, nq, a->kv.head_dim);
 	}
-	k->attn_finish(to, acc, nq, a->kv.head_dim);
+	k->attn_finish(to, acc, nq, a->kv.head_dim, a->kv.type);
 }
 
-/* The largest error of one query's output, over the largest |v|. */
-static double error_of(const struct plx_k_attn *a, uint32_t t, uint32_t g, const float *got)
+/* ---- what is stored, by the layout's description --------------------------------------------- */
+
+static double f16_at(const uint8_t *p)
 {
-	static double s[MAX_POS];
+	uint16_t h;
+
+	memcpy(&h, p, sizeof h);
+	return (double)plx_f16_to_f32(h);
+}
+
+/* Walsh-Hadamard of the largest power of two that divides n. */
+static void turn(double *x, uint32_t n)
+{
+	uint32_t size = n & -n;
+
+	for (uint32_t h = 1; h < size; h *= 2)
+		for (uint32_t i = 0; i < n; i++) {
+			double a = x[i], b = x[i ^ h];
+
+			if ((i & h) == 0) {
+				x[i] = a + b;
+				x[i ^ h] = a - b;
+			}
+		}
+	for (uint32_t i = 0; i < n; i++)
+		x[i] /= sqrt(size);
+}
+
+/* Element d of position r of a group of 16 positions. */
+static double stored(const uint8_t *group, bool is_k, uint32_t dim, uint32_t r, uint32_t d)
+{
+	const uint32_t nb = (dim + 31) / 32, b = d / 32, c = d % 32;
+	const bool q8 = kv_type == PLX_K_KV_Q8;
+	const uint32_t q_bytes = q8 ? 512 : 256, h_bytes = !q8 && is_k ? 64 : 0;
+	const uint8_t *q = group + b * q_bytes, *h = group + nb * q_bytes + b * h_bytes;
+	double scale = f16_at(group + nb * (q_bytes + h_bytes) + b * 32 + r * 2);
+	uint32_t u;
+
+	if (kv_type == PLX_K_KV_F16)
+		return f16_at(group + (is_k ? d * 16 + r : r * dim + d) * 2);
+	if (q8)
+		u = is_k ? q[c / 4 * 64 + r * 4 + c % 4]
+		         : q[r / 4 * 128 + c / 16 * 64 + c % 16 * 4 + r % 4];
+	else
+		u = (is_k ? q[c % 16 / 4 * 64 + r * 4 + c % 4]
+		          : q[r / 4 * 64 + c % 16 * 4 + r % 4]) >>
+		        c / 16 * 4 &
+		    15;
+	if (h_bytes > 0)
+		u |= (h[r * 4 + c % 4] >> c / 4 & 1u) << 4;
+	return scale * ((double)u - (q8 ? 128 : is_k ? 16 : 8));
+}
+
+/* The K or V of position p, not turned. */
+static void stored_row(const struct plx_k_kv *kv, bool is_k, uint32_t p, double *x)
+{
+	const uint8_t *block = (const uint8_t *)kv->base +
+	                       kv->table[p / kv->block_tokens] * kv->block_bytes +
+	                       (is_k ? kv->k_off : kv->v_off);
+	uint64_t bytes = is_k ? plx_k_kv_k_bytes(kv_type, 16, kv->head_dim)
+	                      : plx_k_kv_v_bytes(kv_type, 16, kv->head_dim);
+
+	for (uint32_t d = 0; d < kv->head_dim; d++)
+		x[d] = stored(block + p % kv->block_tokens / 16 * bytes, is_k, kv->head_dim, p % 16,
+		              d);
+	if (kv_type == PLX_K_KV_Q4)
+		turn(x, kv->head_dim);
+}
+
+/*
+ * The largest error of one query's output, over the largest |v|: against what is stored, or against
+ * what was given to be stored.
+ */
+static double error_of(const struct plx_k_attn *a, uint32_t t, uint32_t g, const float *got,
+                       bool given)
+{
+	static double s[MAX_POS], k[MAX_POS][MAX_DIM], v[MAX_POS][MAX_DIM];
 	uint32_t dim = a->kv.head_dim;
 	uint32_t n = a->pos + t + 1;
 	const float *q = queries + (t * GROUP + g) * dim;
@@ -96,9 +174,11 @@ static double error_of(const struct plx_k_attn *a, uint32_t t, uint32_t g, const
 	double largest = 0.0;
 
 	for (uint32_t p = 0; p < n; p++) {
+		stored_row(&a->kv, true, p, k[p]);
+		stored_row(&a->kv, false, p, v[p]);
 		s[p] = 0.0;
 		for (uint32_t d = 0; d < dim; d++)
-			s[p] += (double)q[d] * (double)plx_f16_to_f32(plx_f32_to_f16(keys[p][d]));
+			s[p] += (double)q[d] * (given ? (double)keys[p][d] : k[p][d]);
 		s[p] *= (double)a->scale;
 		max = s[p] > max ? s[p] : max;
 	}
@@ -108,49 +188,56 @@ static double error_of(const struct plx_k_attn *a, uint32_t t, uint32_t g, const
 		double o = 0.0;
 
 		for (uint32_t p = 0; p < n; p++) {
-			double v = (double)plx_f16_to_f32(plx_f32_to_f16(values[p][d]));
+			double x = given ? (double)values[p][d] : v[p][d];
 
-			o += s[p] / sum * v;
-			largest = fabs(v) > largest ? fabs(v) : largest;
+			o += s[p] / sum * x;
+			largest = fabs(x) > largest ? fabs(x) : largest;
 		}
 		worst = fabs(o - (double)got[d]) > worst ? fabs(o - (double)got[d]) : worst;
 	}
 	return worst / largest;
 }
 
+/* Against what is stored: f32 sums, or integers of 15 bits. Against what was given: the type. */
+static const double sum_bound[] = {3e-6, 3e-4, 3e-4};
+static const double type_bound[] = {2e-3, 2e-2, 0.3};
+
 static void test_attention_is_near_double(void **state)
 {
-	static const uint32_t dims[] = {16, 64, 80, 96, 128};
+	static const uint32_t dims[] = {16, 64, 80, 96, 128, 256};
 
-	(void)state;
-	for (uint32_t i = 0; i < 5; i++) {
+	kv_type = *(enum plx_k_kv_type *)*state;
+	for (uint32_t i = 0; i < sizeof dims / sizeof *dims; i++) {
 		struct plx_k_attn a = make(tables[0], dims[i], 150, MAX_TOK, 3.0f);
-		double worst = 0.0;
+		double worst = 0.0, given = 0.0;
 
 		attend(tables[0], &a, golden);
 		for (uint32_t q = 0; q < MAX_TOK * GROUP; q++) {
-			double e = error_of(&a, q / GROUP, q % GROUP, golden + q * dims[i]);
+			const float *got = golden + q * dims[i];
 
-			worst = e > worst ? e : worst;
+			worst = fmax(worst, error_of(&a, q / GROUP, q % GROUP, got, false));
+			given = fmax(given, error_of(&a, q / GROUP, q % GROUP, got, true));
 		}
-		print_message("dim %u: error %.1e of the largest value\n", dims[i], worst);
-		assert_true(worst < 3e-6);
+		print_message("dim %u: error %.1e of the largest value; what the type costs: "
+		              "%.1e\n",
+		              dims[i], worst, given);
+		assert_true(worst < sum_bound[kv_type] && given < type_bound[kv_type]);
 	}
 }
 
 static void test_attention_merges_splits(void **state)
 {
+	kv_type = *(enum plx_k_kv_type *)*state;
 	struct plx_k_attn a = make(tables[0], 16, MAX_POS, 2, 3.0f);
 
-	(void)state;
 	attend(tables[0], &a, golden);
-	assert_true(error_of(&a, 1, 2, golden + 5 * 16) < 3e-6);
+	assert_true(error_of(&a, 1, 2, golden + 5 * 16, false) < sum_bound[kv_type]);
 	/* The first query's last position is the first split's last: the second adds nothing. */
 	a = make(tables[0], 16, PLX_K_ATTN_SPLIT + 1, 2, 3.0f);
 	attend(tables[0], &a, golden);
-	assert_true(error_of(&a, 0, 0, golden) < 3e-6);
+	assert_true(error_of(&a, 0, 0, golden, false) < sum_bound[kv_type]);
 	tables[0]->attn_part(&a, 0, acc);
-	tables[0]->attn_finish(out, acc, GROUP, 16);
+	tables[0]->attn_finish(out, acc, GROUP, 16, kv_type);
 	assert_memory_equal(out, golden, GROUP * 16 * sizeof *out);
 }
 
@@ -159,9 +246,9 @@ static void test_attention_paths_give_equal_bits(void **state)
 	static const uint32_t shapes[][3] = {
 	    /* dim, positions, tokens */
 	    {64, 1, 1}, {64, 17, 1},   {80, 64, 1},  {96, 65, 3},   {128, 70, 9}, {64, 130, 9},
-	    {16, 9, 9}, {64, 1030, 9}, {64, 200, 4}, {128, 129, 2}, {48, 128, 1}};
+	    {16, 9, 9}, {64, 1030, 9}, {64, 200, 4}, {128, 129, 2}, {48, 128, 1}, {256, 100, 5}};
 
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
 		uint32_t floats = shapes[i][2] * GROUP * shapes[i][0];
 		struct plx_k_attn a =
@@ -182,7 +269,7 @@ static void test_attention_paths_give_equal_bits(void **state)
 
 static void test_attention_is_the_same_alone_and_together(void **state)
 {
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t k = 0; k < n_tables; k++) {
 		struct plx_k_attn a = make(tables[k], 64, 135, MAX_TOK, 2.0f);
 		struct plx_k_attn one = a;
@@ -205,7 +292,7 @@ static void test_attention_keeps_later_nans_from_earlier_tokens(void **state)
 	const uint32_t before = (MAX_TOK - 1) * GROUP * 64;
 	float nans[64];
 
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t d = 0; d < 64; d++)
 		nans[d] = NAN;
 	for (uint32_t k = 0; k < n_tables; k++) {
@@ -228,7 +315,7 @@ static void test_kv_store_saturates_and_keeps_nan(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, sizeof block, 0, 512, 16, 16};
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 512, 16, 16, PLX_K_KV_F16};
 
 		memset(block, 0, sizeof block);
 		tables[i]->kv_store(&kv, 5, k, v);
@@ -258,7 +345,7 @@ static void test_k_load_gives_what_was_stored(void **state)
 		v[d] = (float)d;
 	}
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, sizeof block, 0, 48 * 64, 32, 48};
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 48 * 64, 32, 48, PLX_K_KV_F16};
 
 		memset(block, 0xaa, sizeof block);
 		tables[i]->kv_store(&kv, 21, k, v);
@@ -341,7 +428,7 @@ static const float *attend_guarded(const struct plx_kernels *k, const struct plx
 		k->attn_part(a, s, p);
 		k->attn_merge(sum, p, nq, dim);
 	}
-	k->attn_finish(to, sum, nq, dim);
+	k->attn_finish(to, sum, nq, dim, a->kv.type);
 	guards_intact();
 	return to;
 }
@@ -353,7 +440,7 @@ static void test_attention_touches_nothing_beside_its_operands(void **state)
 	    {64, 1, 1},  {64, 16, 1},  {64, 32, 3},  {64, 33, 1},   {80, 64, 9},
 	    {96, 95, 2}, {128, 96, 4}, {48, 127, 9}, {16, 1024, 1}, {16, 1025, 2}};
 
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t i = 0; i < N_GUARDS; i++)
 		plx_t_guard_open(&guard[i], sizeof pages);
 	for (uint32_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -412,7 +499,7 @@ static void test_attention_extremes_give_equal_bits(void **state)
 {
 	static const uint32_t n_pos[] = {9, 70, 200, 1090};
 
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t i = 0; i < N_KINDS * 4; i++) {
 		uint32_t n = n_pos[i / N_KINDS], kind = i % N_KINDS, dim = i % 2 ? 64 : 16;
 		struct plx_k_attn a = make(tables[0], dim, n, MAX_TOK, 1.0f);
@@ -426,7 +513,8 @@ static void test_attention_extremes_give_equal_bits(void **state)
 				assert_same(out, golden, MAX_TOK * GROUP * dim);
 		}
 		for (uint32_t f = 0; kind != OVERFLOWS && f < MAX_TOK * GROUP * dim; f++)
-			assert_true(fabsf(golden[f]) <= 65520.0f);
+			assert_true(fabsf(golden[f]) <=
+			            (kv_type == PLX_K_KV_F16 ? 65520.0f : 80000.0f));
 	}
 }
 
@@ -434,7 +522,7 @@ static void test_nan_in_a_query_stays_there(void **state)
 {
 	const uint32_t dim = 64, bad = 4 * GROUP + 1;
 
-	(void)state;
+	kv_type = *(enum plx_k_kv_type *)*state;
 	for (uint32_t k = 0; k < n_tables; k++) {
 		struct plx_k_attn a = make(tables[k], dim, 70, MAX_TOK, 2.0f);
 
@@ -447,6 +535,117 @@ static void test_nan_in_a_query_stays_there(void **state)
 	}
 }
 
+/* V's NaN alone is as good as K's: all that see the token. */
+static void test_nan_in_v_reaches_those_who_see_it(void **state)
+{
+	const uint32_t before = (MAX_TOK - 1) * GROUP * 64;
+	float v[64];
+
+	kv_type = *(enum plx_k_kv_type *)*state;
+	for (uint32_t k = 0; k < n_tables; k++) {
+		struct plx_k_attn a = make(tables[k], 64, 135, MAX_TOK, 2.0f);
+
+		attend(tables[k], &a, golden);
+		memcpy(v, values[134], sizeof v);
+		v[40] = NAN;
+		tables[k]->kv_store(&a.kv, 134, keys[134], v);
+		attend(tables[k], &a, out);
+		assert_memory_equal(out, golden, before * sizeof *out);
+		for (uint32_t q = before; q < before + GROUP * 64; q += 64)
+			assert_true(isnan(out[q + 40]));
+	}
+}
+
+/* A shift loads K, turns it and stores it: load and store alone move next to nothing. */
+static void test_k_is_loaded_as_stored(void **state)
+{
+	static const uint32_t dims[] = {16, 48, 64, 96, 128, 256};
+
+	kv_type = *(enum plx_k_kv_type *)*state;
+	for (uint32_t i = 0; i < sizeof dims / sizeof *dims * n_tables; i++) {
+		const struct plx_kernels *k = tables[i % n_tables];
+		uint32_t dim = dims[i / n_tables];
+		struct plx_k_attn a = make(k, dim, 40, 1, 5.0f);
+		double want[MAX_DIM], again[MAX_DIM], off = 0.0;
+		float got[MAX_DIM];
+
+		stored_row(&a.kv, true, 37, want);
+		k->k_load(&a.kv, 37, got);
+		for (uint32_t d = 0; d < dim; d++)
+			assert_true(fabs((double)got[d] - want[d]) < 2e-6 * 5.0);
+		k->k_store(&a.kv, 37, got);
+		stored_row(&a.kv, true, 37, again);
+		for (uint32_t d = 0; d < dim; d++)
+			off = fmax(off, fabs(again[d] - want[d]));
+		assert_true(off < 0.01);
+		stored_row(&a.kv, true, 36, again);
+		k->k_load(&a.kv, 36, got); /* its neighbour stays */
+		for (uint32_t d = 0; d < dim; d++)
+			assert_true(fabs((double)got[d] - again[d]) < 2e-6 * 5.0);
+	}
+}
+
+/* Where bytes go, by hand: position 6 of a block of 16, 32 dimensions. */
+static void test_q8_and_q4_bytes(void **state)
+{
+	static uint8_t block[2 * 544];
+	static const uint32_t first[1] = {0};
+	float k[32] = {0}, v[32] = {0};
+
+	(void)state;
+	k[0] = 128.0f, k[5] = -127.0f, k[6] = 1.0f, k[7] = -3.0f;
+	v[17] = -64.0f, v[3] = 63.0f;
+	for (uint32_t i = 0; i < n_tables; i++) {
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 544, 16, 32, PLX_K_KV_Q8};
+
+		memset(block, 0xaa, sizeof block);
+		tables[i]->kv_store(&kv, 6, k, v);
+		assert_int_equal(block[6 * 4], 0);            /* d = -1: 128 = -1 * (0 - 128) */
+		assert_int_equal(block[6 * 4 + 1], 128);      /* 0 */
+		assert_int_equal(block[64 + 6 * 4 + 1], 255); /* -127 */
+		assert_int_equal(block[64 + 6 * 4 + 2], 127); /* 1 */
+		assert_int_equal(block[64 + 6 * 4 + 3], 131); /* -3 */
+		assert_int_equal(block[512 + 12] | block[512 + 13] << 8, 0xbc00);
+		assert_int_equal(block[64 + 5 * 4], 0xaa); /* position 5 is untouched */
+		assert_int_equal(block[544 + 128 + 64 + 1 * 4 + 2], 0); /* V: d = 0.5 */
+		assert_int_equal(block[544 + 128 + 3 * 4 + 2], 254);
+		assert_int_equal(block[544 + 512 + 12] | block[544 + 512 + 13] << 8, 0x3800);
+	}
+	/* Turned, a one at dimension 0 is 1/sqrt(32) everywhere: the largest magnitude. */
+	memset(k, 0, sizeof k);
+	memset(v, 0, sizeof v);
+	k[0] = 16.0f * 5.656854f;
+	v[0] = -16.0f * 5.656854f;
+	for (uint32_t i = 0; i < n_tables; i++) {
+		struct plx_k_kv kv = {block, first, 640, 0, 352, 16, 32, PLX_K_KV_Q4};
+
+		memset(block, 0xaa, sizeof block);
+		tables[i]->kv_store(&kv, 6, k, v);
+		for (uint32_t c = 0; c < 16; c++) {
+			assert_int_equal(block[c / 4 * 64 + 6 * 4 + c % 4], 0);
+			assert_int_equal(block[352 + 64 + c * 4 + 2], 0);
+		}
+		for (uint32_t c = 0; c < 4; c++)
+			assert_int_equal(block[256 + 6 * 4 + c], 0);
+		assert_int_equal(block[256 + 5 * 4], 0xaa);
+		assert_int_equal(block[320 + 12] | block[320 + 13] << 8, 0xbc00); /* -1 */
+		assert_int_equal(block[352 + 256 + 12] | block[352 + 256 + 13] << 8,
+		                 0x4000); /* 2 */
+	}
+}
+
+static void test_kv_bytes(void **state)
+{
+	(void)state;
+	assert_int_equal(plx_k_kv_k_bytes(PLX_K_KV_F16, 32, 64), 4096);
+	assert_int_equal(plx_k_kv_v_bytes(PLX_K_KV_F16, 32, 64), 4096);
+	assert_int_equal(plx_k_kv_k_bytes(PLX_K_KV_Q8, 32, 64), 2176);
+	assert_int_equal(plx_k_kv_v_bytes(PLX_K_KV_Q8, 32, 64), 2176);
+	assert_int_equal(plx_k_kv_k_bytes(PLX_K_KV_Q4, 32, 64), 1408);
+	assert_int_equal(plx_k_kv_v_bytes(PLX_K_KV_Q4, 32, 64), 1152);
+	assert_int_equal(plx_k_kv_k_bytes(PLX_K_KV_Q8, 16, 80), 1632); /* 3 blocks */
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -456,17 +655,26 @@ static int setup(void **state)
 
 int main(void)
 {
+#define OF_EACH_TYPE(f)                                                                            \
+	{#f ": f16", f, NULL, NULL, &types[0]}, {#f ": q8", f, NULL, NULL, &types[1]},             \
+	{                                                                                          \
+#f ": q4", f, NULL, NULL, &types[2]                                                \
+	}
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_attention_is_near_double),
-	    cmocka_unit_test(test_attention_merges_splits),
-	    cmocka_unit_test(test_attention_paths_give_equal_bits),
-	    cmocka_unit_test(test_attention_is_the_same_alone_and_together),
-	    cmocka_unit_test(test_attention_keeps_later_nans_from_earlier_tokens),
+	    OF_EACH_TYPE(test_attention_is_near_double),
+	    OF_EACH_TYPE(test_attention_merges_splits),
+	    OF_EACH_TYPE(test_attention_paths_give_equal_bits),
+	    OF_EACH_TYPE(test_attention_is_the_same_alone_and_together),
+	    OF_EACH_TYPE(test_attention_keeps_later_nans_from_earlier_tokens),
+	    OF_EACH_TYPE(test_attention_touches_nothing_beside_its_operands),
+	    OF_EACH_TYPE(test_attention_extremes_give_equal_bits),
+	    OF_EACH_TYPE(test_nan_in_a_query_stays_there),
+	    OF_EACH_TYPE(test_nan_in_v_reaches_those_who_see_it),
+	    OF_EACH_TYPE(test_k_is_loaded_as_stored),
 	    cmocka_unit_test(test_kv_store_saturates_and_keeps_nan),
 	    cmocka_unit_test(test_k_load_gives_what_was_stored),
-	    cmocka_unit_test(test_attention_touches_nothing_beside_its_operands),
-	    cmocka_unit_test(test_attention_extremes_give_equal_bits),
-	    cmocka_unit_test(test_nan_in_a_query_stays_there),
+	    cmocka_unit_test(test_q8_and_q4_bytes),
+	    cmocka_unit_test(test_kv_bytes),
 	    cmocka_unit_test(test_kv_export_is_the_exchange_layout),
 	};
 

@@ -24,9 +24,12 @@
 #define ATTN_Q 2
 #endif
 
+struct kvq_query;
+
 /* One query's running state; o lies in the caller's partial. */
 struct attn_state {
 	const float *q;
+	const struct kvq_query *iq; /* Q8 and Q4: instead of q */
 	float *o;
 	float max;
 	float c;       /* what the newest chunk scales o by */
@@ -35,6 +38,8 @@ struct attn_state {
 	vf l;          /* sum of p, by lane */
 	float p[PLX_K_ATTN_CHUNK];
 };
+
+#include "kernels/cpu/kvq_impl.h"
 
 /* A chunk's K and V, 16 positions each. */
 struct attn_kv {
@@ -234,12 +239,38 @@ V16_INLINE void attn_chunk(const int nq, struct attn_state *st, const struct plx
 		attn_values_tail(&st[i], &kv, st[0].n, dim);
 }
 
-#define ATTN_SIZE(nq)                                                                              \
-	static __attribute__((noinline)) void attn_chunk_##nq(                                     \
+/* The same over quantised K and V. */
+V16_INLINE void attn_chunk_kvq(const enum plx_k_kv_type type, const int nq, struct attn_state *st,
+                               const struct plx_k_attn *a, uint32_t pos)
+{
+	const uint32_t dim = a->kv.head_dim, n = st[nq - 1].n, ng = (n + 15) / 16;
+	const uint8_t *k[ATTN_LANES], *v[ATTN_LANES];
+	vf s[ATTN_Q][ATTN_LANES];
+	uint32_t g = 0;
+
+	kvq_at(&a->kv, pos, n, k, v);
+	for (; g + 2 <= ng; g += 2)
+		kvq_scores(kvq_k(type), nq, 2, st, k, dim, g, s);
+	if (g < ng)
+		kvq_scores(kvq_k(type), nq, 1, st, k, dim, g, s);
+	attn_softmax(nq, st, s, a->scale);
+	for (int i = 0; i < nq; i++) /* no weight for what others see */
+		for (g = (st[i].n + 15) / 16; g < ng; g++)
+			vf_store(st[i].p + g * 16, vf_set1(0.0f));
+	for (uint32_t b = 0; b < kvq_blocks(dim); b++)
+		kvq_values(kvq_v(type), nq, st, v, ng, dim, b);
+}
+
+#define ATTN_CHUNK(type, nq, call)                                                                 \
+	static __attribute__((noinline)) void attn_chunk_##type##_##nq(                            \
 	    struct attn_state *st, const struct plx_k_attn *a, uint32_t pos)                       \
 	{                                                                                          \
-		attn_chunk(nq, st, a, pos);                                                        \
+		call;                                                                              \
 	}
+#define ATTN_SIZE(nq)                                                                              \
+	ATTN_CHUNK(f16, nq, attn_chunk(nq, st, a, pos))                                            \
+	ATTN_CHUNK(q8, nq, attn_chunk_kvq(PLX_K_KV_Q8, nq, st, a, pos))                            \
+	ATTN_CHUNK(q4, nq, attn_chunk_kvq(PLX_K_KV_Q4, nq, st, a, pos))
 ATTN_SIZE(1)
 ATTN_SIZE(2)
 #if ATTN_Q > 2
@@ -247,23 +278,27 @@ ATTN_SIZE(3)
 ATTN_SIZE(4)
 ATTN_SIZE(5)
 ATTN_SIZE(6)
+#define ATTN_SIZES(type)                                                                           \
+	{                                                                                          \
+		attn_chunk_##type##_1, attn_chunk_##type##_2, attn_chunk_##type##_3,               \
+		    attn_chunk_##type##_4, attn_chunk_##type##_5, attn_chunk_##type##_6            \
+	}
+#else
+#define ATTN_SIZES(type)                                                                           \
+	{                                                                                          \
+		attn_chunk_##type##_1, attn_chunk_##type##_2                                       \
+	}
 #endif
-#undef ATTN_SIZE
 
 /* Chunks of one split for nq queries, at most ATTN_Q. */
 static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
                          uint32_t start)
 {
-	static void (*const chunk[ATTN_Q])(struct attn_state *, const struct plx_k_attn *,
-	                                   uint32_t) = {
-		attn_chunk_1,
-		attn_chunk_2,
-#if ATTN_Q > 2
-		attn_chunk_3,
-		attn_chunk_4,
-		attn_chunk_5,
-		attn_chunk_6,
-#endif
+	static void (*const chunks[][ATTN_Q])(struct attn_state *, const struct plx_k_attn *,
+	                                      uint32_t) = {
+	    [PLX_K_KV_F16] = ATTN_SIZES(f16),
+	    [PLX_K_KV_Q8] = ATTN_SIZES(q8),
+	    [PLX_K_KV_Q4] = ATTN_SIZES(q4),
 	};
 
 	for (uint32_t at = 0; at < PLX_K_ATTN_SPLIT; at += PLX_K_ATTN_CHUNK) {
@@ -277,7 +312,7 @@ static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_
 			st[i].n = st[i].seen - at;
 			st[i].n = st[i].n < PLX_K_ATTN_CHUNK ? st[i].n : PLX_K_ATTN_CHUNK;
 		}
-		chunk[nq - 1](st, a, start + at);
+		chunks[a->kv.type][nq - 1](st, a, start + at);
 	}
 }
 
@@ -293,6 +328,7 @@ static void op_attn_part(const struct plx_k_attn *a, uint32_t split, float *out)
 		uint32_t first = nq_all * pass / passes;
 		uint32_t nq = nq_all * (pass + 1) / passes - first;
 		struct attn_state st[ATTN_Q];
+		struct kvq_query iq[ATTN_Q];
 
 		for (uint32_t i = 0; i < nq; i++) {
 			uint32_t t = (first + i) / a->n_group;
@@ -304,6 +340,9 @@ static void op_attn_part(const struct plx_k_attn *a, uint32_t split, float *out)
 			st[i].max = ATTN_EMPTY;
 			st[i].seen = end > start ? end - start : 0;
 			st[i].l = vf_set1(0.0f);
+			st[i].iq = &iq[i];
+			if (a->kv.type != PLX_K_KV_F16)
+				kvq_query_make(a->kv.type, st[i].q, dim, &iq[i]);
 			memset(st[i].o, 0, plx_k_attn_part_floats(dim) * sizeof *out);
 		}
 		attn_queries(st, nq, a, start);
@@ -333,13 +372,16 @@ static void op_attn_merge(float *acc, const float *part, uint32_t n, uint32_t he
 	}
 }
 
-static void op_attn_finish(float *out, const float *acc, uint32_t n, uint32_t head_dim)
+static void op_attn_finish(float *out, const float *acc, uint32_t n, uint32_t head_dim,
+                           enum plx_k_kv_type type)
 {
 	for (uint32_t q = 0; q < n; q++, out += head_dim) {
 		vf inv = vf_set1(1.0f / acc[head_dim + 1]);
 
 		for (uint32_t d = 0; d < head_dim; d += 16)
 			vf_store(out + d, vf_mul(vf_load(acc + d), inv));
+		if (type == PLX_K_KV_Q4)
+			had_head(out, head_dim);
 		acc += plx_k_attn_part_floats(head_dim);
 	}
 }
@@ -370,6 +412,10 @@ static void op_k_load(const struct plx_k_kv *kv, uint32_t pos, float *k)
 	const uint16_t *k16 = k_at(kv, pos);
 	uint16_t buf[16];
 
+	if (kv->type != PLX_K_KV_F16) {
+		kvq_k_load(kv, pos, k);
+		return;
+	}
 	for (uint32_t d = 0; d < kv->head_dim; d += 16) {
 		for (uint32_t i = 0; i < 16; i++)
 			buf[i] = k16[(size_t)(d + i) * 16];
@@ -382,6 +428,10 @@ static void op_k_store(const struct plx_k_kv *kv, uint32_t pos, const float *k)
 	uint16_t *k16 = k_at(kv, pos);
 	uint16_t buf[PLX_K_HEAD_DIM_MAX];
 
+	if (kv->type != PLX_K_KV_F16) {
+		kvq_k_store(kv, pos, k, false);
+		return;
+	}
 	to_f16(buf, k, kv->head_dim);
 	for (uint32_t d = 0; d < kv->head_dim; d++)
 		k16[(size_t)d * 16] = buf[d];
@@ -392,6 +442,10 @@ static void op_kv_store(const struct plx_k_kv *kv, uint32_t pos, const float *k,
 	uint8_t *block = (uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
 	uint32_t at = pos % kv->block_tokens;
 
+	if (kv->type != PLX_K_KV_F16) {
+		kvq_store(kv, pos, k, v);
+		return;
+	}
 	op_k_store(kv, pos, k);
 	to_f16((uint16_t *)(void *)(block + kv->v_off) + (size_t)at * kv->head_dim, v,
 	       kv->head_dim);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fw/base/check.h"
+#include "kernels/cpu/kvq.h"
 
 float plx_k_expf(float x)
 {
@@ -39,6 +40,20 @@ void plx_k_rope_row(float *tab, uint32_t pos, uint32_t n_rot, double base, doubl
 		tab[2 * i] = (float)cos(angle);
 		tab[2 * i + 1] = (float)sin(angle);
 	}
+}
+
+uint64_t plx_k_kv_k_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head_dim)
+{
+	if (type == PLX_K_KV_F16)
+		return (uint64_t)n_tok * head_dim * sizeof(uint16_t);
+	return (uint64_t)(n_tok / 16) * kvq_group_bytes(kvq_k(type), head_dim);
+}
+
+uint64_t plx_k_kv_v_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head_dim)
+{
+	if (type == PLX_K_KV_F16)
+		return (uint64_t)n_tok * head_dim * sizeof(uint16_t);
+	return (uint64_t)(n_tok / 16) * kvq_group_bytes(kvq_v(type), head_dim);
 }
 
 void plx_k_kv_export(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, uint32_t head_dim)

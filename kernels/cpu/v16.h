@@ -204,6 +204,7 @@ V16_INLINE vi vi_max(vi a, vi b)
 	return _mm512_max_epi32(a, b);
 }
 #define vi_shl(a, n) _mm512_slli_epi32((a), (unsigned)(n))
+#define vi_sar(a, n) _mm512_srai_epi32((a), (unsigned)(n))
 V16_INLINE int32_t vi_hsum(vi a)
 {
 	return _mm512_reduce_add_epi32(a);
@@ -454,6 +455,7 @@ V16_INLINE vi vi_load(const void *p)
 	return (vi){_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
 }
 #define vi_shl(x, n) ((vi){_mm256_slli_epi32((x).a, (n)), _mm256_slli_epi32((x).b, (n))})
+#define vi_sar(x, n) ((vi){_mm256_srai_epi32((x).a, (n)), _mm256_srai_epi32((x).b, (n))})
 V16_INLINE int32_t vi_hsum(vi x)
 {
 	__m256i b = _mm256_add_epi32(x.a, x.b);
@@ -757,6 +759,11 @@ V16_INLINE vi vi_max(vi a, vi b)
 V16_INLINE vi vi_shl(vi a, int n)
 {
 	V16_EACH(vi, (int32_t)((uint32_t)a.v[i] << n));
+}
+/* Rounds down, so that the sign stays. */
+V16_INLINE vi vi_sar(vi a, int n)
+{
+	V16_EACH(vi, a.v[i] >> n);
 }
 V16_INLINE int32_t vi_hsum(vi a)
 {
