@@ -15,7 +15,6 @@
 #define EVS_BY_TEXT     10u /* of one answer, that text rather than tokens fills */
 #define RETRY_LEAST_US  1000u
 #define RETRY_MOST_US   10000000u
-#define STEP_GUESS_US   10000u /* before the first step was measured */
 #define TOPS_PER_RECORD 3u
 
 uint32_t plx_links_events(const struct plx_config *cfg)
@@ -246,13 +245,11 @@ struct plx_msg_load plx_load_read(const struct plx_links *l)
 
 uint32_t plx_load_retry_us(const struct plx_links *l)
 {
-	struct plx_msg_load m = plx_load_read(l);
-	uint64_t step = m.step_time_us ? m.step_time_us : STEP_GUESS_US;
-	uint64_t us = step * (1 + m.queued_tokens / l->cfg->lim.step_tokens);
+	uint32_t us = atomic_load_explicit(&l->load.retry_us, memory_order_relaxed);
 
 	if (us < RETRY_LEAST_US)
 		return RETRY_LEAST_US;
-	return us > RETRY_MOST_US ? RETRY_MOST_US : (uint32_t)us;
+	return us > RETRY_MOST_US ? RETRY_MOST_US : us;
 }
 
 static bool can_retry(int err)

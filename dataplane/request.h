@@ -206,6 +206,7 @@ struct plx_load {
 	_Atomic uint32_t free_kv_blocks; /* not reserved */
 	_Atomic uint32_t step_time_us;   /* smoothed */
 	_Atomic uint32_t waiting_requests;
+	_Atomic uint32_t retry_us; /* when a place that is full now is expected to be free */
 };
 
 /* Everything the stages share: the pools and the rings. Made once at start. */
@@ -307,10 +308,8 @@ bool plx_session_marked(const struct plx_links *l, uint32_t io_idx, uint32_t ses
 struct plx_msg_load plx_load_read(const struct plx_links *l);
 
 /*
- * plx_load_retry_us - when a refused request could be tried again: the time to run what is queued,
- * 1 ms to 10 s.
- *
- *   retry = step_time * (1 + queued_tokens / step_tokens)
+ * plx_load_retry_us - when a request that no scheduler looked at could be tried again, 1 ms to 10
+ * s: what the scheduler said last (plx_sched_retry_ns). Thread: any.
  */
 uint32_t plx_load_retry_us(const struct plx_links *l);
 

@@ -582,6 +582,8 @@ static void publish_load(struct plx_stage_batch *s)
 	atomic_store_explicit(&out->step_time_us, us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
 	                      memory_order_relaxed);
 	atomic_store_explicit(&out->waiting_requests, in->n_waiting, memory_order_relaxed);
+	atomic_store_explicit(&out->retry_us, retry_us(plx_sched_retry_ns(&s->sched)),
+	                      memory_order_relaxed);
 }
 
 /* Every count of the scheduler's, all uint64_t, and the metric that shows it. */

@@ -691,6 +691,36 @@ static void test_sched_decodes_go_on_beside_a_prompt(void **state)
 	world_close(&w);
 }
 
+/* The same where a step has one sequence: they take turns, and so do the two that decode then. */
+static void test_sched_steps_of_one_sequence_starve_nobody(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[150];
+
+	(void)state;
+	world_open(&w, 4, 40, 16, 1, 2, false);
+	no_eog();
+	prompt_fill(p, 150, 5);
+	struct plx_sched_job j = job_for(&w, 0, p, 10, 1, 40, 1);
+
+	assert_int_equal(add(&w, 0, &j, &out), 0);
+	turn(&w);
+	j = job_for(&w, 1, p, 100, 1, 40, 2);
+	assert_int_equal(add(&w, 1, &j, &out), 0);
+	/* 100 tokens at 16 a step are 7 steps, every other one. */
+	for (uint32_t i = 0; i < 8; i++)
+		turn(&w);
+	assert_in_range(w.e[0].n_got[0], 8, 10);
+	assert_in_range(w.e[1].n_got[0], 1, 2);
+	for (uint32_t i = 0; i < 10; i++)
+		turn(&w);
+	assert_in_range(w.e[0].n_got[0], 17, 21);
+	assert_in_range(w.e[1].n_got[0], 9, 13);
+	run_out(&w);
+	assert_int_equal(w.n_done, 2);
+	world_close(&w);
+}
+
 /* ---- a device whose steps take time ---- */
 
 #define STEP_NS  1000000u /* a step */
@@ -1242,6 +1272,7 @@ int main(void)
 	    cmocka_unit_test(test_sched_lost_device_ends_all_that_run),
 	    cmocka_unit_test(test_sched_stops_filling_without_room),
 	    cmocka_unit_test(test_sched_decodes_go_on_beside_a_prompt),
+	    cmocka_unit_test(test_sched_steps_of_one_sequence_starve_nobody),
 	    cmocka_unit_test(test_sched_steps_keep_the_objective_between_tokens),
 	    cmocka_unit_test(test_sched_absurd_objectives_are_refused),
 	    cmocka_unit_test(test_sched_queue_is_bounded_by_time),

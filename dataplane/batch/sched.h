@@ -325,6 +325,7 @@ struct plx_sched {
 	uint32_t *free_slot;  /* [n_slots] stack */
 	uint32_t n_free_slots;
 	uint32_t first_decode; /* index in run at which the next step's decodes begin */
+	bool had_prompt;       /* the last step ran prompt tokens */
 	uint32_t n_steps_out;  /* steps in flight */
 	uint32_t promised;     /* sink records that steps in flight can still bring */
 	uint64_t next_step_id;

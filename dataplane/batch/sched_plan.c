@@ -241,9 +241,9 @@ double plx_sched_tenant_ns(const struct plx_sched *s, uint32_t tenant, uint64_t 
 
 uint64_t plx_sched_retry_ns(const struct plx_sched *s)
 {
-	uint32_t n_run = s->view.n_seq ? s->view.n_seq : 1;
+	uint32_t n_run = s->view.n_seq;
 
-	return (uint64_t)fmax(answer_ns(s) / n_run, RETRY_LEAST_NS);
+	return (uint64_t)fmax(n_run ? answer_ns(s) / n_run : 0, RETRY_LEAST_NS);
 }
 
 bool plx_sched_gated(const struct plx_sched *s, const struct plx_sched_ent *e)

@@ -161,7 +161,7 @@ static void step_clear(struct plx_step *st, uint64_t id)
 }
 
 /* Decodes first; where prompts wait, an eighth of the record is kept for them. */
-static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
+static void decodes_first(struct plx_sched *s, struct filling *w, uint64_t now_ns)
 {
 	const struct plx_sched_conf *c = &s->conf;
 
@@ -179,6 +179,22 @@ static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
 
 	if (plx_order_count(&s->prefill) > 0)
 		give_prompts(s, w, aim);
+}
+
+/* Where a step has room for one sequence, decodes and prompts that wait take turns: half of the
+ * objective each. */
+static bool prompts_turn(const struct plx_sched *s)
+{
+	return s->conf.step_seqs == 1 && !s->had_prompt && plx_order_count(&s->prefill) > 0;
+}
+
+static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
+{
+	if (prompts_turn(s))
+		give_prompts(s, w, plx_sched_aim_ns(s, &w->work, s->view.itl_ns / 2, now_ns));
+	if (w->work.prefill == 0)
+		decodes_first(s, w, now_ns);
+	s->had_prompt = w->work.prefill > 0;
 }
 
 uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t room, uint64_t now_ns)
