@@ -17,6 +17,11 @@ int plx_dev_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct p
 	                    conf->name, conf->kind);
 }
 
+uint32_t plx_dev_kind_caps(const char *kind)
+{
+	return strcmp(kind, "cpu") == 0 ? PLX_CPU_CAPS : 0;
+}
+
 int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out)
 {
 	memset(out, 0, sizeof(*out));

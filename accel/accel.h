@@ -296,6 +296,10 @@ struct plx_dev_conf {
  */
 int plx_dev_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct plx_diag *d);
 
+/* plx_dev_kind_caps - what devices of a kind can do (enum plx_dev_cap), before one is open; 0: a
+ * kind that this build lacks. */
+uint32_t plx_dev_kind_caps(const char *kind);
+
 /* plx_dev_info_get - what the device is and can do now. Thread: any. */
 int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
 

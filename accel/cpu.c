@@ -9,10 +9,6 @@
 
 #include "fw/base/err.h"
 
-#define CAPS                                                                                       \
-	(PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY |        \
-	 PLX_CAP_SHIFT)
-
 static int isa_of(const char *name)
 {
 	static const struct {
@@ -84,7 +80,7 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 
 	snprintf(out->name, sizeof(out->name), "cpu %s", c->k->isa_name);
 	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s", c->k->numeric_kind);
-	out->caps = CAPS;
+	out->caps = PLX_CPU_CAPS;
 	out->mem_used_bytes =
 	    c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes + c->work.size_bytes;
 	out->mem_total_bytes = out->mem_used_bytes;

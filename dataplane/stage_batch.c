@@ -34,8 +34,10 @@ static uint32_t ctx_tokens(const struct plx_config *cfg, uint32_t n_ctx)
 {
 	uint64_t most = (uint64_t)cfg->lim.prompt_tokens + cfg->lim.max_new_tokens;
 	uint64_t pool = (uint64_t)cfg->lim.n_kv_blocks * cfg->lim.block_tokens;
+	uint32_t own = cfg->lim.context_tokens;
 
 	most = most < n_ctx ? most : n_ctx;
+	most = own == 0 || most < own ? most : own;
 	return (uint32_t)(most < pool ? most : pool);
 }
 
@@ -74,6 +76,7 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 	    .step_copies = plx_cmd_copies(cfg),
 	    .block_tokens = m->block_tokens,
 	    .ctx_tokens = ctx_tokens(cfg, model->n_ctx),
+	    .can_shift = (model->caps & PLX_CAP_SHIFT) != 0,
 	    .max_prompt = m->prompt_tokens,
 	    .max_new = m->max_new_tokens,
 	    .step_tokens = m->step_tokens,
@@ -96,7 +99,8 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 
 size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 {
-	struct plx_batch_model model = {.n_ctx = n_ctx, .prefix_cache = true};
+	/* Whatever the device can turn out to do. */
+	struct plx_batch_model model = {.n_ctx = n_ctx, .prefix_cache = true, .caps = UINT32_MAX};
 	struct plx_sched_conf c = sched_conf(cfg, &model);
 
 	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
@@ -252,9 +256,11 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	res->ns[PLX_NS_QUEUE] = f->queue_ns;
 	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
 	res->ns[PLX_NS_DECODE] = f->decode_ns;
-	for (uint32_t i = 0; i < r->view.m.n_samples; i++)
+	for (uint32_t i = 0; i < r->view.m.n_samples; i++) {
 		res->sample[i] =
 		    (struct plx_msg_done_sample){.n_tokens = f->n_out[i], .reason = f->end[i]};
+		plx_done_left_set(&res->sample[i], f->n_left[i]);
+	}
 	if (f->queue_ns)
 		plx_hist_add(&s->page->hist[PLX_H_QUEUE], f->queue_ns);
 	give_back(s, r);
@@ -281,6 +287,7 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	    .weight = 1,
 	    .priority = r->priority,
 	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
+	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
 	    .deadline_ns = r->deadline_ns,
 	    .ttft_slo_ns = m->ttft_slo_us * PLX_NS_PER_US,
 	    .itl_slo_ns = m->itl_slo_us * PLX_NS_PER_US,

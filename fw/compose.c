@@ -156,7 +156,7 @@ static int make_models(struct plx_appliance *a, uint32_t *n_bytes)
 	const struct plx_model *m = a->assets->model;
 	struct plx_models_writer w;
 	struct plx_msg_model entry = {.model_id = PLX_DEFAULT_MODEL_ID,
-	                              .context_tokens = m->n_ctx,
+	                              .context_tokens = a->cfg->lim.context_tokens,
 	                              .vocab_size = m->n_vocab,
 	                              .n_embd = m->n_embd,
 	                              .flags = a->assets->chat != NULL ? PLX_MODEL_CHAT : 0,
@@ -180,6 +180,8 @@ static uint64_t features(const struct plx_appliance *a)
 		f |= PLX_FEAT_MESSAGES;
 	if (a->info.caps & PLX_CAP_LOGPROBS)
 		f |= PLX_FEAT_LOGPROBS;
+	if ((a->info.caps & PLX_CAP_SHIFT) && (a->info.caps & PLX_CAP_COPY))
+		f |= PLX_FEAT_COMPRESSION;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
 	if (a->cfg->lim.kept_tokens > 0)
@@ -341,23 +343,50 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 	return err;
 }
 
-void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx)
+bool plx_can_compress(const struct plx_config *cfg)
+{
+	const uint32_t need = PLX_CAP_SHIFT | PLX_CAP_COPY;
+
+	for (uint32_t i = 0; i < cfg->n_devs; i++)
+		if ((plx_dev_kind_caps(cfg->dev[i].kind) & need) != need)
+			return false;
+	return true;
+}
+
+/* What keeps a sequence from more positions. */
+static const char *context_bound(uint32_t wanted, uint32_t n_ctx, uint64_t pool)
+{
+	if (wanted != 0 && wanted <= n_ctx && wanted <= pool)
+		return "limits.context_tokens would raise it";
+	return pool < n_ctx ? "KV memory holds no more; limits.n_kv_blocks would raise it"
+	                    : "the model holds no more";
+}
+
+void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx, bool beyond)
 {
 	struct plx_cfg_limits *l = &cfg->lim;
 	uint64_t pool = (uint64_t)l->n_kv_blocks * l->block_tokens;
-	uint64_t most = (pool < n_ctx ? pool : n_ctx) - 1; /* and one token of an answer */
+	uint64_t most = pool < n_ctx ? pool : n_ctx;
+	const char *why = context_bound(l->context_tokens, n_ctx, pool);
 
 	plx_log(PLX_LOG_INFO,
 	        "context: the model has %" PRIu32 " tokens, KV memory %" PRIu64
 	        " for all sequences together",
 	        n_ctx, pool);
-	if (l->prompt_tokens <= most)
+	if (l->context_tokens != 0 && l->context_tokens < most)
+		most = l->context_tokens;
+	l->context_tokens = (uint32_t)most;
+	if (l->prompt_tokens < most) /* and one token of an answer */
 		return;
+	if (beyond) {
+		plx_log(PLX_LOG_INFO,
+		        "prompts of more than %" PRIu64 " tokens need leave to compress: %s",
+		        most - 1, why);
+		return;
+	}
 	plx_log(PLX_LOG_INFO, "limits.prompt_tokens lowered from %" PRIu32 " to %" PRIu64 ": %s",
-	        l->prompt_tokens, most,
-	        pool < n_ctx ? "KV memory holds no more; limits.n_kv_blocks would raise it"
-	                     : "the model holds no more");
-	l->prompt_tokens = (uint32_t)most;
+	        l->prompt_tokens, most - 1, why);
+	l->prompt_tokens = (uint32_t)most - 1;
 }
 
 static void log_placement(const struct plx_appliance *a)

@@ -72,11 +72,17 @@ struct plx_load_helper {
  */
 int plx_load_help(void *arg);
 
+/* plx_can_compress - whether every device can let tokens leave a full context. */
+bool plx_can_compress(const struct plx_config *cfg);
+
 /*
- * plx_context_fit - lower limits.prompt_tokens to what the model's context and KV memory can hold,
- * so that admission, the scheduler and HELLO_ACK read one value; logs what it found and lowered.
+ * plx_context_fit - lower limits.context_tokens to what the model and KV memory can hold, and
+ * limits.prompt_tokens to what that can, so that admission, the scheduler and HELLO_ACK read one
+ * value; logs what it found and lowered.
+ *
+ * @beyond  texts may outgrow the context, so prompts keep their own limit.
  */
-void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx);
+void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx, bool beyond);
 
 /*
  * plx_memory_open - the memory of pools, rings and stages, before the device takes its own, so

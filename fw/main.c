@@ -71,7 +71,7 @@ static int read_files(const struct plx_options *o, struct plx_diag *d)
 	if (err != 0)
 		return fail(d, err, PLX_EXIT_MODEL);
 	plx_assets_log(&assets);
-	plx_context_fit(&config, assets.model->n_ctx);
+	plx_context_fit(&config, assets.model->n_ctx, plx_can_compress(&config));
 	return PLX_EXIT_OK;
 }
 

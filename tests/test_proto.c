@@ -222,7 +222,8 @@ static void test_done_and_cancelled(void **state)
 	                         .prompt_tokens = 7,
 	                         .ns = {1, 2, 3, 4, 5, 6, 7, 8}},
 			    d2;
-	struct plx_msg_done_sample s[2] = {{10, PLX_FINISH_EOS, {0}}, {20, PLX_FINISH_STOP, {0}}},
+	struct plx_msg_done_sample s[2] = {{10, PLX_FINISH_EOS, {0}},
+	                                   {20, PLX_FINISH_STOP, {1, 2, 3}}},
 				   s2[PLX_SAMPLES_MAX];
 	struct plx_msg_cancelled c = {.cause = PLX_CANCEL_CLIENT, .n_samples = 1}, c2;
 	uint32_t tokens[1] = {33}, tokens2[PLX_SAMPLES_MAX];
@@ -233,6 +234,11 @@ static void test_done_and_cancelled(void **state)
 	assert_int_equal(plx_msg_done_decode(&d2, s2, p, 96), 0);
 	assert_memory_equal(&d, &d2, sizeof(d));
 	assert_memory_equal(s, s2, sizeof(s));
+	assert_int_equal(plx_done_left(&s2[1]), 0x030201);
+	plx_done_left_set(&s2[1], 70000);
+	assert_int_equal(plx_done_left(&s2[1]), 70000);
+	plx_done_left_set(&s2[1], UINT32_MAX);
+	assert_int_equal(plx_done_left(&s2[1]), 0xffffff);
 	assert_int_equal(plx_msg_done_decode(&d2, s2, p, 88), PLX_E_FORMAT);
 	p[84] = 0; /* no reason */
 	assert_int_equal(plx_msg_done_decode(&d2, s2, p, 96), PLX_E_FORMAT);

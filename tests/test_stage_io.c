@@ -292,7 +292,7 @@ static void test_io_limits_are_the_schedulers(void **state)
 	teardown(NULL);
 	struct plx_config cfg = plx_rig_config();
 
-	plx_context_fit(&cfg, model.n_ctx);
+	plx_context_fit(&cfg, model.n_ctx, false);
 	assert_int_equal(plx_rig_open(&rig, &cfg, 1, NULL), 0);
 	plx_rig_client_init(&cli, &rig, 0, NULL, 40000);
 	assert_int_equal(plx_rig_connect(&cli), 0);

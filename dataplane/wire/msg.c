@@ -278,8 +278,7 @@ int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s, c
 	if (m->n_samples)
 		memcpy(s, p + sizeof(*m), m->n_samples * sizeof(*s));
 	for (uint32_t i = 0; i < m->n_samples; i++)
-		if (s[i].reason < PLX_FINISH_EOS || s[i].reason > PLX_FINISH_FAULT ||
-		    !all_zero(s[i].zero, sizeof(s[i].zero)))
+		if (s[i].reason < PLX_FINISH_EOS || s[i].reason > PLX_FINISH_FAULT)
 			return PLX_E_FORMAT;
 	return 0;
 }

@@ -224,9 +224,24 @@ static_assert(sizeof(struct plx_msg_done) == 80, "wire layout");
 struct plx_msg_done_sample {
 	uint32_t n_tokens;
 	uint8_t reason; /* enum plx_finish */
-	uint8_t zero[3];
+	uint8_t
+	    left[3]; /* little-endian: tokens that had left the context when the last was made */
 };
 static_assert(sizeof(struct plx_msg_done_sample) == 8, "wire layout");
+
+/* plx_done_left_set, plx_done_left - that field; more than it holds counts as the most. */
+static inline void plx_done_left_set(struct plx_msg_done_sample *s, uint32_t n)
+{
+	n = n < 0xffffff ? n : 0xffffff;
+	s->left[0] = (uint8_t)n;
+	s->left[1] = (uint8_t)(n >> 8);
+	s->left[2] = (uint8_t)(n >> 16);
+}
+
+static inline uint32_t plx_done_left(const struct plx_msg_done_sample *s)
+{
+	return s->left[0] | (uint32_t)s->left[1] << 8 | (uint32_t)s->left[2] << 16;
+}
 
 int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
                         const struct plx_msg_done_sample *s);

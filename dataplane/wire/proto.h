@@ -139,7 +139,7 @@ enum plx_wire_feature {
 	PLX_FEAT_MESSAGES = 1u << 2,
 	PLX_FEAT_DETERMINISTIC = 1u << 3,
 	PLX_FEAT_LOGPROBS = 1u << 4,
-	PLX_FEAT_COMPRESSION = 1u << 5, /* lossy KV compression, when allow_compression is set */
+	PLX_FEAT_COMPRESSION = 1u << 5, /* texts beyond the context, for requests with COMPRESS */
 	PLX_FEAT_STOP = 1u << 6,
 	PLX_FEAT_RESUME = 1u << 7,
 	PLX_FEAT_CONTINUE = 1u << 8, /* session continuation */

@@ -21,7 +21,7 @@ enum plx_req_flag {
 	PLX_REQ_STREAM = 1u << 3,
 	PLX_REQ_DETERMINISTIC = 1u << 4,
 	PLX_REQ_LOGPROBS = 1u << 5,
-	PLX_REQ_COMPRESS = 1u << 6, /* allow lossy KV compression */
+	PLX_REQ_COMPRESS = 1u << 6, /* the context may be compressed, with loss */
 	PLX_REQ_NO_TEXT = 1u << 7,  /* answer with ids alone */
 	PLX_REQ_IGNORE_EOS = 1u << 8,
 	PLX_REQ_SPECIAL = 1u << 9, /* TEXT only: special tokens in the text are control tokens */

@@ -73,6 +73,7 @@ struct plx_cfg_limits {
 	uint32_t request_bytes;      /* one REQ message, all fragments */
 	uint32_t reasm_bytes;        /* reassembly memory of one io stage */
 	uint32_t prompt_tokens;      /* ids of one prompt */
+	uint32_t context_tokens;     /* positions of one sequence; 0: as many as the model has */
 	uint32_t max_new_tokens;     /* ids of one answer */
 	uint32_t n_samples;          /* answers of one request */
 	uint32_t n_stop;             /* stop strings of one request */

@@ -145,8 +145,10 @@ bool plx_ask_answer_event(struct plx_ask_answer *a, const struct plx_client_even
 	if (ev->type == PLX_CLIENT_EV_DONE) {
 		a->done = ev->done;
 		a->done.samples = NULL;
-		for (uint32_t i = 0; i < ev->done.n_samples; i++)
+		for (uint32_t i = 0; i < ev->done.n_samples; i++) {
 			a->sample[i].finish = ev->done.samples[i].finish;
+			a->sample[i].left = ev->done.samples[i].left_tokens;
+		}
 	}
 	if (ev->type != PLX_CLIENT_EV_TOKENS)
 		return true;
@@ -195,6 +197,8 @@ static json_t *json_sample(const struct plx_ask_answer *a, const struct plx_ask_
 	json_decref(probs);
 	json_decref(tops);
 	json_object_set_new(j, "finish", json_string(finish_name(s->finish)));
+	if (a->o->req.allow_compression)
+		json_object_set_new(j, "left_tokens", json_integer(s->left));
 	return j;
 }
 
@@ -305,6 +309,9 @@ void plx_ask_answer_figures(const struct plx_ask_answer *a)
 	fprintf(stderr, "answer: %llu tokens, %.1f tokens/s, ended by %s\n", (unsigned long long)n,
 	        rate(n > d->n_samples ? n - d->n_samples : 0, a->last_ns - first),
 	        finish_name(a->sample[0].finish));
+	if (a->sample[0].left > 0)
+		fprintf(stderr, "context: the last token was made without %u older ones\n",
+		        a->sample[0].left);
 	print_stages(d);
 }
 
@@ -318,7 +325,8 @@ static const char *remedy(int err)
 	case PLX_E_DEADLINE_UNMEETABLE:
 		return "give a later --deadline, a shorter prompt or fewer --max-new";
 	case PLX_E_TOO_LARGE:
-		return "shorten the prompt, or ask for fewer tokens or answers";
+		return "shorten the prompt, ask for fewer tokens or answers, or give "
+		       "--beyond-context";
 	case PLX_E_NO_MODEL:
 		return "see --models for the ids that are loaded";
 	case PLX_E_UNAUTHORISED:

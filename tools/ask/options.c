@@ -32,6 +32,7 @@ enum {
 	O_DEADLINE,
 	O_PRIORITY,
 	O_IGNORE_EOS,
+	O_BEYOND,
 	O_RETRY,
 	O_QUIET,
 	O_CHAT,
@@ -63,6 +64,7 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"deadline", 1, NULL, O_DEADLINE},
                                         {"priority", 1, NULL, O_PRIORITY},
                                         {"ignore-eos", 0, NULL, O_IGNORE_EOS},
+                                        {"beyond-context", 0, NULL, O_BEYOND},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
                                         {"chat", 0, NULL, O_CHAT},
@@ -95,6 +97,8 @@ const char *plx_ask_usage(void)
 	       "  --n N                 so many answers\n"
 	       "  --logprobs N          log-probability of each token, and of N alternatives\n"
 	       "  --ignore-eos          go on after the model's end of text\n"
+	       "  --beyond-context      go on where the context is full: the oldest tokens leave\n"
+	       "                        it but for the very first; the figures say how many\n"
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
@@ -201,6 +205,9 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 		return err;
 	case O_IGNORE_EOS:
 		r->ignore_eos = true;
+		return 0;
+	case O_BEYOND:
+		r->allow_compression = true;
 		return 0;
 	case O_RETRY:
 		r->resubmit = PLX_CLIENT_RESUBMIT_RESUME;

@@ -300,8 +300,10 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 
 	memcpy(done.stage_ns, m.ns, sizeof(done.stage_ns));
 	for (uint32_t i = 0; i < m.n_samples; i++)
-		s->result[i] = (struct plx_client_sample){
-		    .n_tokens = ds[i].n_tokens, .finish = (enum plx_client_finish)ds[i].reason};
+		s->result[i] =
+		    (struct plx_client_sample){.n_tokens = ds[i].n_tokens,
+		                               .finish = (enum plx_client_finish)ds[i].reason,
+		                               .left_tokens = plx_done_left(&ds[i])};
 	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_DONE, .done = done};
 	return 0;
 }

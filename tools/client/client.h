@@ -170,6 +170,7 @@ struct plx_client_request {
 	bool deterministic;       /* as the appliance defines it; the CPU always is */
 	bool ids_only;            /* no text in TOKENS */
 	bool ignore_eos;          /* go on after the model's end of text */
+	bool allow_compression;   /* a full context: its oldest tokens leave, and it goes on */
 	bool special;             /* text: special tokens in it are control tokens */
 	uint32_t deadline_us;     /* from receipt at the appliance; 0: none */
 	uint64_t seed;
@@ -286,6 +287,8 @@ enum plx_client_stage {
 struct plx_client_sample {
 	uint32_t n_tokens;
 	enum plx_client_finish finish; /* DONE only */
+	uint32_t left_tokens; /* DONE: of prompt and answer, those that its last one was made
+	                       * without; with allow_compression */
 };
 
 struct plx_client_done {
