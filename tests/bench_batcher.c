@@ -6,6 +6,8 @@
  *                                     `make bench` runs); as many at once as there are CPUs, or
  *                                     PLX_BENCH_JOBS
  *   bench_batcher quick               the same with 5,000
+ *   bench_batcher seeds [N]           the same on eight days, medians and worst: no policy is
+ *                                     fitted to one of them
  *   bench_batcher point LOAD WHO [N [SEED [BLOCKS]]]
  *                                     one run: LOAD of capacity (0.95), WHO ours, static, orca or
  *                                     sarathi, with :NUMBER for another batch or budget; BLOCKS:
@@ -191,12 +193,6 @@ static const struct sim_result *at(const struct sim_result *r, uint32_t load, ui
 	return &r[load * N_WHO + who];
 }
 
-static void verdict(const char *what, double is, const char *rel, double target, bool met)
-{
-	printf("target %-58s %7.3f, wanted %s %.3f: %s\n", what, is, rel, target,
-	       met ? "met" : "MISSED");
-}
-
 /* The best baseline at a load: by goodput. */
 static const struct sim_result *best_baseline(const struct sim_result *r, uint32_t load)
 {
@@ -218,29 +214,49 @@ static double peak_of_ours(const struct sim_result *r, bool flood)
 	return peak;
 }
 
-static void print_targets(const struct sim_result *r)
+/* What is wanted, and what came out. */
+struct target {
+	const char *what;
+	double is, wanted;
+	bool at_least;
+};
+
+#define N_TARGETS 7
+
+static bool met(const struct target *t)
+{
+	return t->at_least ? t->is >= t->wanted : t->is <= t->wanted;
+}
+
+static void targets_of(const struct sim_result *r, struct target out[N_TARGETS])
 {
 	const struct sim_result *o = at(r, 2, OURS), *b = best_baseline(r, 2);
 	const struct sim_result *over = at(r, 3, OURS), *flood = &r[N_RUNS - 1];
-	double spread = o->burst_gap[1] / o->burst_gap[0];
-	double median = o->burst_gap[0] / b->burst_gap[0];
-	double kept = over->goodput_hz / peak_of_ours(r, false);
-	double kept2 = flood->goodput_hz / peak_of_ours(r, true);
+	const struct target t[N_TARGETS] = {
+	    {"95 %, prefill bursts: p99/p50 between tokens", o->burst_gap[1] / o->burst_gap[0],
+	     SIM_TARGET_SPREAD, false},
+	    {"95 %, prefill bursts: p50 over the best baseline's",
+	     o->burst_gap[0] / b->burst_gap[0], SIM_TARGET_MEDIAN, false},
+	    {"95 %: goodput over the best baseline's", o->goodput_hz / b->goodput_hz, 1, true},
+	    {"120 %: goodput over its own peak", over->goodput_hz / peak_of_ours(r, false),
+	     SIM_TARGET_KEPT, true},
+	    {"120 %: slowest reject, ms", over->reject[2], SIM_TARGET_REJECT_MS, false},
+	    {"200 %: goodput over its own peak", flood->goodput_hz / peak_of_ours(r, true),
+	     SIM_TARGET_KEPT, true},
+	    {"200 %: slowest reject, ms", flood->reject[2], SIM_TARGET_REJECT_MS, false},
+	};
 
-	verdict("95 %, prefill bursts: p99/p50 between tokens", spread, "<=", SIM_TARGET_SPREAD,
-	        spread <= SIM_TARGET_SPREAD);
-	verdict("95 %, prefill bursts: p50 over the best baseline's", median,
-	        "<=", SIM_TARGET_MEDIAN, median <= SIM_TARGET_MEDIAN);
-	verdict("95 %: goodput over the best baseline's", o->goodput_hz / b->goodput_hz, ">=", 1,
-	        o->goodput_hz >= b->goodput_hz);
-	verdict("120 %: goodput over its own peak", kept, ">=", SIM_TARGET_KEPT,
-	        kept >= SIM_TARGET_KEPT);
-	verdict("120 %: slowest reject, ms", over->reject[2], "<=", SIM_TARGET_REJECT_MS,
-	        over->reject[2] <= SIM_TARGET_REJECT_MS);
-	verdict("200 %: goodput over its own peak", kept2, ">=", SIM_TARGET_KEPT,
-	        kept2 >= SIM_TARGET_KEPT);
-	verdict("200 %: slowest reject, ms", flood->reject[2], "<=", SIM_TARGET_REJECT_MS,
-	        flood->reject[2] <= SIM_TARGET_REJECT_MS);
+	memcpy(out, t, sizeof(t));
+}
+
+static void print_targets(const struct sim_result *r)
+{
+	struct target t[N_TARGETS];
+
+	targets_of(r, t);
+	for (uint32_t i = 0; i < N_TARGETS; i++)
+		printf("target %-58s %7.3f, wanted %s %.3f: %s\n", t[i].what, t[i].is,
+		       t[i].at_least ? ">=" : "<=", t[i].wanted, met(&t[i]) ? "met" : "MISSED");
 }
 
 static void print_estimates(const struct sim_result *r)
@@ -257,19 +273,25 @@ static void print_estimates(const struct sim_result *r)
 	}
 }
 
-static void compare(uint32_t n)
+static void run_seed(uint32_t n, uint64_t seed, struct sim_result r[N_RUNS])
 {
 	struct point p[N_RUNS];
-	struct sim_result r[N_RUNS];
 
 	for (uint32_t i = 0; i < N_RUNS; i++) {
 		bool flood = i == N_RUNS - 1;
 
 		p[i] =
-		    (struct point){.load = flood ? FLOOD : loads[i / N_WHO], .n = n, .seed = SEED};
+		    (struct point){.load = flood ? FLOOD : loads[i / N_WHO], .n = n, .seed = seed};
 		snprintf(p[i].who, sizeof(p[i].who), "%s", everybody[flood ? OURS : i % N_WHO]);
 	}
 	run_all(p, N_RUNS, r);
+}
+
+static void compare(uint32_t n)
+{
+	struct sim_result r[N_RUNS];
+
+	run_seed(n, SEED, r);
 	printf("batcher: simulated H100, Llama 3 8B in BF16, %u requests a run; capacity %.2f "
 	       "requests/s; chat %u/%u ms, documents %u/%u ms\n",
 	       n, SIM_CAPACITY_HZ, sim_objectives[SIM_CHAT].first_ms,
@@ -282,6 +304,90 @@ static void compare(uint32_t n)
 	print_targets(r);
 	for (uint32_t i = 0; i < N_RUNS; i++)
 		sim_report_line(&r[i]);
+}
+
+/* ---- all of it, on other days ---- */
+
+#define N_SEEDS 8u
+
+static int by_value(const void *a, const void *b)
+{
+	const double *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/* Sorts; the middle. */
+static double middle(double v[N_SEEDS])
+{
+	qsort(v, N_SEEDS, sizeof(*v), by_value);
+	return (v[N_SEEDS / 2 - 1] + v[N_SEEDS / 2]) / 2;
+}
+
+static void print_seeds_target(struct target all[N_SEEDS][N_TARGETS], uint32_t i)
+{
+	const struct target *t = &all[0][i];
+	double v[N_SEEDS];
+	uint32_t n_met = 0;
+
+	for (uint32_t s = 0; s < N_SEEDS; s++) {
+		v[s] = all[s][i].is;
+		n_met += met(&all[s][i]);
+	}
+	double mid = middle(v);
+
+	printf("target %-58s median %7.3f, worst %7.3f, wanted %s %.3f: met on %u of %u\n", t->what,
+	       mid, t->at_least ? v[0] : v[N_SEEDS - 1], t->at_least ? ">=" : "<=", t->wanted,
+	       n_met, N_SEEDS);
+}
+
+/* A figure of a scheduler at a load: its middle over the seeds, and the range. */
+static void print_seeds_range(const char *what, double v[N_SEEDS])
+{
+	double mid = middle(v);
+
+	printf("  %s %.3f (%.3f to %.3f)", what, mid, v[0], v[N_SEEDS - 1]);
+}
+
+static void print_seeds_row(struct sim_result all[N_SEEDS][N_RUNS], uint32_t run)
+{
+	double good[N_SEEDS], spread[N_SEEDS], gap[N_SEEDS], half[N_SEEDS], most[N_SEEDS];
+
+	for (uint32_t s = 0; s < N_SEEDS; s++) {
+		const struct sim_result *r = &all[s][run];
+
+		good[s] = r->goodput_hz / r->offered_hz;
+		gap[s] = r->burst_gap[0];
+		spread[s] = r->burst_gap[1] / r->burst_gap[0];
+		half[s] = r->est_rel[1];
+		most[s] = r->est_rel[2];
+	}
+	printf("%4.0f%% %-8s", 100 * all[0][run].load, all[0][run].name);
+	print_seeds_range("met/offered", good);
+	print_seeds_range("burst p50 ms", gap);
+	print_seeds_range("p99/p50", spread);
+	if (strcmp(all[0][run].name, "ours") == 0) {
+		print_seeds_range("estimate off p50", half);
+		print_seeds_range("p95", most);
+	}
+	printf("\n");
+}
+
+static void seeds(uint32_t n)
+{
+	static struct sim_result r[N_SEEDS][N_RUNS];
+	struct target t[N_SEEDS][N_TARGETS];
+
+	printf("batcher: seeds 1 to %u, %u requests a run: medians, and from least to most\n",
+	       N_SEEDS, n);
+	for (uint32_t s = 0; s < N_SEEDS; s++) {
+		run_seed(n, 1 + s, r[s]);
+		targets_of(r[s], t[s]);
+	}
+	for (uint32_t i = 0; i < N_RUNS; i++)
+		print_seeds_row(r, i);
+	for (uint32_t i = 0; i < N_TARGETS; i++)
+		print_seeds_target(t, i);
 }
 
 /* ---- a look at steps ---- */
@@ -330,6 +436,10 @@ int main(int argc, char **argv)
 		compare(argc < 2 ? N_FULL : number(argc, argv, 2, N_QUICK));
 		return 0;
 	}
+	if (strcmp(argv[1], "seeds") == 0) {
+		seeds(number(argc, argv, 2, N_FULL));
+		return 0;
+	}
 	if (strcmp(argv[1], "sweep") == 0) {
 		sweep(number(argc, argv, 2, N_POINT));
 		return 0;
@@ -339,7 +449,7 @@ int main(int argc, char **argv)
 	p.again = strcmp(argv[1], "again") == 0;
 	if (argc < (steps ? 6 : 4) || (!steps && !p.again && strcmp(argv[1], "point") != 0)) {
 		fprintf(stderr,
-		        "usage: %s [quick [N] | point LOAD WHO [N [SEED [BLOCKS]]] | "
+		        "usage: %s [quick [N] | seeds [N] | point LOAD WHO [N [SEED [BLOCKS]]] | "
 		        "again LOAD WHO [N [SEED [BLOCKS]]] | "
 		        "steps LOAD WHO FROM TO [N [SEED]] | sweep [N]]\n",
 		        argv[0]);
