@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,6 +310,10 @@ static void take_event(struct plx_inproc_ask *a, const struct plx_client_event *
 		return;
 	a->end_ns = plx_clock_ns();
 	a->done = ev->type == PLX_CLIENT_EV_DONE;
+	if (a->done) {
+		a->prompt_tokens = ev->done.prompt_tokens;
+		a->cached_tokens = ev->done.cached_tokens;
+	}
 	if (ev->type == PLX_CLIENT_EV_REJECT)
 		printf("inproc: rejected: %d %s\n", ev->reject.err, ev->reject.detail);
 }
@@ -331,6 +336,45 @@ uint32_t plx_inproc_asks(struct plx_inproc *p, struct plx_client *c, struct plx_
 				take_event(&ask[i], &ev, &last_ns[i], gaps);
 		if (plx_client_event_final(&ev))
 			n_left--;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		n_done += ask[i].done;
+	return n_done;
+}
+
+/* Until something comes for one of them, a millisecond at most; then each looks. */
+static void process_all(struct plx_inproc *p, struct plx_client *const *c, uint32_t n)
+{
+	struct pollfd fd[MAX_ASKS];
+
+	for (uint32_t i = 0; i < n; i++)
+		fd[i] = (struct pollfd){.fd = plx_client_fd(c[i]), .events = POLLIN};
+	if (p->wait)
+		(void)poll(fd, n, 1);
+	for (uint32_t i = 0; i < n; i++)
+		(void)plx_client_process(c[i], plx_clock_ns());
+}
+
+uint32_t plx_inproc_asks_of(struct plx_inproc *p, struct plx_client *const *c,
+                            struct plx_inproc_ask *ask, uint32_t n, struct plx_inproc_gaps *gaps)
+{
+	uint64_t req[MAX_ASKS] = {0}, last_ns[MAX_ASKS] = {0};
+	uint64_t end = plx_clock_ns() + ASK_NS;
+	uint32_t n_left = n, n_done = 0;
+	struct plx_client_event ev;
+
+	PLX_CHECK(n <= MAX_ASKS && !p->memory);
+	for (uint32_t i = 0; i < n; i++)
+		if (submit(c[i], &ask[i], &req[i]) != 0)
+			return 0;
+	while (n_left > 0 && plx_clock_ns() < end) {
+		process_all(p, c, n);
+		for (uint32_t i = 0; i < n; i++)
+			while (plx_client_event(c[i], &ev)) {
+				if (ev.req == req[i])
+					take_event(&ask[i], &ev, &last_ns[i], gaps);
+				n_left -= plx_client_event_final(&ev);
+			}
 	}
 	for (uint32_t i = 0; i < n; i++)
 		n_done += ask[i].done;

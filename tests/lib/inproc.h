@@ -57,6 +57,8 @@ struct plx_inproc_ask {
 	bool raw; /* text as it is, no chat template */
 	/* out */
 	uint32_t n_tokens;
+	uint32_t prompt_tokens,
+	    cached_tokens; /* cached: of the prompt, found in the prefix cache */
 	uint64_t submit_ns, first_ns, end_ns;
 	bool done;      /* it ended in DONE */
 	char head[512]; /* beginning of the answer */
@@ -76,6 +78,10 @@ struct plx_inproc_gaps {
  */
 uint32_t plx_inproc_asks(struct plx_inproc *p, struct plx_client *c, struct plx_inproc_ask *ask,
                          uint32_t n, struct plx_inproc_gaps *gaps);
+
+/* plx_inproc_asks_of - the same, request i by client i. They share a veth; none on rings. */
+uint32_t plx_inproc_asks_of(struct plx_inproc *p, struct plx_client *const *c,
+                            struct plx_inproc_ask *ask, uint32_t n, struct plx_inproc_gaps *gaps);
 
 /* plx_inproc_ping - one round trip in ns; 0 when none came within a second. */
 uint64_t plx_inproc_ping(struct plx_inproc *p, struct plx_client *c);
