@@ -64,6 +64,13 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	};
 }
 
+static uint32_t draft_ids(const struct plx_config *cfg, uint32_t n_ctx)
+{
+	uint32_t ctx = ctx_tokens(cfg, n_ctx);
+
+	return cfg->lim.draft_tokens < ctx ? cfg->lim.draft_tokens : ctx;
+}
+
 static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
                                         const struct plx_batch_model *model)
 {
@@ -88,6 +95,7 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 	    .itl_slo_ns = cfg->tmr.itl_slo_us * PLX_NS_PER_US,
 	    .wait_ns = cfg->tmr.batch_wait_us * PLX_NS_PER_US,
 	    .prefix_cache = model->prefix_cache,
+	    .draft_ids = model->caps & PLX_CAP_DRAFT ? draft_ids(cfg, model->n_ctx) : 0,
 	    .secret = model->secret,
 	    .n_eog = model->n_eog,
 	};
@@ -628,6 +636,8 @@ static const struct {
     COUNT(STEP_OFF_25, stats.step_err[2]),
     COUNT(STEP_OFF_50, stats.step_err[3]),
     COUNT(STEP_OFF_MORE, stats.step_err[4]),
+    COUNT(DRAFT_LOOKUP, draft.drafted[0]),
+    COUNT(DRAFT_LOOKUP_OK, draft.accepted[0]),
 };
 
 static void publish_counters(struct plx_stage_batch *s)
