@@ -12,12 +12,9 @@ static void keep_seq(struct plx_sched *s, uint32_t slot, bool with_kv)
 
 	q->state = PLX_SEQ_DRAIN;
 	q->leaving = false;
-	q->kept = true;
-	q->kept_kv = with_kv && q->in_flight == 0 && q->n_blocks > 0;
-	q->lent = false;
-	s->n_kept++;
-	if (!q->kept_kv)
-		plx_sched_will_leave(s, slot);
+	q->kept = q->kept_kv = with_kv && q->in_flight == 0 && q->n_blocks > 0;
+	s->n_kept += q->kept;
+	plx_sched_will_leave(s, slot);
 	if (q->in_flight == 0)
 		plx_sched_seq_leave(s, slot);
 }

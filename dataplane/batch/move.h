@@ -2,16 +2,15 @@
  * A request goes from one scheduler to another: because the device failed, or because it runs
  * prompts and another one answers.
  *
- * What was said is in its sequences' ids, in the memory of the host whatever became of the device.
- * So a request that leaves keeps its slots, and ids with them, until it has started elsewhere: its
- * sequences are `kept`, over but not free. The scheduler it comes to is given the ids as
- * plx_sched_have, sends none of them again and goes on behind them, with the same ids that it would
- * have made without the move, where the numeric kind is the same.
+ * What was said is in its sequences' ids, in the memory of the host whatever became of the device:
+ * whoever moves it copies them. The scheduler it comes to is given them as plx_sched_have, sends
+ * none of them again and goes on behind them, with the same ids that it would have made without the
+ * move, where the numeric kind is the same.
  *
- * With its blocks kept as well (`kept_kv`), the other device copies them instead of running the
- * tokens again, and the sequence goes on at the next position. They are given up where the
- * scheduler that keeps them needs the room, unless they are being copied (`lent`): then somebody
- * computes them again, and nobody waits.
+ * A sequence may be `kept`: over, but with its slot, ids and blocks (`kept_kv`). The other device
+ * copies them instead of running the tokens again, and the sequence goes on at the next position.
+ * They are given up where the scheduler that keeps them needs the room, unless they are being
+ * copied (`lent`): then somebody computes them again, and nobody waits.
  *
  * Owner: the batch stage, which has both schedulers.  Thread: one.  Cost: O(blocks), no allocation.
  */
@@ -23,11 +22,11 @@
 /*
  * plx_sched_leave - a request goes on elsewhere: no final, its key is free.
  *
- * @with_kv  keep the blocks of those sequences that no step in flight names.
+ * @with_kv  keep those sequences that have blocks and that no step in flight names, until
+ *           plx_sched_release.
  *
- * Samples that ran and were not over are kept until plx_sched_release; ent[key] still says how each
- * stood (slot, out.end, out.n_out) until the key is used again. What steps in flight bring is
- * dropped.
+ * Until the next plx_sched_fill ent[key] says how each sample stood (slot, out.end, out.n_out), and
+ * seq[slot].ids what it has said. What steps in flight bring is dropped.
  */
 void plx_sched_leave(struct plx_sched *s, uint32_t key, bool with_kv);
 

@@ -26,6 +26,9 @@ struct fake_entry {
 	bool is_copy;
 	uint32_t step_idx;
 	struct plx_block_copy pair;
+	struct plx_fake *src; /* COPY: whose blocks */
+	uint32_t after;       /* COPY: entries that src must have done first */
+	uint64_t at_ns;       /* STEP: given */
 };
 
 #define FIFO 4096u
@@ -37,6 +40,7 @@ struct fake_queue {
 	struct fake_entry fifo[FIFO];
 	uint32_t head, tail; /* of fifo */
 	uint32_t polled;     /* polls of the oldest step */
+	uint32_t drop_to;    /* copies before it wait for nobody: the device was reset */
 };
 
 struct plx_fake {
@@ -49,6 +53,7 @@ struct plx_fake {
 	uint64_t generation;
 	uint64_t now_ns; /* its own clock, where steps take a stated time */
 	uint32_t n_resets;
+	uint64_t free_ns; /* end of the last step, by the test's clock */
 };
 
 static uint64_t mix(uint64_t h, uint64_t v)
@@ -180,26 +185,30 @@ static int fake_submit(struct plx_queue *q, uint32_t idx)
 	if (e)
 		return e;
 	st->generation = f->generation;
-	f->queue.fifo[f->queue.tail++ % FIFO] = (struct fake_entry){.step_idx = idx};
+	f->queue.fifo[f->queue.tail++ % FIFO] =
+	    (struct fake_entry){.step_idx = idx, .at_ns = f->conf.clock ? *f->conf.clock : 0};
 	return 0;
 }
 
 static int fake_copy(struct plx_queue *dst, struct plx_queue *src,
                      const struct plx_block_copy *pairs, uint32_t n)
 {
-	struct plx_fake *f = (struct plx_fake *)dst->dev;
+	struct plx_fake *f = (struct plx_fake *)dst->dev, *from = (struct plx_fake *)src->dev;
 	uint32_t n_blocks = f->chk.lim.n_blocks + f->chk.lim.n_host_blocks;
+	uint32_t n_from = from->chk.lim.n_blocks + from->chk.lim.n_host_blocks;
 
-	if (dst != src)
+	if (f != from && f->chk.lim.block_tokens != from->chk.lim.block_tokens)
 		return PLX_E_UNSUPPORTED;
+	if (f != from && f->conf.copy_err)
+		return f->conf.copy_err;
 	if (f->conf.refuse_again || f->queue.tail - f->queue.head + n > FIFO)
 		return PLX_E_AGAIN;
 	for (uint32_t i = 0; i < n; i++)
-		if (pairs[i].src >= n_blocks || pairs[i].dst >= n_blocks)
+		if (pairs[i].src >= n_from || pairs[i].dst >= n_blocks)
 			return PLX_E_INVAL;
 	for (uint32_t i = 0; i < n; i++)
-		f->queue.fifo[f->queue.tail++ % FIFO] =
-		    (struct fake_entry){.is_copy = true, .pair = pairs[i]};
+		f->queue.fifo[f->queue.tail++ % FIFO] = (struct fake_entry){
+		    .is_copy = true, .pair = pairs[i], .src = from, .after = from->queue.tail};
 	return 0;
 }
 
@@ -292,15 +301,53 @@ static void run_step(struct plx_fake *f, struct plx_step *st)
 	st->end_ns = f->conf.step_ns ? f->now_ns : plx_clock_ns();
 }
 
-/* True where it was one. */
-static bool run_copy(struct plx_fake *f, const struct fake_entry *e)
+/* Whether a copy has to wait for another device. */
+static bool copy_waits(const struct plx_fake *f, const struct fake_entry *e)
+{
+	return e->src != f && (int32_t)(e->src->queue.head - e->after) < 0;
+}
+
+static void run_copy(struct plx_fake *f, const struct fake_entry *e)
 {
 	size_t bytes = sizeof(*f->kv) * f->chk.lim.block_tokens;
 
-	if (!e->is_copy)
-		return false;
-	memmove((char *)f->kv + e->pair.dst * bytes, (char *)f->kv + e->pair.src * bytes, bytes);
-	return true;
+	memmove((char *)f->kv + e->pair.dst * bytes, (char *)e->src->kv + e->pair.src * bytes,
+	        bytes);
+}
+
+/* When a step that is the oldest ends. */
+static uint64_t end_ns(struct plx_fake *f, const struct fake_entry *e)
+{
+	uint64_t start = e->at_ns > f->free_ns ? e->at_ns : f->free_ns;
+
+	return start + f->conf.base_ns + step_at(f, e->step_idx)->n_tok * f->conf.tok_ns;
+}
+
+static bool still_runs(struct plx_fake *f, const struct fake_entry *e)
+{
+	if (f->conf.hang)
+		return true;
+	if (f->conf.clock)
+		return *f->conf.clock < end_ns(f, e);
+	return f->queue.polled++ < f->conf.polls;
+}
+
+static void finish_step(struct plx_fake *f, const struct fake_entry *e, bool stale, bool cancelled)
+{
+	struct plx_step *st = step_at(f, e->step_idx);
+	uint64_t end = end_ns(f, e);
+
+	run_step(f, st);
+	st->status = f->conf.fail_status;
+	f->conf.fail_status = 0;
+	if (stale || cancelled)
+		st->status = stale ? PLX_E_LOST : PLX_E_CANCELLED;
+	f->queue.polled = 0;
+	if (!f->conf.clock)
+		return;
+	st->end_ns = stale || cancelled ? *f->conf.clock : end;
+	st->start_ns = end - f->conf.base_ns - st->n_tok * f->conf.tok_ns;
+	f->free_ns = st->end_ns;
 }
 
 static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, uint32_t max_done)
@@ -310,29 +357,35 @@ static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, ui
 	uint32_t n = 0;
 
 	(void)budget_us;
-	while (fq->head != fq->tail && n < max_done) {
-		uint32_t idx = fq->fifo[fq->head % FIFO].step_idx;
+	for (; fq->head != fq->tail && n < max_done; fq->head++) {
+		const struct fake_entry *e = &fq->fifo[fq->head % FIFO];
 
-		if (run_copy(f, &fq->fifo[fq->head % FIFO])) {
-			fq->head++;
+		if (e->is_copy) {
+			if ((int32_t)(fq->drop_to - fq->head) <= 0 && copy_waits(f, e))
+				break;
+			run_copy(f, e);
 			continue;
 		}
-		struct plx_step *st = step_at(f, idx);
+		struct plx_step *st = step_at(f, e->step_idx);
 		bool stale = st->generation != f->generation;
 		bool cancelled = __atomic_load_n(&st->cancel, __ATOMIC_RELAXED) != 0;
 
-		if (!stale && !cancelled && (f->conf.hang || fq->polled++ < f->conf.polls))
+		if (!stale && !cancelled && still_runs(f, e))
 			break;
-		run_step(f, st);
-		st->status = f->conf.fail_status;
-		f->conf.fail_status = 0;
-		if (stale || cancelled)
-			st->status = stale ? PLX_E_LOST : PLX_E_CANCELLED;
-		fq->polled = 0;
-		fq->head++;
-		done[n++] = idx;
+		finish_step(f, e, stale, cancelled);
+		done[n++] = e->step_idx;
 	}
 	return (int)n;
+}
+
+uint64_t plx_fake_next_ns(struct plx_fake *f)
+{
+	const struct fake_queue *fq = &f->queue;
+	const struct fake_entry *e = &fq->fifo[fq->head % FIFO];
+
+	if (fq->head == fq->tail || f->conf.hang)
+		return UINT64_MAX;
+	return e->is_copy ? *f->conf.clock : end_ns(f, e);
 }
 
 static int fake_reset(struct plx_dev *dev)
@@ -344,6 +397,7 @@ static int fake_reset(struct plx_dev *dev)
 		return f->conf.reset_err;
 	f->generation++;
 	f->n_resets++;
+	f->queue.drop_to = f->queue.tail;
 	plx_step_checker_reset(&f->chk);
 	memset(f->kv, 0xee,
 	       sizeof(*f->kv) * ((size_t)l->n_blocks + l->n_host_blocks) * l->block_tokens);

@@ -27,6 +27,13 @@ struct plx_fake_conf {
 	int reset_err;      /* what reset returns, having done nothing */
 	bool hang;          /* steps do not complete, but for cancel and reset */
 	bool refuse_again;  /* submit says AGAIN */
+	int copy_err;       /* what a copy from another device returns */
+	/*
+	 * Time as the test has it; NULL: the machine's. With it a step takes base_ns + tokens *
+	 * tok_ns from when it was given, or from the end of the one before.
+	 */
+	const uint64_t *clock;
+	uint64_t base_ns, tok_ns;
 };
 
 struct plx_fake;
@@ -36,6 +43,9 @@ struct plx_fake *plx_fake_open(const struct plx_dev_limits *lim, const struct pl
 struct plx_dev *plx_fake_dev(struct plx_fake *f);
 struct plx_fake_conf *plx_fake_conf(struct plx_fake *f);
 uint32_t plx_fake_resets(const struct plx_fake *f);
+
+/* plx_fake_next_ns - with a clock: when the oldest step will be done; UINT64_MAX: never. */
+uint64_t plx_fake_next_ns(struct plx_fake *f);
 
 /*
  * plx_fake_expect - the ids an answer has: at most max_new, ended before the first eog id.
