@@ -11,82 +11,50 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
-#include "fw/base/check.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/ref.h"
+#include "tests/lib/tiny_golden.h"
 
 /* Goldens are printed with nine digits, and Llama 3 factors are f32. */
 #define REF_BOUND 1e-6
 /* F32 and F16 weights, f32 activations, f16 KV: the last one dominates. */
 #define DEV_BOUND 0.05
 
-#define MAX_TOK 32u
-
-struct golden {
-	uint32_t n_tok;
-	uint32_t n_vocab;
-	int32_t id[MAX_TOK];
-	double *logits; /* [n_tok][n_vocab] */
-};
-
 static const char *const names[] = {"llama3", "llama-linear", "qwen2", "qwen3"};
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
-static void golden_read(const char *name, struct golden *g)
+static void golden_read(const char *name, struct plx_t_golden *g)
 {
 	char path[128];
 
 	snprintf(path, sizeof(path), "tests/golden/tiny/%s.logits", name);
-	FILE *f = fopen(path, "r");
-
-	assert_non_null(f);
-	assert_int_equal(fscanf(f, "%u %u", &g->n_tok, &g->n_vocab), 2);
-	assert_in_range(g->n_tok, 1, MAX_TOK);
-	for (uint32_t i = 0; i < g->n_tok; i++)
-		assert_int_equal(fscanf(f, "%d", &g->id[i]), 1);
-	size_t n = (size_t)g->n_tok * g->n_vocab;
-
-	g->logits = calloc(n, sizeof(double));
-	PLX_CHECK(g->logits != NULL);
-	for (size_t i = 0; i < n; i++)
-		assert_int_equal(fscanf(f, "%lf", &g->logits[i]), 1);
-	fclose(f);
+	plx_t_golden_read(g, path);
 }
 
 static void test_reference_equals_transformers(void **state)
 {
 	(void)state;
 	for (uint32_t i = 0; i < N_NAMES; i++) {
+		struct plx_t_golden g;
 		struct plx_diag d = {0};
 		struct plx_model *m;
-		struct golden g;
 		char path[128];
-		double worst = 0;
 
 		golden_read(names[i], &g);
 		snprintf(path, sizeof(path), "tests/golden/tiny/%s.gguf", names[i]);
 		assert_int_equal(plx_model_open(path, &m, &d), 0);
 		assert_int_equal(m->n_vocab, g.n_vocab);
-		double *got = calloc((size_t)g.n_tok * g.n_vocab, sizeof(double));
-		struct plx_ref *r = plx_ref_open(m, MAX_TOK);
+		double worst = plx_t_golden_ref_error(&g, m);
 
-		/* Two calls, so that the cache is tested as well. */
-		plx_ref_run(r, g.id, 7, 7, got);
-		plx_ref_run(r, g.id + 7, g.n_tok - 7, g.n_tok - 7, got + (size_t)7 * g.n_vocab);
-		for (size_t j = 0; j < (size_t)g.n_tok * g.n_vocab; j++)
-			worst = fmax(worst, fabs(got[j] - g.logits[j]));
 		printf("tiny: %s: reference against transformers: %.1e\n", names[i], worst);
 		assert_true(worst <= REF_BOUND);
-		plx_ref_close(r);
 		plx_model_close(m);
-		free(got);
-		free(g.logits);
+		plx_t_golden_free(&g);
 	}
 }
 
-static double device_error(const char *name, const char *isa, const struct golden *g)
+static double device_error(const char *name, const char *isa, const struct plx_t_golden *g)
 {
 	struct plx_dev_limits lim = devkit_limits();
 	struct plx_sampler greedy = devkit_greedy();
@@ -119,7 +87,7 @@ static void test_device_is_near_transformers(void **state)
 {
 	(void)state;
 	for (uint32_t i = 0; i < N_NAMES; i++) {
-		struct golden g;
+		struct plx_t_golden g;
 
 		golden_read(names[i], &g);
 		double e = device_error(names[i], "auto", &g);
@@ -128,7 +96,7 @@ static void test_device_is_near_transformers(void **state)
 		assert_true(e <= DEV_BOUND);
 		/* The bound means something only where logits are far larger. */
 		assert_true(fabs(g.logits[plx_ref_best(g.logits, g.n_vocab)]) > 20 * DEV_BOUND);
-		free(g.logits);
+		plx_t_golden_free(&g);
 	}
 }
 

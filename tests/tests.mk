@@ -36,7 +36,7 @@ tests: $(O)/overseer
 EXTRA_test_ask := tools/ask/options.c
 
 # Model files for benchmarks, and what a token of one reads: for tests/bench_cpu.sh.
-$(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c)) $(O)/libtestlib.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
+$(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c) $(addprefix tools/model/,facts.c out.c rules.c write.c)) $(O)/libtestlib.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lutf8proc -lxxhash -lm
 benches: $(O)/mkmodel
@@ -45,3 +45,10 @@ benches: $(O)/mkmodel
 EXTRA_bench_batcher := $(wildcard tests/sim/*.c)
 EXTRA_bench_prefix := tests/sim/trace.c
 EXTRA_test_sim := $(wildcard tests/sim/*.c)
+
+# plx-model, all but its main.
+MODEL_TOOL := $(filter-out tools/model/main.c,$(wildcard tools/model/*.c))
+EXTRA_test_convert := $(MODEL_TOOL)
+EXTRA_test_model_tool := $(MODEL_TOOL)
+EXTRA_test_st := tools/model/st.c
+EXTRA_fuzz_st := tools/model/st.c

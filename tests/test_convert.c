@@ -1,0 +1,345 @@
+/*
+ * plx-model convert on folders as Hugging Face saves them (tests/golden/hf, made by
+ * tests/gen/hf_models.py): the file's logits are those of transformers on the same weights, its
+ * token ids those of tokenizers; and what is wrong with a folder is said, with nothing left behind.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "accel/model/chat.h"
+#include "accel/model/tokenizer.h"
+#include "kernels/quant.h"
+#include "tests/lib/mtool.h"
+#include "tests/lib/tiny_golden.h"
+
+/* Goldens are printed with nine digits, and Llama 3 factors are f32. */
+#define REF_BOUND 2e-6
+
+static const char *const names[] = {"llama", "qwen2", "qwen3", "mistral"};
+#define N_NAMES (sizeof names / sizeof names[0])
+
+static char *folder_of(const char *name, const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof path, "tests/golden/hf/%s%s%s", name, *file ? "/" : "", file);
+	return path;
+}
+
+static struct plx_model *converted(const char *name)
+{
+	char out[64];
+	struct plx_diag d;
+	struct plx_model *m = NULL;
+
+	snprintf(out, sizeof out, "%s.gguf", name);
+	if (mtool(&d, "convert", folder_of(name, ""), "-o", mtool_path(out), "--force", NULL) ||
+	    plx_model_open(mtool_path(out), &m, &d))
+		fail_msg("%s: %s", name, d.text);
+	return m;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	mtool_begin();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	mtool_end();
+	return 0;
+}
+
+/* ---- what is right --------------------------------------------------------------------------- */
+
+static void test_logits_are_those_of_transformers(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < N_NAMES; i++) {
+		struct plx_model *m = converted(names[i]);
+		struct plx_t_golden g;
+
+		plx_t_golden_read(&g, folder_of(names[i], "logits"));
+		double worst = plx_t_golden_ref_error(&g, m);
+
+		print_message("%s: against transformers: %.1e\n", names[i], worst);
+		assert_true(worst <= REF_BOUND);
+		assert_true(fabs(g.logits[0]) > 1e-3);
+		plx_t_golden_free(&g);
+		plx_model_close(m);
+	}
+}
+
+static void check_text(struct plx_tok_scratch *s, const json_t *golden)
+{
+	const char *text = json_string_value(json_object_get(golden, "text"));
+	const json_t *want = json_object_get(golden, "ids");
+	int32_t ids[512];
+	int n = plx_tok_encode(s, text, (uint32_t)strlen(text), PLX_TOK_SPECIALS, ids, 512);
+
+	assert_int_equal(n, json_array_size(want));
+	for (int k = 0; k < n; k++)
+		assert_int_equal(ids[k], json_integer_value(json_array_get(want, (size_t)k)));
+}
+
+static void test_ids_are_those_of_tokenizers(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < N_NAMES; i++) {
+		struct plx_model *m = converted(names[i]);
+		json_t *all = json_load_file(folder_of(names[i], "texts.json"), 0, NULL), *golden;
+		struct plx_tok_scratch *s;
+		struct plx_tok *t;
+		size_t k;
+
+		assert_int_equal(json_array_size(all), 12);
+		assert_int_equal(plx_tok_open(&t, m->gguf, NULL), 0);
+		assert_int_equal(plx_tok_scratch_new(&s, t, 4096, NULL), 0);
+		json_array_foreach(all, k, golden) check_text(s, golden);
+		plx_tok_scratch_free(s);
+		plx_tok_free(t);
+		plx_model_close(m);
+		json_decref(all);
+	}
+}
+
+static void test_specials_and_template_are_kept(void **state)
+{
+	static const struct {
+		const char *name;
+		int32_t bos, eos, pad;
+		bool add_bos, chat;
+	} want[N_NAMES] = {{"llama", 0, 2, -1, true, true},
+	                   {"qwen2", -1, 2, 0, false, true},
+	                   {"qwen3", 1, 2, -1, false, false},
+	                   {"mistral", 1, 2, -1, true, false}};
+
+	(void)state;
+	for (size_t i = 0; i < N_NAMES; i++) {
+		struct plx_model *m = converted(want[i].name);
+		const struct plx_tok_special *s;
+		struct plx_chat *c = NULL;
+		struct plx_tok *t;
+
+		assert_int_equal(plx_tok_open(&t, m->gguf, NULL), 0);
+		s = plx_tok_special(t);
+		assert_int_equal(s->bos, want[i].bos);
+		assert_int_equal(s->eos, want[i].eos);
+		assert_int_equal(s->pad, want[i].pad);
+		assert_int_equal(s->add_bos, want[i].add_bos);
+		assert_int_equal(plx_chat_open(m->gguf, NULL, &c, NULL) == 0, want[i].chat);
+		plx_chat_free(c);
+		plx_tok_free(t);
+		plx_model_close(m);
+	}
+}
+
+static void test_configuration_is_kept(void **state)
+{
+	struct plx_model *m = converted("mistral");
+
+	(void)state;
+	assert_int_equal(m->arch, PLX_ARCH_LLAMA);
+	assert_int_equal(m->pairing, PLX_ROPE_ADJACENT);
+	assert_int_equal(m->n_ctx, 128); /* its sliding window */
+	assert_int_equal(m->n_head, 4);
+	assert_int_equal(m->n_head_kv, 2);
+	assert_int_equal(m->head_dim, 8);
+	assert_false(m->tied_output);
+	assert_int_equal(m->layer[0].wq.type, PLX_Q_F16);
+	plx_model_close(m);
+	m = converted("qwen2");
+	assert_int_equal(m->layer[1].down.type, PLX_Q_BF16);
+	assert_non_null(m->layer[0].bq);
+	assert_true(m->rope_base == 1000000.0f);
+	plx_model_close(m);
+	m = converted("llama");
+	assert_non_null(m->rope_factors);
+	assert_true(m->rope_factors[0] == 1.0f && m->rope_factors[7] == 8.0f);
+	plx_model_close(m);
+}
+
+/* An index, one of its files' folder, and one whole file say the same. */
+static void test_types_and_inputs(void **state)
+{
+	struct plx_diag d;
+
+	(void)state;
+	assert_int_equal(mtool(&d, "convert", folder_of("qwen2", ""), "-o", mtool_path("a"), NULL),
+	                 0);
+	assert_int_equal(mtool(&d, "convert", folder_of("qwen2", "model.safetensors.index.json"),
+	                       "-o", mtool_path("b"), "--threads", "3", NULL),
+	                 0);
+	assert_true(mtool_same(mtool_path("a"), mtool_path("b")));
+	assert_int_equal(mtool(&d, "convert", folder_of("llama", "model.safetensors"), "-o",
+	                       mtool_path("c"), "-t", "Q8_0", "--tensor", "*.attn_v.weight=F16",
+	                       NULL),
+	                 0);
+	struct plx_model *m;
+
+	assert_int_equal(plx_model_open(mtool_path("c"), &m, NULL), 0);
+	assert_int_equal(m->layer[0].wq.type, PLX_Q_Q8_0);
+	assert_int_equal(m->layer[1].wv.type, PLX_Q_F16);
+	plx_model_close(m);
+}
+
+/* Quantising what was converted gives what converting to that format gives. */
+static void test_convert_then_quantise_is_convert_with_type(void **state)
+{
+	struct plx_diag d;
+
+	(void)state;
+	assert_int_equal(mtool(&d, "convert", folder_of("llama", ""), "-o", mtool_path("a"), NULL),
+	                 0);
+	assert_int_equal(
+	    mtool(&d, "quantise", mtool_path("a"), "-o", mtool_path("b"), "-t", "q4_1", NULL), 0);
+	assert_int_equal(
+	    mtool(&d, "convert", folder_of("llama", ""), "-o", mtool_path("c"), "-t", "Q4_1", NULL),
+	    0);
+	assert_int_equal(mtool(&d, "verify", mtool_path("b"), "--against", mtool_path("c"), NULL),
+	                 0);
+	char *said = mtool_said();
+
+	assert_non_null(strstr(said, "22 of 22 tensors the same"));
+	free(said);
+}
+
+/* ---- what is wrong --------------------------------------------------------------------------- */
+
+/* A copy of a golden folder in which one file has `from` replaced by `to`, once. */
+static void edited(const char *name, const char *file, const char *from, const char *to)
+{
+	char path[64];
+
+	mtool_copy(folder_of(name, ""), mtool_path("hf"));
+	snprintf(path, sizeof path, "hf/%s", file);
+	size_t n, k = strlen(from);
+	char *text = mtool_read(mtool_path(path), &n);
+	char *at = memmem(text, n, from, k);
+
+	assert_non_null(at);
+	char *new = calloc(1, n + strlen(to) + 1);
+
+	memcpy(new, text, (size_t)(at - text));
+	strcpy(new + (at - text), to);
+	memcpy(new + (at - text) + strlen(to), at + k, n - k - (size_t)(at - text));
+	mtool_write(mtool_path(path), new, n - k + strlen(to));
+	free(text);
+	free(new);
+}
+
+static void test_wrong_folders_are_refused(void **state)
+{
+	static const struct {
+		const char *name, *file, *from, *to;
+		const char *says;
+	} wrongs[] = {
+	    {"llama", "config.json", "\"model_type\": \"llama\"", "\"model_type\": \"gpt9\"",
+	     "model_type \"gpt9\" is not supported"},
+	    {"llama", "config.json", "\"hidden_size\": 64", "\"hidden_size\": 4000000000",
+	     "\"hidden_size\" is out of range"},
+	    {"llama", "config.json", "\"hidden_size\": 64,", "", "\"hidden_size\" is missing"},
+	    {"llama", "config.json", "\"hidden_size\": 64", "\"hidden_size\": 128",
+	     "where config.json says 384 x 128"},
+	    {"llama", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3",
+	     "tensor 'model.layers.2.input_layernorm.weight' is missing"},
+	    {"llama", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1",
+	     "tensor 'model.layers.1.input_layernorm.weight' has no place"},
+	    {"llama", "config.json", "\"llama3\"", "\"yarn\"",
+	     "rope_scaling of type \"yarn\" is not supported"},
+	    {"llama", "config.json", "\"silu\"", "\"gelu\"", "hidden_act is not silu"},
+	    {"llama", "config.json", "\"attention_bias\": false", "\"attention_bias\": true",
+	     "attention_bias is set"},
+	    {"llama", "config.json", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3",
+	     "no multiple"},
+	    {"llama", "config.json", "{", "[", "config.json"},
+	    {"llama", "config.json", "\"vocab_size\": 384",
+	     "\"vocab_size\": 384, \"vocab_size\": 1", "duplicate"},
+	    {"llama", "tokenizer.json", "\"type\":\"BPE\"", "\"type\":\"Unigram\"",
+	     "only BPE is supported"},
+	    {"llama", "tokenizer.json", "\\\\p{N}{1,3}", "\\\\p{N}{1,4}", "none that is known"},
+	    {"llama", "tokenizer.json", "\"rstrip\":false", "\"rstrip\":true", "rstrip"},
+	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"@@\":384,",
+	     "id that is not below 384"},
+	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"@@\":5,", "have the same id"},
+	    {"mistral", "tokenizer.json", "\"merges\":[", "\"merges\":[[\"zz\",\"qq\"],",
+	     "a merge makes no token"},
+	    {"mistral", "tokenizer.json", "\"<0x0A>\":13,", "", "0x0A"},
+	    {"qwen2", "model.safetensors.index.json", "00001-of-00002", "00007-of-00002",
+	     "model-00007-of-00002.safetensors: can't open it"},
+	    {"qwen2", "model.safetensors.index.json", "\"model-00001", "\"../model-00001",
+	     "no plain name"},
+	    {"qwen2", "model.safetensors.index.json", "\"lm_head.weight\"", "\"other.weight\"",
+	     "'other.weight' should be in"},
+	    {"qwen2", "model-00001-of-00002.safetensors", "\"dtype\":\"BF16\"",
+	     "\"dtype\":\"F99\" ", "dtype 'F99' is not known"},
+	    {"qwen2", "model-00001-of-00002.safetensors", "\"dtype\":\"BF16\"",
+	     "\"dtype\":\"I16\" ", "is I16; save the model as"},
+	    {"llama", "model.safetensors", "lm_head.weight", "lm_heap.weight",
+	     "'lm_head.weight' is missing"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof wrongs / sizeof wrongs[0]; i++) {
+		struct plx_diag d;
+
+		mtool_end();
+		mtool_begin();
+		edited(wrongs[i].name, wrongs[i].file, wrongs[i].from, wrongs[i].to);
+		int rc = mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL);
+
+		if (rc != 1 || !strstr(d.text, wrongs[i].says))
+			fail_msg("%s: exit %d: %s", wrongs[i].says, rc, d.text);
+		assert_int_equal(mtool_files(), 1); /* the folder alone */
+	}
+}
+
+static void test_missing_files_are_named(void **state)
+{
+	static const char *const files[] = {"config.json", "tokenizer.json", "model.safetensors"};
+	struct plx_diag d;
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		char path[64];
+
+		mtool_end();
+		mtool_begin();
+		mtool_copy(folder_of("llama", ""), mtool_path("hf"));
+		snprintf(path, sizeof path, "hf/%s", files[i]);
+		assert_int_equal(unlink(mtool_path(path)), 0);
+		assert_int_equal(
+		    mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL), 1);
+		assert_non_null(strstr(d.text, files[i]));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_logits_are_those_of_transformers, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_ids_are_those_of_tokenizers, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_specials_and_template_are_kept, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_configuration_is_kept, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_types_and_inputs, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_convert_then_quantise_is_convert_with_type, setup,
+	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_wrong_folders_are_refused, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_missing_files_are_named, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
