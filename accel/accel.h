@@ -66,6 +66,14 @@ struct plx_dev_info {
 	uint32_t n_vocab;        /* 0 before load */
 };
 
+/* How KV is kept; each a numeric kind and a layout of its own. */
+enum plx_kv_type {
+	PLX_KV_F16 = 0,
+	PLX_KV_Q8, /* 8 bits: half of f16's memory */
+	PLX_KV_Q4, /* K in 5 and V in 4 bits: a third */
+	PLX_KV_N_TYPES,
+};
+
 /* Sizes fixed at load; every table on the device is allocated from them. */
 struct plx_dev_limits {
 	uint32_t n_slots;         /* sequences on the device at once */
@@ -77,6 +85,7 @@ struct plx_dev_limits {
 	uint32_t steps_in_flight; /* step records in a queue, at least 2 */
 	uint32_t n_threads;       /* CPU: lcores that will compute (poll and workers together) */
 	uint32_t n_host_blocks;   /* blocks in host memory, to copy to and from; 0: none */
+	uint32_t kv_type;         /* enum plx_kv_type */
 };
 
 /* A token's source in a step. */

@@ -66,20 +66,27 @@ out:
 /* Blocks of two devices can be copied as they are where these are equal. */
 static uint64_t layout_hash(const struct plx_cpu *c)
 {
+	static const char *const type[PLX_KV_N_TYPES] = {"f16", "q8-1", "q4-1"};
 	char text[160];
 	int n = snprintf(text, sizeof(text),
-	                 "f16 [layer %u][k, v][head %u][token %u][dim %u], k transposed by 16",
-	                 c->m->n_layer, c->m->n_head_kv, c->lim.block_tokens, c->m->head_dim);
+	                 "%s [layer %u][k, v][head %u][token %u][dim %u], k transposed by 16",
+	                 type[c->lim.kv_type], c->m->n_layer, c->m->n_head_kv, c->lim.block_tokens,
+	                 c->m->head_dim);
 
 	return XXH3_64bits(text, (size_t)n);
 }
+
+/* What KV's type adds to the arithmetic's name; changes whenever what it stores or computes does.
+ */
+static const char *const kv_kind[PLX_KV_N_TYPES] = {"", "-kv8-1", "-kv4-1"};
 
 static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 {
 	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)dev;
 
 	snprintf(out->name, sizeof(out->name), "cpu %s", c->k->isa_name);
-	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s", c->k->numeric_kind);
+	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s%s", c->k->numeric_kind,
+	         kv_kind[c->lim.kv_type]);
 	out->caps = PLX_CPU_CAPS;
 	out->mem_used_bytes =
 	    c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes + c->work.size_bytes;

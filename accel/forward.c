@@ -348,20 +348,26 @@ static void fetch_to_write(const uint8_t *at, uint32_t bytes)
 		__builtin_prefetch(at + i, 1, 2);
 }
 
-/* Where ROPE will put token t's K and V; K lies across a group of 16 positions. */
+/* Where ROPE will put token t's K and V; K lies across a group of 16 positions, and V too but in
+ * f16. */
 static void fetch_kv(const struct plx_fwd *f, uint32_t t)
 {
 	const uint32_t *table = seq_of(f, t)->table;
-	uint32_t block = table[f->pos[t] / f->lim.block_tokens];
+	uint32_t block = table[f->pos[t] / f->lim.block_tokens], hd = f->m->head_dim;
 	uint32_t at = f->pos[t] % f->lim.block_tokens;
-	uint32_t row = f->m->head_dim * (uint32_t)sizeof(uint16_t);
+	enum plx_k_kv_type type = plx_fwd_kv_type(&f->lim);
+	uint32_t k = (uint32_t)plx_k_kv_k_bytes(type, 16, hd);
+	uint32_t v = (uint32_t)plx_k_kv_v_bytes(type, 16, hd);
 
 	for (uint32_t h = 0; h < f->m->n_head_kv; h++) {
 		struct plx_k_kv kv = plx_fwd_kv_view(f, table, f->il, h);
 		const uint8_t *b = f->kv + block * kv.block_bytes;
 
-		fetch_to_write(b + kv.k_off + (size_t)(at / 16) * 16 * row, 16 * row);
-		fetch_to_write(b + kv.v_off + (size_t)at * row, row);
+		fetch_to_write(b + kv.k_off + (size_t)(at / 16) * k, k);
+		if (type == PLX_K_KV_F16)
+			fetch_to_write(b + kv.v_off + (size_t)at * (v / 16), v / 16);
+		else
+			fetch_to_write(b + kv.v_off + (size_t)(at / 16) * v, v);
 	}
 }
 

@@ -175,6 +175,15 @@ int plx_fwd_check(const struct plx_model *m, const struct plx_dev_limits *lim, s
 /* plx_fwd_weight_bytes - all matrices repacked; 0 where a matrix can't be. */
 uint64_t plx_fwd_weight_bytes(const struct plx_model *m);
 
+/* plx_fwd_kv_type - the limits' type of KV, as the kernels name it. */
+static inline enum plx_k_kv_type plx_fwd_kv_type(const struct plx_dev_limits *lim)
+{
+	_Static_assert((int)PLX_KV_F16 == (int)PLX_K_KV_F16 && (int)PLX_KV_Q8 == (int)PLX_K_KV_Q8 &&
+	                   (int)PLX_KV_Q4 == (int)PLX_K_KV_Q4,
+	               "one list");
+	return (enum plx_k_kv_type)lim->kv_type;
+}
+
 /* plx_fwd_block_bytes - one KV block over all layers. */
 uint64_t plx_fwd_block_bytes(const struct plx_model *m, const struct plx_dev_limits *lim);
 

@@ -28,16 +28,19 @@ struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, 
                                 uint32_t head)
 {
 	uint64_t n_kv = f->m->n_head_kv;
-	uint64_t head_bytes = (uint64_t)f->lim.block_tokens * f->m->head_dim * sizeof(uint16_t);
-	uint64_t k = (uint64_t)layer * 2 * n_kv + head;
+	enum plx_k_kv_type type = plx_fwd_kv_type(&f->lim);
+	uint64_t k_bytes = plx_k_kv_k_bytes(type, f->lim.block_tokens, f->m->head_dim);
+	uint64_t v_bytes = plx_k_kv_v_bytes(type, f->lim.block_tokens, f->m->head_dim);
+	uint64_t k = layer * n_kv * (k_bytes + v_bytes);
 
 	return (struct plx_k_kv){.base = f->kv,
 	                         .table = table,
 	                         .block_bytes = f->block_bytes,
-	                         .k_off = k * head_bytes,
-	                         .v_off = (k + n_kv) * head_bytes,
+	                         .k_off = k + head * k_bytes,
+	                         .v_off = k + n_kv * k_bytes + head * v_bytes,
 	                         .block_tokens = f->lim.block_tokens,
-	                         .head_dim = f->m->head_dim};
+	                         .head_dim = f->m->head_dim,
+	                         .type = type};
 }
 
 /* Turns a span's sums of one KV head into outputs, in the forms that Wo takes. */
@@ -53,7 +56,7 @@ static void attn_out(struct plx_fwd *f, const struct plx_fwd_span *sp, uint32_t 
 		float *out = f->att.f32 != NULL ? f->att.f32 + at : row;
 
 		f->k->attn_finish(out, acc + (size_t)i * group * f->part_floats, group, hd,
-		                  PLX_K_KV_F16);
+		                  plx_fwd_kv_type(&f->lim));
 		if (f->att_by_head && f->att.q8 != NULL)
 			f->k->quantise(f->att.q8 + at / PLX_K_QBLOCK, out, 1, n, n);
 		if (f->att_by_head && f->att.bf16 != NULL)

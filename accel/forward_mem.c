@@ -80,8 +80,11 @@ uint64_t plx_fwd_weight_bytes(const struct plx_model *m)
 
 uint64_t plx_fwd_block_bytes(const struct plx_model *m, const struct plx_dev_limits *lim)
 {
-	return (uint64_t)m->n_layer * 2 * m->n_head_kv * lim->block_tokens * m->head_dim *
-	       sizeof(uint16_t);
+	enum plx_k_kv_type type = plx_fwd_kv_type(lim);
+
+	return (uint64_t)m->n_layer * m->n_head_kv *
+	       (plx_k_kv_k_bytes(type, lim->block_tokens, m->head_dim) +
+	        plx_k_kv_v_bytes(type, lim->block_tokens, m->head_dim));
 }
 
 /* ---- carving -------------------------------------------------------------------------------- */

@@ -57,6 +57,8 @@ int plx_limits_check(const struct plx_dev_limits *l, struct plx_diag *d)
 	if (err == 0)
 		err = limit_range("n_host_blocks", l->n_host_blocks, 0, 1u << 28, d);
 	if (err == 0)
+		err = limit_range("kv_type", l->kv_type, 0, PLX_KV_N_TYPES - 1, d);
+	if (err == 0)
 		err = limit_range("block_tokens", l->block_tokens, 16, 256, d);
 	if (err == 0 && (l->block_tokens & (l->block_tokens - 1)) != 0)
 		err = plx_diag_set(d, PLX_E_INVAL,

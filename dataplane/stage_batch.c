@@ -26,6 +26,9 @@ static_assert(PLX_SCHED_DONE == (int)PLX_FINAL_DONE && PLX_SCHED_REJECT == (int)
                   PLX_SCHED_CANCELLED == (int)PLX_FINAL_CANCELLED,
               "one numbering");
 static_assert(PLX_SCHED_MAX_SAMPLES == PLX_SAMPLES_MAX, "one limit");
+static_assert((int)PLX_CFG_KV_F16 == PLX_KV_F16 && (int)PLX_CFG_KV_Q8 == PLX_KV_Q8 &&
+                  (int)PLX_CFG_KV_Q4 == PLX_KV_Q4,
+              "one list");
 static_assert(PLX_SCHED_TENANTS == PLX_MAX_TENANTS, "one limit");
 
 /* ---- start ---- */
@@ -61,6 +64,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .max_step_seqs = step_seqs(cfg),
 	    .steps_in_flight = m->steps_in_flight,
 	    .n_threads = n_threads,
+	    .kv_type = (uint32_t)cfg->kv_type,
 	};
 }
 

@@ -54,6 +54,7 @@ struct raw_board {
 	bool idle_backoff;
 	bool huge_pages;
 	enum weights_cache weights_cache;
+	enum plx_cfg_kv kv_type;
 	uint32_t memory_mib;
 	uint32_t n_ports, n_stages, n_devs;
 	struct raw_port ports[PLX_CFG_MAX_PORTS];
@@ -72,6 +73,8 @@ static const cyaml_strval_t stage_kinds[] = {
     {"io", PLX_STAGE_IO},       {"hs", PLX_STAGE_HS},       {"tok", PLX_STAGE_TOK},
     {"batch", PLX_STAGE_BATCH}, {"accel", PLX_STAGE_ACCEL}, {"worker", PLX_STAGE_WORKER},
 };
+static const cyaml_strval_t kv_types[] = {
+    {"f16", PLX_CFG_KV_F16}, {"q8", PLX_CFG_KV_Q8}, {"q4", PLX_CFG_KV_Q4}};
 static const cyaml_strval_t cache_words[] = {{"auto", CACHE_AUTO}, {"off", CACHE_OFF}};
 
 #define OPT                           CYAML_FLAG_OPTIONAL
@@ -140,6 +143,8 @@ static const cyaml_schema_field_t board_fields[] = {
     CYAML_FIELD_BOOL("huge_pages", OPT, struct raw_board, huge_pages),
     CYAML_FIELD_ENUM("weights_cache", OPT | STRICT, struct raw_board, weights_cache, cache_words,
                      COUNT_OF(cache_words)),
+    CYAML_FIELD_ENUM("kv_type", OPT | STRICT, struct raw_board, kv_type, kv_types,
+                     COUNT_OF(kv_types)),
     CYAML_FIELD_UINT("memory_mib", OPT, struct raw_board, memory_mib),
     CYAML_FIELD_SEQUENCE_COUNT("ports", CYAML_FLAG_DEFAULT, struct raw_board, ports, n_ports,
                                &port_value, 1, PLX_CFG_MAX_PORTS),
@@ -305,6 +310,7 @@ static int convert_scalars(struct plx_config *c, const struct raw_board *r, cons
 	c->idle_backoff = r->idle_backoff;
 	c->huge_pages = r->huge_pages;
 	c->weights_cache = r->weights_cache == CACHE_AUTO;
+	c->kv_type = r->kv_type;
 	c->mem_mib = r->memory_mib != 0 ? r->memory_mib : 128;
 	c->mem_line = line_of(s, "huge_pages", "memory_mib");
 	c->kv_line = line_of(s, "limits.n_kv_blocks", "limits");
@@ -436,6 +442,8 @@ void plx_config_help(FILE *f)
 	    "idle_backoff: false      true on a box that shares its cores\n"
 	    "huge_pages: false        true: refuse to start without 2 MiB pages\n"
 	    "weights_cache: auto      off: no file of repacked weights beside the model\n"
+	    "kv_type: f16             q8 and q4 keep more tokens in a MiB: 1.9 and 3.2 times as "
+	    "many\n"
 	    "memory_mib: 128          DPDK memory\n"
 	    "ports:                   1 to 4 of\n"
 	    "  - {name: NAME, kind: auto|af_xdp|af_packet|pci|vdev, iface: IF, pci_addr: ADDR,\n"

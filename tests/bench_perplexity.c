@@ -4,6 +4,7 @@
  *
  *   bench_perplexity [model.gguf [tokens [text]]]
  *   bench_perplexity roundings [model.gguf [tokens [text]]]
+ *   bench_perplexity kv [model.gguf [tokens [text]]]
  *   bench_perplexity golden [model.gguf]
  *
  * The first 1,024 tokens are run where no number is given, since double takes its time.
@@ -11,7 +12,9 @@
  * One line an arithmetic: perplexity, its ratio to double's (and how much of it is chance), the
  * mean divergence of the next token's distribution, how often the best id is the same, the largest
  * difference of a token's log-probability. "roundings" adds the reference with one rounding of the
- * device at a time, a line of columns[] each. "golden" prints the file of tests/test_perplexity.c.
+ * device at a time, a line of columns[] each. "kv" holds the device with KV in 8 and in 4 bits
+ * against the device with KV in f16, over the whole text. "golden" prints the file of
+ * tests/test_perplexity.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,21 +35,30 @@ struct column {
 	const char *name;
 	const char *isa; /* NULL: the reference */
 	uint32_t round;  /* enum plx_ref_round */
+	uint32_t kv_type;
 };
 
-static const struct column plain = {"double", NULL, 0};
+/* The first is what the others are compared with. */
 static const struct column columns[] = {
-    {"device", "auto", 0},
-    {"double, all the device rounds", NULL, PLX_REF_A8 | PLX_REF_KV16},
-    {"double, 8-bit activations", NULL, PLX_REF_A8},
-    {"double, 8-bit into q, k, v", NULL, PLX_REF_A8_QKV},
-    {"double, 8-bit into wo", NULL, PLX_REF_A8_WO},
-    {"double, 8-bit into gate, up", NULL, PLX_REF_A8_GATE_UP},
-    {"double, 8-bit into down", NULL, PLX_REF_A8_DOWN},
-    {"double, 8-bit into the head", NULL, PLX_REF_A8_HEAD},
-    {"double, f16 K and V", NULL, PLX_REF_KV16},
+    {"double", NULL, 0, 0},
+    {"device", "auto", 0, PLX_KV_F16},
+    {"double, all the device rounds", NULL, PLX_REF_A8 | PLX_REF_KV16, 0},
+    {"double, 8-bit activations", NULL, PLX_REF_A8, 0},
+    {"double, 8-bit into q, k, v", NULL, PLX_REF_A8_QKV, 0},
+    {"double, 8-bit into wo", NULL, PLX_REF_A8_WO, 0},
+    {"double, 8-bit into gate, up", NULL, PLX_REF_A8_GATE_UP, 0},
+    {"double, 8-bit into down", NULL, PLX_REF_A8_DOWN, 0},
+    {"double, 8-bit into the head", NULL, PLX_REF_A8_HEAD, 0},
+    {"double, f16 K and V", NULL, PLX_REF_KV16, 0},
 };
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]))
+
+static const struct column kv_columns[] = {
+    {"device, KV in f16", "auto", 0, PLX_KV_F16},
+    {"device, KV in q8", "auto", 0, PLX_KV_Q8},
+    {"device, KV in q4", "auto", 0, PLX_KV_Q4},
+};
+#define N_KV_COLUMNS (sizeof(kv_columns) / sizeof(kv_columns[0]))
 
 /* A column at work. */
 struct runner {
@@ -87,11 +99,12 @@ static void work_close(struct work *w)
 	free(w->ref_rows);
 }
 
-static void runner_open(struct runner *r, const struct column *c, const struct work *w)
+static void runner_open(struct runner *r, const struct column *c, const struct work *w, bool first)
 {
 	struct plx_dev_limits lim = plx_ppl_limits();
 
-	*r = (struct runner){.c = c, .m = w->m, .rows = c == &plain ? w->ref_rows : w->rows};
+	*r = (struct runner){.c = c, .m = w->m, .rows = first ? w->ref_rows : w->rows};
+	lim.kv_type = c->kv_type;
 	if (c->isa != NULL) {
 		devkit_open(&r->dev, w->path, c->isa, &lim);
 		return;
@@ -130,7 +143,7 @@ static void runner_run(struct runner *r, const int32_t *ids, uint32_t from, uint
 	r->ns += plx_clock_ns() - t0;
 }
 
-/* Holds rows after tokens from..to-1 against double's. */
+/* Holds rows after tokens from..to-1 against the first column's. */
 static void runner_compare(struct runner *r, const struct work *w, uint32_t from, uint32_t to)
 {
 	size_t n_vocab = w->m->n_vocab;
@@ -151,23 +164,23 @@ static void line(const struct runner *r, const struct plx_ppl_sum *ref)
 	       s->n * 1e9 / (double)r->ns);
 }
 
-/* The first n_columns of columns[] against double. */
-static void table(struct work *w, uint32_t n_columns)
+/* Columns c[1..n_columns-1] against c[0]. */
+static void table(struct work *w, const struct column *c, uint32_t n_columns)
 {
-	static struct runner run[1 + N_COLUMNS]; /* the first is double */
+	static struct runner run[N_COLUMNS];
 
-	for (uint32_t i = 0; i <= n_columns; i++)
-		runner_open(&run[i], i == 0 ? &plain : &columns[i - 1], w);
+	for (uint32_t i = 0; i < n_columns; i++)
+		runner_open(&run[i], &c[i], w, i == 0);
 	for (uint32_t from = 0; from < w->n; from += CHUNK) {
 		uint32_t to = w->n - from < CHUNK ? w->n : from + CHUNK;
 
-		for (uint32_t i = 0; i <= n_columns; i++) {
+		for (uint32_t i = 0; i < n_columns; i++) {
 			runner_run(&run[i], w->ids, from, to);
 			runner_compare(&run[i], w, from, to);
 		}
 	}
 	printf("perplexity of %u tokens, %s\n", w->n, w->m->name);
-	for (uint32_t i = 0; i <= n_columns; i++) {
+	for (uint32_t i = 0; i < n_columns; i++) {
 		line(&run[i], &run[0].sum);
 		runner_close(&run[i]);
 	}
@@ -177,7 +190,7 @@ static void golden(struct work *w)
 {
 	static struct runner ref;
 
-	runner_open(&ref, &plain, w);
+	runner_open(&ref, &columns[0], w, true);
 	for (uint32_t from = 0; from < w->n; from += CHUNK) {
 		uint32_t to = w->n - from < CHUNK ? w->n : from + CHUNK;
 
@@ -197,7 +210,8 @@ int main(int argc, char **argv)
 {
 	static struct work w;
 	const char *mode = argc > 1 ? argv[1] : "";
-	bool words = strcmp(mode, "roundings") == 0 || strcmp(mode, "golden") == 0;
+	bool kv = strcmp(mode, "kv") == 0;
+	bool words = kv || strcmp(mode, "roundings") == 0 || strcmp(mode, "golden") == 0;
 
 	argc -= words;
 	argv += words;
@@ -211,10 +225,13 @@ int main(int argc, char **argv)
 	if (strcmp(mode, "golden") == 0) {
 		golden(&w);
 	} else {
-		uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : DEFAULT;
+		uint32_t n = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : kv ? w.n : DEFAULT;
 
 		w.n = n < w.n ? n : w.n;
-		table(&w, strcmp(mode, "roundings") == 0 ? N_COLUMNS : 1);
+		if (kv)
+			table(&w, kv_columns, N_KV_COLUMNS);
+		else
+			table(&w, columns, strcmp(mode, "roundings") == 0 ? N_COLUMNS : 2);
 	}
 	work_close(&w);
 	return 0;

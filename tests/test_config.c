@@ -76,6 +76,28 @@ static void test_config_reads_weights_cache(void **state)
 	assert_int_equal(parse(&c, text, &d), PLX_E_FORMAT);
 }
 
+static void test_config_reads_kv_type(void **state)
+{
+	static const char *const word[] = {"f16", "q8", "q4"};
+	char text[2048];
+	struct plx_config c;
+	struct plx_diag d;
+
+	(void)state;
+	assert_int_equal(parse(&c, good, &d), 0);
+	assert_int_equal(c.kv_type, PLX_CFG_KV_F16);
+	for (int i = 0; i < 3; i++) {
+		snprintf(text, sizeof(text), "kv_type: %s\n%s", word[i], good);
+		assert_int_equal(parse(&c, text, &d), 0);
+		assert_int_equal(c.kv_type, i);
+	}
+	snprintf(text, sizeof(text), "kv_type: q5\n%s", good);
+	assert_int_equal(parse(&c, text, &d), PLX_E_FORMAT);
+	assert_string_equal(d.text,
+	                    "b.yml:1: Invalid ENUM value: q5; `polluxd --help-board` prints "
+	                    "the format");
+}
+
 /* The good file with one line replaced must fail with exactly this message. */
 static void expect(const char *from, const char *to, int err, const char *message)
 {
@@ -209,6 +231,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_config_reads_good_file),
 	    cmocka_unit_test(test_config_reads_weights_cache),
+	    cmocka_unit_test(test_config_reads_kv_type),
 	    cmocka_unit_test(test_config_names_line_and_remedy),
 	    cmocka_unit_test(test_config_checks_what_would_fail_later),
 	    cmocka_unit_test(test_config_knows_lines_for_later),

@@ -94,11 +94,43 @@ static void test_device_info(void **state)
 	(void)state;
 	assert_int_equal(plx_dev_info_get(kit.dev, &info), 0);
 	assert_int_equal(info.caps, PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS |
-	                                PLX_CAP_WORKERS | PLX_CAP_COPY);
+	                                PLX_CAP_WORKERS | PLX_CAP_COPY | PLX_CAP_SHIFT);
 	assert_int_equal(info.n_vocab, 128);
 	assert_int_equal(info.block_bytes, 3 * 2 * 2 * 16 * 16 * 2);
 	assert_int_equal(info.n_workers_max, 0);
 	assert_true(strlen(info.numeric_kind) > 0 && info.kv_layout_hash != 0);
+}
+
+/* Each type of KV is a numeric kind, a layout and a size of its own; another number is none. */
+static void test_kv_types_differ(void **state)
+{
+	static const uint32_t block[] = {3 * 2 * 2 * 512, 3 * 2 * 2 * 544, 3 * 2 * (352 + 288)};
+	static const char *const kind[] = {"-kv16-2", "-kv16-2-kv8-1", "-kv16-2-kv4-1"};
+	struct plx_dev_conf conf = {.name = "x", .kind = "cpu"};
+	struct plx_dev_limits lim = devkit_limits();
+	uint64_t hash[PLX_KV_N_TYPES];
+	struct plx_diag d = {""};
+	struct plx_dev *dev;
+
+	(void)state;
+	for (uint32_t i = 0; i < PLX_KV_N_TYPES; i++) {
+		struct plx_dev_info info;
+		struct devkit k;
+
+		lim.kv_type = i;
+		devkit_open(&k, TINY, "auto", &lim);
+		assert_int_equal(plx_dev_info_get(k.dev, &info), 0);
+		assert_int_equal(info.block_bytes, block[i]);
+		assert_string_equal(strstr(info.numeric_kind, "-kv16"), kind[i]);
+		hash[i] = info.kv_layout_hash;
+		devkit_close(&k);
+	}
+	assert_true(hash[0] != hash[1] && hash[1] != hash[2] && hash[0] != hash[2]);
+	lim.kv_type = PLX_KV_N_TYPES;
+	assert_int_equal(plx_dev_open(&conf, &dev, &d), 0);
+	assert_int_equal(plx_dev_load_begin(dev, kit.model, &lim, &d), PLX_E_INVAL);
+	assert_string_equal(d.text, "device limits: kv_type is 3; give 0 to 2");
+	plx_dev_close(dev);
 }
 
 static int open_error(const char *kind, const char *isa, struct plx_diag *d)
@@ -583,6 +615,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_device_info),
+	    cmocka_unit_test(test_kv_types_differ),
 	    cmocka_unit_test(test_open_refuses_unknown_kinds),
 	    cmocka_unit_test(test_load_refuses_what_does_not_fit),
 	    cmocka_unit_test(test_queue_is_one),

@@ -1,6 +1,7 @@
 /*
  * Numerics: the bits of a sequence's logits depend on model, ids and positions alone. Everything is
  * compared with one sequence alone, its prompt in one step, on one thread, by the scalar kernels.
+ * Tests of tiny models run once for each type of KV.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,6 +25,9 @@ struct way {
 	uint32_t chunk; /* prompt tokens a step; 0: as many as fit */
 	bool together;  /* all sequences in the same steps */
 };
+
+static uint32_t types[] = {PLX_KV_F16, PLX_KV_Q8, PLX_KV_Q4};
+static uint32_t kv_type; /* of the test that runs */
 
 static int32_t prompt[N_SEQ][MAX_PROMPT];
 
@@ -70,6 +74,7 @@ static void run_way(const char *path, const struct way *w, struct devseq q[N_SEQ
 	struct devkit k;
 
 	lim.n_threads = w->n_threads;
+	lim.kv_type = kv_type;
 	devkit_open(&k, path, w->isa, &lim);
 	prompts_make(k.model->n_vocab);
 	seqs_make(q, n_long, n_new, w->chunk);
@@ -124,7 +129,7 @@ static void test_bits_of_tiny_models(void **state)
 	};
 	static const char *const names[] = {"llama3", "llama-linear", "qwen2", "qwen3"};
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		char path[128];
 
@@ -139,7 +144,7 @@ static void test_bits_of_long_contexts(void **state)
 	static const struct way ways[] = {
 	    {"avx2", 1, 0, true}, {"avx512", 2, 100, true}, {"avx512", 1, 7, false}};
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	all_ways("tests/golden/tiny/qwen3.gguf", &scalar_alone, ways,
 	         sizeof(ways) / sizeof(ways[0]), 1150, 4);
 }
@@ -150,7 +155,7 @@ static void test_bits_of_the_real_model(void **state)
 	static const struct way ways[] = {{"auto", 2, 3, true}, {"avx2", 1, 16, true}};
 	const char *path = plx_test_model();
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	if (path == NULL) {
 		printf("test_forward: real model SKIPPED, no model; `make test` gets it\n");
 		skip();
@@ -164,10 +169,15 @@ static void test_bits_of_the_real_model(void **state)
 
 int main(void)
 {
+#define OF_EACH_TYPE(f)                                                                            \
+	{#f ": f16", f, NULL, NULL, &types[0]}, {#f ": q8", f, NULL, NULL, &types[1]},             \
+	{                                                                                          \
+#f ": q4", f, NULL, NULL, &types[2]                                                \
+	}
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_bits_of_tiny_models),
-	    cmocka_unit_test(test_bits_of_long_contexts),
-	    cmocka_unit_test(test_bits_of_the_real_model),
+	    OF_EACH_TYPE(test_bits_of_tiny_models),
+	    OF_EACH_TYPE(test_bits_of_long_contexts),
+	    cmocka_unit_test_prestate(test_bits_of_the_real_model, &types[0]),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

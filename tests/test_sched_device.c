@@ -3,6 +3,7 @@
  * alone or in a batch, at any chunking, with and without the prefix cache, in samples that share
  * their prompt, on one thread or more, preempted, swapped to the host and back, going on from what
  * was said elsewhere, where the oldest tokens leave the context, and with drafts, right and wrong.
+ * Each test runs once for each type of KV.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -95,6 +96,9 @@ static struct plx_sched_job job_of(uint32_t r)
 	                              .sampler = s};
 }
 
+static uint32_t types[] = {PLX_KV_F16, PLX_KV_Q8, PLX_KV_Q4};
+static uint32_t kv_type; /* of the test that runs */
+
 static struct devkit kit;
 static struct plx_sched sched;
 static struct plx_arena arena;
@@ -184,6 +188,7 @@ static void shape_open(const struct shape *h)
 	lim.max_step_seqs = h->step_seqs;
 	lim.steps_in_flight = h->steps;
 	lim.n_threads = h->threads;
+	lim.kv_type = kv_type;
 	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
@@ -297,7 +302,7 @@ static void test_sched_device_same_bits_in_any_shape(void **state)
 	    {3, 128, 3, 2, 1, true, false, 0, 0, 0, 0},
 	};
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	make_prompts();
 	run_shape(&alone);
 	memcpy(want, got, sizeof(want));
@@ -323,7 +328,7 @@ static void test_sched_device_same_bits_when_preempted(void **state)
 
 	uint64_t n_out = 0;
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	make_prompts();
 	run_shape(&alone);
 	memcpy(want, got, sizeof(want));
@@ -345,7 +350,7 @@ static void test_sched_device_goes_on_from_what_was_said(void **state)
 	    {9, 64, 9, 2, 1, true, true, 0, 8, 7, 0},
 	};
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	make_prompts();
 	run_shape(&alone);
 	memcpy(want, got, sizeof(want));
@@ -369,7 +374,7 @@ static void test_sched_device_same_bits_beyond_the_context(void **state)
 	};
 	uint64_t preempted = 0;
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	make_prompts();
 	run_shape(&alone);
 	memcpy(want, got, sizeof(want));
@@ -398,7 +403,7 @@ static void test_sched_device_same_bits_with_drafts(void **state)
 	};
 	static const uint32_t wrong[] = {1000, 3, 4, 1, 5, 6, 7};
 
-	(void)state;
+	kv_type = *(uint32_t *)*state;
 	make_prompts();
 	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
 		one_in = 0;
@@ -416,12 +421,17 @@ static void test_sched_device_same_bits_with_drafts(void **state)
 
 int main(void)
 {
+#define OF_EACH_TYPE(f)                                                                            \
+	{#f ": f16", f, NULL, NULL, &types[0]}, {#f ": q8", f, NULL, NULL, &types[1]},             \
+	{                                                                                          \
+#f ": q4", f, NULL, NULL, &types[2]                                                \
+	}
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_sched_device_same_bits_in_any_shape),
-	    cmocka_unit_test(test_sched_device_same_bits_when_preempted),
-	    cmocka_unit_test(test_sched_device_goes_on_from_what_was_said),
-	    cmocka_unit_test(test_sched_device_same_bits_beyond_the_context),
-	    cmocka_unit_test(test_sched_device_same_bits_with_drafts),
+	    OF_EACH_TYPE(test_sched_device_same_bits_in_any_shape),
+	    OF_EACH_TYPE(test_sched_device_same_bits_when_preempted),
+	    OF_EACH_TYPE(test_sched_device_goes_on_from_what_was_said),
+	    OF_EACH_TYPE(test_sched_device_same_bits_beyond_the_context),
+	    OF_EACH_TYPE(test_sched_device_same_bits_with_drafts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

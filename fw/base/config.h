@@ -64,6 +64,13 @@ struct plx_cfg_dev {
 	uint32_t line; /* of the board file; 0: not from a file */
 };
 
+/* How KV is kept, as accel.h's enum plx_kv_type. */
+enum plx_cfg_kv {
+	PLX_CFG_KV_F16,
+	PLX_CFG_KV_Q8,
+	PLX_CFG_KV_Q4,
+};
+
 /* Every bound of the appliance. Counts unless a unit is in the name. */
 struct plx_cfg_limits {
 	uint32_t n_sessions;         /* open sessions of one io stage */
@@ -117,9 +124,10 @@ struct plx_config {
 	char keys_path[PLX_CFG_PATH_BYTES];     /* "" only with insecure */
 	char chat_template[PLX_CFG_NAME_BYTES]; /* "" = the model's own */
 	char file_prefix[PLX_CFG_NAME_BYTES];   /* DPDK's; one a running polluxd */
-	bool insecure;      /* run without keys: any key id with an all-zero key */
-	bool idle_backoff;  /* yield and short sleeps when nothing comes; off on a rack board */
-	bool huge_pages;    /* refuse to start without 2 MiB pages when true */
+	bool insecure;     /* run without keys: any key id with an all-zero key */
+	bool idle_backoff; /* yield and short sleeps when nothing comes; off on a rack board */
+	bool huge_pages;   /* refuse to start without 2 MiB pages when true */
+	enum plx_cfg_kv kv_type;
 	bool weights_cache; /* keep repacked weights in a file beside the model */
 	uint32_t mem_mib;   /* DPDK memory */
 	uint32_t mem_line;  /* board file's line of what decides on DPDK's memory; 0: none */
