@@ -33,7 +33,7 @@ struct plx_fake_conf {
 	 * tok_ns from when it was given, or from the end of the one before.
 	 */
 	const uint64_t *clock;
-	uint64_t base_ns, tok_ns;
+	uint64_t base_ns;
 };
 
 struct plx_fake;
