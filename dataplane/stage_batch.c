@@ -629,6 +629,8 @@ static const struct {
     COUNT(BATCH_SWAP_OUT, tier.n_out),
     COUNT(BATCH_SWAP_IN, tier.n_back),
     COUNT(BATCH_COW, tier.n_cow),
+    COUNT(BATCH_SHIFTS, stats.shifts),
+    COUNT(BATCH_LEFT, stats.left_tokens),
     COUNT(TTFT_OFF_10, stats.ttft_err[0]),
     COUNT(TTFT_OFF_25, stats.ttft_err[1]),
     COUNT(TTFT_OFF_50, stats.ttft_err[2]),

@@ -13,7 +13,7 @@
 #include "dataplane/stage.h"
 
 #define PLX_BATCH_MAX_STEPS 16
-#define PLX_BATCH_COUNTS    28
+#define PLX_BATCH_COUNTS    30
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {

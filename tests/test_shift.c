@@ -26,7 +26,8 @@
 static struct devkit kit;
 static int32_t ids[N_IDS];
 
-static void kit_open(const char *model, const char *isa, uint32_t n_threads)
+static void kit_open_kv(const char *model, const char *isa, uint32_t n_threads,
+                        enum plx_kv_type type)
 {
 	struct plx_dev_limits lim = devkit_limits();
 
@@ -34,9 +35,15 @@ static void kit_open(const char *model, const char *isa, uint32_t n_threads)
 	lim.max_seq_blocks = BLOCKS;
 	lim.n_blocks = 4 * BLOCKS;
 	lim.n_threads = n_threads;
+	lim.kv_type = type;
 	devkit_open(&kit, model, isa, &lim);
 	for (uint32_t i = 0; i < N_IDS; i++)
 		ids[i] = (int32_t)((i * 37 + i * i) % kit.model->n_vocab);
+}
+
+static void kit_open(const char *model, const char *isa, uint32_t n_threads)
+{
+	kit_open_kv(model, isa, n_threads, PLX_KV_F16);
 }
 
 static void step_run(struct plx_step *s)
@@ -195,13 +202,15 @@ static void test_shift_same_bits_everywhere(void **state)
 	                                     "tests/golden/tiny/qwen3.gguf"};
 
 	(void)state;
-	for (uint32_t m = 0; m < 2; m++) {
+	for (uint32_t n = 0; n < 2 * PLX_KV_N_TYPES; n++) {
+		uint32_t m = n % 2;
 		uint64_t want = 0;
 
 		for (uint32_t i = 0; i < sizeof(way) / sizeof(way[0]); i++) {
 			if (!devkit_has_isa(way[i].isa))
 				continue;
-			kit_open(models[m], way[i].isa, way[i].n_threads);
+			kit_open_kv(models[m], way[i].isa, way[i].n_threads,
+			            (enum plx_kv_type)(n / 2));
 			fill_window(i % 3, 5, way[i].chunk);
 			uint64_t h = hash_of_rest(i % 3, 5, way[i].chunk);
 
