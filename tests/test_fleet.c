@@ -650,7 +650,7 @@ static void random_fault(void)
 		c->nan_slot1 = 1 + rnd(3);
 		break;
 	default:
-		c->base_ns = 500 + rnd(5000);
+		c->step_ns = 500 + rnd(5000);
 		break;
 	}
 }

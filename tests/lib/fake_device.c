@@ -320,7 +320,7 @@ static uint64_t end_ns(struct plx_fake *f, const struct fake_entry *e)
 {
 	uint64_t start = e->at_ns > f->free_ns ? e->at_ns : f->free_ns;
 
-	return start + f->conf.base_ns + step_at(f, e->step_idx)->n_tok * f->conf.tok_ns;
+	return start + f->conf.step_ns + step_at(f, e->step_idx)->n_tok * f->conf.tok_ns;
 }
 
 static bool still_runs(struct plx_fake *f, const struct fake_entry *e)
@@ -346,7 +346,7 @@ static void finish_step(struct plx_fake *f, const struct fake_entry *e, bool sta
 	if (!f->conf.clock)
 		return;
 	st->end_ns = stale || cancelled ? *f->conf.clock : end;
-	st->start_ns = end - f->conf.base_ns - st->n_tok * f->conf.tok_ns;
+	st->start_ns = end - f->conf.step_ns - st->n_tok * f->conf.tok_ns;
 	f->free_ns = st->end_ns;
 }
 

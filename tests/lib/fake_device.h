@@ -28,12 +28,9 @@ struct plx_fake_conf {
 	bool hang;          /* steps do not complete, but for cancel and reset */
 	bool refuse_again;  /* submit says AGAIN */
 	int copy_err;       /* what a copy from another device returns */
-	/*
-	 * Time as the test has it; NULL: the machine's. With it a step takes base_ns + tokens *
-	 * tok_ns from when it was given, or from the end of the one before.
-	 */
+	/* Not a clock of its own, but the test's: a step completes when its time has passed, from
+	 * when it was given or the one before ended. NULL: none. */
 	const uint64_t *clock;
-	uint64_t base_ns;
 };
 
 struct plx_fake;

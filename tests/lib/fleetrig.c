@@ -102,7 +102,7 @@ static void dev_open(struct fleet_rig *g, const struct fleet_dev_shape *h, uint3
 	                           .eog_id = FLEET_EOG,
 	                           .eog_every = 64,
 	                           .clock = &g->now,
-	                           .base_ns = h->base_ns,
+	                           .step_ns = h->base_ns,
 	                           .tok_ns = h->tok_ns};
 
 	d->fake = plx_fake_open(&lim, &fc);
