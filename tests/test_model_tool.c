@@ -23,10 +23,11 @@
 #include "accel/model/gguf.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
-#include "kernels/quant.h"
+#include "kernels/kernels.h"
 #include "tests/lib/mtool.h"
 #include "tests/lib/qdata.h"
 #include "tools/model/emit.h"
+#include "tools/model/facts.h"
 #include "tools/model/options.h"
 #include "tools/model/out.h"
 #include "tools/model/progress.h"
@@ -469,6 +470,23 @@ static void test_inspect_says_what_a_model_is(void **state)
 	assert_int_equal(mtool(&d, "inspect", "tests/golden/README.md", NULL), 1);
 }
 
+/* What inspect says of K and V is what the device takes. */
+static void test_kv_bytes_are_the_kernels(void **state)
+{
+	static const enum plx_k_kv_type types[] = {PLX_K_KV_F16, PLX_K_KV_Q8, PLX_K_KV_Q4};
+	static const uint32_t dims[] = {64, 80, 128, 256};
+
+	(void)state;
+	for (size_t t = 0; t < PLX_FACTS_KV_TYPES; t++)
+		for (size_t i = 0; i < 4; i++) {
+			struct plx_model m = {.n_layer = 5, .n_head_kv = 3, .head_dim = dims[i]};
+
+			assert_int_equal(plx_facts_kv_bytes(&m, &plx_facts_kv_types[t]) * 32,
+			                 15 * (plx_k_kv_k_bytes(types[t], 32, dims[i]) +
+			                       plx_k_kv_v_bytes(types[t], 32, dims[i])));
+		}
+}
+
 /* Rows 0..3 of a head of 8 are x parts, 4..7 y parts; pairs become neighbours. */
 static void test_pair_rows(void **state)
 {
@@ -515,6 +533,7 @@ int main(void)
 	    TEST(test_wrong_command_lines_are_explained),
 	    TEST(test_sizes_have_units),
 	    TEST(test_inspect_says_what_a_model_is),
+	    TEST(test_kv_bytes_are_the_kernels),
 	    TEST(test_pair_rows),
 	    TEST(test_progress_line),
 	};

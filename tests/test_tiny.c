@@ -12,7 +12,6 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "tests/lib/devkit.h"
 #include "tests/lib/ref.h"
 #include "tests/lib/tiny_golden.h"
 
@@ -54,43 +53,16 @@ static void test_reference_equals_transformers(void **state)
 	}
 }
 
-static double device_error(const char *name, const char *isa, const struct plx_t_golden *g)
-{
-	struct plx_dev_limits lim = devkit_limits();
-	struct plx_sampler greedy = devkit_greedy();
-	struct devkit k;
-	char path[128];
-	double worst = 0;
-
-	snprintf(path, sizeof(path), "tests/golden/tiny/%s.gguf", name);
-	devkit_open(&k, path, isa, &lim);
-	for (uint32_t t = 0; t < g->n_tok; t++) {
-		struct plx_step *s = devkit_step(&k, 0);
-
-		if (t == 0) {
-			devkit_set(s, 5, &greedy);
-			devkit_blocks(s, 5, 0, 2, 40);
-		}
-		devkit_seq(s, 5, &g->id[t], t, 1, true);
-		assert_int_equal(plx_queue_submit(k.q, 0), 0);
-		(void)devkit_wait(&k);
-		assert_int_equal(plx_step_outs(s)[0].status, 0);
-		for (uint32_t i = 0; i < g->n_vocab; i++)
-			worst = fmax(worst, fabs((double)devkit_logits(&k, 0)[i] -
-			                         g->logits[(size_t)t * g->n_vocab + i]));
-	}
-	devkit_close(&k);
-	return worst;
-}
-
 static void test_device_is_near_transformers(void **state)
 {
 	(void)state;
 	for (uint32_t i = 0; i < N_NAMES; i++) {
 		struct plx_t_golden g;
+		char path[128];
 
 		golden_read(names[i], &g);
-		double e = device_error(names[i], "auto", &g);
+		snprintf(path, sizeof(path), "tests/golden/tiny/%s.gguf", names[i]);
+		double e = plx_t_golden_dev_error(&g, path, "auto");
 
 		printf("tiny: %s: device against transformers: %.1e\n", names[i], e);
 		assert_true(e <= DEV_BOUND);

@@ -135,7 +135,7 @@ def qwen3():
 
 def mistral():
     return transformers.MistralConfig(
-        hidden_size=32, intermediate_size=64, vocab_size=416, rope_theta=10000.0, **SMALL,
+        hidden_size=64, intermediate_size=64, vocab_size=416, rope_theta=10000.0, **SMALL,
         sliding_window=128, tie_word_embeddings=False)
 
 

@@ -25,4 +25,7 @@ void plx_t_golden_free(struct plx_t_golden *g);
 /* plx_t_golden_ref_error - the largest difference of the double-precision pass (ref.h) over m. */
 double plx_t_golden_ref_error(const struct plx_t_golden *g, const struct plx_model *m);
 
+/* plx_t_golden_dev_error - that of the CPU device with a model file, in logits (tiny_device.c). */
+double plx_t_golden_dev_error(const struct plx_t_golden *g, const char *path, const char *isa);
+
 #endif

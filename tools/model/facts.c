@@ -3,7 +3,8 @@
 
 #include <stddef.h>
 
-const struct plx_facts_kv plx_facts_kv_types[PLX_FACTS_KV_TYPES] = {{"f16", 1, 2}};
+const struct plx_facts_kv plx_facts_kv_types[PLX_FACTS_KV_TYPES] = {
+    {"f16", 1, 2, 2}, {"q8", 32, 34, 34}, {"q4", 32, 22, 18}};
 
 static void add(struct plx_facts *f, const struct plx_tensor *t)
 {
@@ -45,5 +46,5 @@ uint64_t plx_facts_kv_bytes(const struct plx_model *m, const struct plx_facts_kv
 {
 	uint64_t head = (m->head_dim + type->block_elems - 1) / type->block_elems;
 
-	return 2ull * m->n_layer * m->n_head_kv * head * type->block_bytes;
+	return (uint64_t)m->n_layer * m->n_head_kv * head * (type->k_bytes + type->v_bytes);
 }

@@ -18,13 +18,14 @@ struct plx_facts {
 /* plx_facts_of - of a model that was opened. */
 struct plx_facts plx_facts_of(const struct plx_model *m);
 
-/* Storage of K and V: values of a block, bytes of it. */
+/* How the CPU device keeps K and V (kernels.h, enum plx_k_kv_type): blocks of values, of K and of
+ * V. */
 struct plx_facts_kv {
 	const char *name;
-	uint32_t block_elems, block_bytes;
+	uint32_t block_elems, k_bytes, v_bytes;
 };
-#define PLX_FACTS_KV_TYPES 1u
-extern const struct plx_facts_kv plx_facts_kv_types[PLX_FACTS_KV_TYPES];
+#define PLX_FACTS_KV_TYPES 3u
+extern const struct plx_facts_kv plx_facts_kv_types[PLX_FACTS_KV_TYPES]; /* f16 first */
 
 /* plx_facts_kv_bytes - K and V of one token in all layers. */
 uint64_t plx_facts_kv_bytes(const struct plx_model *m, const struct plx_facts_kv *type);
