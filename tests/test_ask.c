@@ -54,6 +54,7 @@ static void test_ask_options_have_defaults(void **state)
 	assert_true(o.req.temperature == 0);
 	assert_int_equal(o.mode, PLX_ASK_PROMPT);
 	assert_false(o.req.logprobs);
+	assert_false(o.req.allow_compression);
 }
 
 static void test_ask_options_are_taken(void **state)
@@ -62,7 +63,7 @@ static void test_ask_options_are_taken(void **state)
 	assert_int_equal(parse("--key", "k", "--host", "fd77::2", "--port", "99", "--temperature",
 	                       "0.5", "--top-k", "40", "--seed", "18446744073709551615", "--stop",
 	                       "a", "--stop", "b", "--logprobs", "0", "--deadline", "250", "--n",
-	                       "3", "x", NULL),
+	                       "3", "--beyond-context", "x", NULL),
 	                 0);
 	assert_string_equal(o.key_file, "k");
 	assert_string_equal(o.cfg.host, "fd77::2");
@@ -76,6 +77,7 @@ static void test_ask_options_are_taken(void **state)
 	assert_int_equal(o.req.n_logprobs, 0);
 	assert_int_equal(o.req.deadline_us, 250000);
 	assert_int_equal(o.req.n_samples, 3);
+	assert_true(o.req.allow_compression);
 }
 
 static void test_ask_options_are_refused_with_their_range(void **state)

@@ -86,6 +86,7 @@ static void test_client_streams_an_answer(void **state)
 	assert_int_equal(l->final.done.numeric_kind, 77);
 	assert_int_equal(l->final.done.stage_ns[PLX_CLIENT_NS_DECODE], 5);
 	assert_int_equal(l->final.done.samples[0].n_tokens, 4);
+	assert_int_equal(l->final.done.samples[0].left_tokens, 0);
 	assert_int_equal(l->final.done.samples[0].finish, PLX_CLIENT_FINISH_LENGTH);
 	/* Handshake with RETRY: 2 round trips of 200 us, then REQ and the first token. */
 	assert_in_range(l->final.done.ttft_ns, 600000, 700000);
@@ -93,6 +94,28 @@ static void test_client_streams_an_answer(void **state)
 	plx_crig_run(r, SECOND / 10, NULL, NULL);
 	assert_int_equal(l->n_finals, 1);
 	assert_int_equal(plx_peer_counts_of(r->peer)->n_finals_acked, 1);
+	plx_crig_close(r);
+}
+
+static void test_client_tells_what_left_the_context(void **state)
+{
+	struct plx_crig *r = open_rig();
+	struct plx_client_request q;
+	uint64_t req;
+
+	(void)state;
+	plx_client_request_init(&q);
+	q.text = "abc";
+	q.text_bytes = 3;
+	q.max_new = 2;
+	q.n_samples = 2;
+	q.allow_compression = true;
+	assert_int_equal(plx_client_submit(r->client, &q, &req, NULL), 0);
+	struct plx_crig_log *l = plx_crig_log_of(r, req);
+
+	assert_true(plx_crig_run(r, 2 * SECOND, all_final, NULL));
+	assert_int_equal(l->final.done.samples[0].left_tokens, 70);
+	assert_int_equal(l->final.done.samples[1].left_tokens, 71);
 	plx_crig_close(r);
 }
 
@@ -877,6 +900,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_client_streams_an_answer),
+	    cmocka_unit_test(test_client_tells_what_left_the_context),
 	    cmocka_unit_test(test_client_reads_the_model_table),
 	    cmocka_unit_test(test_client_samples_interleave),
 	    cmocka_unit_test(test_client_keeps_within_credit),

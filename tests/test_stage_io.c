@@ -241,6 +241,8 @@ static void test_io_says_when_a_session_goes(void **state)
 
 /* ---- one value for each limit ---- */
 
+static uint32_t add_flags; /* of the request; enum plx_req_flag */
+
 static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t max_new,
                           uint16_t n_samples)
 {
@@ -254,6 +256,7 @@ static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t ma
 
 	m.n_samples = n_samples;
 	m.max_new = max_new;
+	m.flags |= add_flags;
 	plx_req_begin(&w, msg, sizeof(msg), &m);
 	plx_req_prompt_ids(&w, (const uint32_t *)ids, n_ids);
 	int n = plx_req_end(&w);
@@ -262,6 +265,7 @@ static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t ma
 	                            .n_ids = v.m.prompt_tokens,
 	                            .max_new = v.m.max_new,
 	                            .n_samples = v.m.n_samples,
+	                            .beyond = (v.m.flags & PLX_REQ_COMPRESS) != 0,
 	                            .sampler = {.top_p = 1, .repeat_penalty = 1}};
 
 	if (e)
@@ -316,6 +320,42 @@ static void test_io_limits_are_the_schedulers(void **state)
 	assert_int_equal(decode_and_add(&b, 199, l->max_new, l->max_samples), 0);
 	assert_int_equal(decode_and_add(&b, 1, 1, (uint16_t)(l->max_samples + 1)),
 	                 PLX_E_BAD_REQUEST);
+	plx_arena_close(&arena);
+}
+
+/* The same where texts may outgrow a context of 64 tokens: prompts keep the board's limit. */
+static void test_io_limits_beyond_the_context(void **state)
+{
+	const struct plx_batch_model model = {.n_ctx = 200,
+	                                      .caps = PLX_CAP_LAST | PLX_CAP_SHIFT | PLX_CAP_COPY};
+	const struct plx_wire_limits *l = &cli.ack.limits;
+	struct plx_stage_batch b;
+	struct plx_arena arena;
+	struct plx_page page;
+	struct plx_diag d;
+
+	(void)state;
+	teardown(NULL);
+	struct plx_config cfg = plx_rig_config();
+
+	cfg.lim.context_tokens = 64;
+	plx_context_fit(&cfg, model.n_ctx, true);
+	assert_int_equal(plx_rig_open(&rig, &cfg, 1, NULL), 0);
+	plx_rig_client_init(&cli, &rig, 0, NULL, 40000);
+	assert_int_equal(plx_rig_connect(&cli), 0);
+	assert_int_equal(plx_arena_open(&arena, plx_stage_batch_bytes(&cfg, 200), &d), 0);
+	plx_page_init(&page, PLX_STAGE_BATCH, 0, 0);
+	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, NULL, &model, &page, &d), 0);
+	assert_int_equal(l->max_prompt_tokens, 256);
+	assert_int_equal(b.sched.conf.max_prompt, 256);
+	assert_int_equal(b.sched.conf.ctx_tokens, 64);
+	assert_int_equal(decode_and_add(&b, 63, 1, 1), 0);
+	assert_int_equal(decode_and_add(&b, 64, 1, 1), PLX_E_TOO_LARGE);
+	add_flags = PLX_REQ_COMPRESS;
+	assert_int_equal(decode_and_add(&b, 64, 1, 1), 0);
+	assert_int_equal(decode_and_add(&b, 256, l->max_new, l->max_samples), 0);
+	assert_int_equal(decode_and_add(&b, 257, 1, 1), PLX_E_TOO_LARGE);
+	add_flags = 0;
 	plx_arena_close(&arena);
 }
 
@@ -1041,6 +1081,7 @@ int main(void)
 	    T(test_io_is_silent_to_a_wrong_mac),
 	    T(test_io_carries_a_request_and_its_answer),
 	    T(test_io_limits_are_the_schedulers),
+	    T(test_io_limits_beyond_the_context),
 	    T(test_io_resumes_behind_what_the_client_has),
 	    T(test_io_says_when_a_session_goes),
 	    T(test_io_repeats_until_acknowledged),

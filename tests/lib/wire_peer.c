@@ -35,6 +35,7 @@ struct request {
 	uint32_t prompt_bytes;
 	uint32_t max_new;
 	uint16_t n_samples;
+	bool compress;    /* it may be: 70 tokens and the sample's number left */
 	bool ended;       /* its final answer is in the outbox, or was acknowledged */
 	uint64_t next_ns; /* of the next token */
 	uint32_t final_bytes;
@@ -200,9 +201,11 @@ static void end_done(struct plx_peer *p, struct request *r)
 	                         .ns = {1, 2, 3, 4, 5, 6, 7, 8}};
 	struct plx_msg_done_sample s[PLX_SAMPLES_MAX] = {0};
 
-	for (uint16_t i = 0; i < r->n_samples; i++)
+	for (uint16_t i = 0; i < r->n_samples; i++) {
 		s[i] = (struct plx_msg_done_sample){.n_tokens = r->max_new,
 		                                    .reason = PLX_FINISH_LENGTH};
+		plx_done_left_set(&s[i], r->compress ? 70u + i : 0);
+	}
 	int n = plx_msg_done_encode(r->final, sizeof(r->final), &m, s);
 
 	PLX_CHECK(n > 0);
@@ -367,6 +370,7 @@ static void on_whole(struct plx_peer *p, uint64_t req_id, const uint8_t *msg, si
 	r->prompt_bytes = v.m.prompt_bytes;
 	r->max_new = v.m.max_new;
 	r->n_samples = v.m.n_samples;
+	r->compress = (v.m.flags & PLX_REQ_COMPRESS) != 0;
 	p->counts.prompt_bytes = v.m.prompt_bytes;
 	take_resumed(p, r, &v);
 	if (v.continued) {
