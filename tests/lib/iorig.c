@@ -394,3 +394,34 @@ void plx_rig_event(struct plx_rig *r, struct plx_req *req, enum plx_ev_kind kind
 	ev->accept = (struct plx_msg_accept){.queue_position = 3, .est_ttft_us = 1500};
 	push(r, req, ev, kind);
 }
+
+uint64_t plx_rig_ask(struct plx_rig_client *c, const char *text)
+{
+	uint8_t msg[1200];
+	uint32_t n = plx_rig_req(msg, sizeof(msg), text, (uint32_t)strlen(text));
+	uint64_t id = c->next_req++;
+
+	plx_rig_say(c, PLX_T_REQ, id, msg, n);
+	plx_rig_turn(c->rig, 1000);
+	return id;
+}
+
+void plx_rig_tok_ack(struct plx_rig_client *c, uint64_t req_id, uint32_t next, uint16_t flags)
+{
+	struct plx_msg_tok_ack_entry e = {.req_id = req_id, .next_idx = next, .flags = flags};
+	struct plx_msg_ack_head head = plx_conn_ack_fill(&c->conn, 1, c->rig->now_ns);
+	uint8_t p[64];
+	int n = plx_msg_tok_ack_encode(p, sizeof(p), &head, &e);
+
+	plx_rig_say(c, PLX_T_TOK_ACK, 0, p, (uint32_t)n);
+	plx_rig_turn(c->rig, 1000);
+}
+
+void plx_rig_done(struct plx_rig *r, struct plx_req *req, uint32_t n_tokens)
+{
+	req->res.kind = PLX_FINAL_DONE;
+	req->res.prompt_tokens = 5;
+	req->res.sample[0] =
+	    (struct plx_msg_done_sample){.n_tokens = n_tokens, .reason = PLX_FINISH_EOS};
+	plx_rig_event(r, req, PLX_EV_FINAL);
+}

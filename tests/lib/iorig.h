@@ -94,6 +94,11 @@ void plx_rig_ack(struct plx_rig_client *c, uint8_t type, uint64_t req_id);
 /* plx_rig_req - write a text REQ; returns its bytes. */
 uint32_t plx_rig_req(uint8_t *msg, uint32_t cap, const char *text, uint32_t bytes);
 
+/* plx_rig_ask - send a text REQ of one packet, and a turn; returns its id. */
+uint64_t plx_rig_ask(struct plx_rig_client *c, const char *text);
+/* plx_rig_tok_ack - acknowledge tokens of sample 0, and a turn. */
+void plx_rig_tok_ack(struct plx_rig_client *c, uint64_t req_id, uint32_t next, uint16_t flags);
+
 /* plx_rig_take - the request that io handed to tok, or NULL. */
 struct plx_req *plx_rig_take(struct plx_rig *r, uint32_t io);
 /* plx_rig_tokens - push a TOKENS event of one id with a text. */
@@ -101,5 +106,7 @@ void plx_rig_tokens(struct plx_rig *r, struct plx_req *req, uint32_t idx, int32_
                     const char *text, bool last);
 /* plx_rig_event - push an ACCEPTED or FINAL event. */
 void plx_rig_event(struct plx_rig *r, struct plx_req *req, enum plx_ev_kind kind);
+/* plx_rig_done - the FINAL of a request that said so many tokens. */
+void plx_rig_done(struct plx_rig *r, struct plx_req *req, uint32_t n_tokens);
 
 #endif
