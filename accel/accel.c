@@ -33,6 +33,11 @@ int plx_dev_load_begin(struct plx_dev *dev, const struct plx_model *model,
 {
 	int err = plx_limits_check(limits, d);
 
+	if (err == 0 && model->n_expert > 0)
+		err = plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                   "%s: a mixture of experts can be read, but no device of this "
+		                   "build runs it; give a model without experts",
+		                   model->name);
 	return err != 0 ? err : dev->ops->load_begin(dev, model, limits, d);
 }
 

@@ -267,7 +267,8 @@ static void test_model_number_lies(void **state)
 	    {"llama.rope.dimension_count", 5, PLX_E_FORMAT, "must be even"},
 	    {"llama.rope.dimension_count", 10, PLX_E_FORMAT, "no larger"},
 	    {"llama.vocab_size", 17, PLX_E_FORMAT, "'llama.vocab_size' says 17"},
-	    {"llama.expert_count", 8, PLX_E_UNSUPPORTED, "'llama.expert_count' is 8"},
+	    {"llama.expert_count", 8, PLX_E_FORMAT, "'llama.expert_used_count' is missing"},
+	    {"llama.expert_count", 1025, PLX_E_LIMIT, "over the limit of 1024"},
 	    {"llama.attention.sliding_window", 0, PLX_E_FORMAT, "is 0"},
 	};
 

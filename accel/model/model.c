@@ -44,8 +44,8 @@ static const struct plx_gguf_tensor *peek(const struct builder *b, const char *s
 	return plx_gguf_tensor_find(b->m->gguf, full_name(b, stem, name));
 }
 
-/* Take a tensor of cols x rows (rows 1: a vector) whose type this build computes. */
-static int take(struct builder *b, const char *stem, uint32_t cols, uint32_t rows,
+/* Take a tensor of cols x rows (rows 1: a vector) x n whose type this build computes. */
+static int take(struct builder *b, const char *stem, const uint32_t dim[3],
                 const struct plx_gguf_tensor **out)
 {
 	const char *file = plx_gguf_name(b->m->gguf);
@@ -58,13 +58,14 @@ static int take(struct builder *b, const char *stem, uint32_t cols, uint32_t row
 		                    "%s: tensor '%s' is missing; a model in several files must be "
 		                    "merged into one, else convert or fetch it again",
 		                    file, name);
-	if (t->dim[0] != cols || t->dim[1] != rows || t->dim[2] != 1 || t->dim[3] != 1)
+	if (t->dim[0] != dim[0] || t->dim[1] != dim[1] || t->dim[2] != dim[2] || t->dim[3] != 1)
 		return plx_diag_set(b->d, PLX_E_FORMAT,
 		                    "%s: tensor '%s' is %llu x %llu x %llu x %llu where the "
-		                    "configuration says %u x %u; convert or fetch the model again",
+		                    "configuration says %u x %u x %u; convert or fetch the model "
+		                    "again",
 		                    file, name, (unsigned long long)t->dim[0],
 		                    (unsigned long long)t->dim[1], (unsigned long long)t->dim[2],
-		                    (unsigned long long)t->dim[3], cols, rows);
+		                    (unsigned long long)t->dim[3], dim[0], dim[1], dim[2]);
 	if (!plx_qtype_known(t->type))
 		return plx_diag_set(b->d, PLX_E_UNSUPPORTED,
 		                    "%s: tensor '%s' is of type %s, which is not supported; give "
@@ -76,23 +77,37 @@ static int take(struct builder *b, const char *stem, uint32_t cols, uint32_t row
 	return 0;
 }
 
-static int take_matrix(struct builder *b, const char *stem, uint32_t cols, uint32_t rows,
-                       struct plx_tensor *out)
+/* n matrices of cols x rows, one after another, as one. */
+static int take_matrices(struct builder *b, const char *stem, uint32_t cols, uint32_t rows,
+                         uint32_t n, struct plx_tensor *out)
 {
 	const struct plx_gguf_tensor *t;
-	int err = take(b, stem, cols, rows, &t);
+	uint64_t all = (uint64_t)rows * n;
+	char name[NAME_BYTES];
+	int err = take(b, stem, (const uint32_t[]){cols, rows, n}, &t);
 
 	if (err)
 		return err;
+	if (all > UINT32_MAX)
+		return plx_diag_set(b->d, PLX_E_LIMIT,
+		                    "%s: tensor '%s' has %llu rows, more than this build can run",
+		                    plx_gguf_name(b->m->gguf), full_name(b, stem, name),
+		                    (unsigned long long)all);
 	*out = (struct plx_tensor){
 	    .data = t->data,
 	    .type = t->type,
-	    .n_rows = rows,
+	    .n_rows = (uint32_t)all,
 	    .n_cols = cols,
-	    .row_bytes = t->bytes / rows,
+	    .row_bytes = t->bytes / all,
 	    .bytes = t->bytes,
 	};
 	return 0;
+}
+
+static int take_matrix(struct builder *b, const char *stem, uint32_t cols, uint32_t rows,
+                       struct plx_tensor *out)
+{
+	return take_matrices(b, stem, cols, rows, 1, out);
 }
 
 /* Take a vector, converted to f32 in the model's memory. */
@@ -100,7 +115,7 @@ static int take_vector(struct builder *b, const char *stem, uint32_t n, const fl
 {
 	const struct plx_gguf_tensor *t;
 	char name[NAME_BYTES];
-	int err = take(b, stem, n, 1, &t);
+	int err = take(b, stem, (const uint32_t[]){n, 1, 1}, &t);
 
 	if (err)
 		return err;
@@ -116,13 +131,18 @@ static int take_vector(struct builder *b, const char *stem, uint32_t n, const fl
 	return 0;
 }
 
+static bool has_qk_norm(const struct plx_model *m)
+{
+	return m->arch == PLX_ARCH_QWEN3 || m->arch == PLX_ARCH_QWEN3MOE;
+}
+
 static int take_biases(struct builder *b, struct plx_layer *l, uint32_t q_dim, uint32_t kv_dim)
 {
 	const struct plx_model *m = b->m;
 	bool any = peek(b, "attn_q.bias") || peek(b, "attn_k.bias") || peek(b, "attn_v.bias");
 	int err;
 
-	if (m->arch == PLX_ARCH_QWEN3 || (m->arch == PLX_ARCH_LLAMA && !any))
+	if (has_qk_norm(m) || (m->arch == PLX_ARCH_LLAMA && !any))
 		return 0; /* one that qwen3 has all the same is found as left over */
 	if ((err = take_vector(b, "attn_q.bias", q_dim, &l->bq)) ||
 	    (err = take_vector(b, "attn_k.bias", kv_dim, &l->bk)))
@@ -144,24 +164,60 @@ static int take_attention(struct builder *b, struct plx_layer *l)
 	    (err = take_matrix(b, "attn_output.weight", q_dim, m->n_embd, &l->wo)) ||
 	    (err = take_biases(b, l, q_dim, kv_dim)))
 		return err;
-	if (m->arch != PLX_ARCH_QWEN3)
+	if (!has_qk_norm(m))
 		return 0;
 	if ((err = take_vector(b, "attn_q_norm.weight", m->head_dim, &l->q_norm)))
 		return err;
 	return take_vector(b, "attn_k_norm.weight", m->head_dim, &l->k_norm);
 }
 
-static int take_layer(struct builder *b, struct plx_layer *l)
+static int take_dense(struct builder *b, struct plx_layer *l)
 {
 	const struct plx_model *m = b->m;
 	int err;
 
-	if ((err = take_attention(b, l)) ||
-	    (err = take_vector(b, "ffn_norm.weight", m->n_embd, &l->ffn_norm)) ||
-	    (err = take_matrix(b, "ffn_gate.weight", m->n_embd, m->n_ff, &l->gate)) ||
+	if ((err = take_matrix(b, "ffn_gate.weight", m->n_embd, m->n_ff, &l->gate)) ||
 	    (err = take_matrix(b, "ffn_up.weight", m->n_embd, m->n_ff, &l->up)))
 		return err;
 	return take_matrix(b, "ffn_down.weight", m->n_ff, m->n_embd, &l->down);
+}
+
+static int take_shared(struct builder *b, struct plx_layer *l)
+{
+	uint32_t n_embd = b->m->n_embd, n_ff = b->m->n_ff_shared;
+	int err;
+
+	if (n_ff == 0)
+		return 0;
+	if ((err = take_vector(b, "ffn_gate_inp_shexp.weight", n_embd, &l->shared_gate)) ||
+	    (err = take_matrix(b, "ffn_gate_shexp.weight", n_embd, n_ff, &l->gate)) ||
+	    (err = take_matrix(b, "ffn_up_shexp.weight", n_embd, n_ff, &l->up)))
+		return err;
+	return take_matrix(b, "ffn_down_shexp.weight", n_ff, n_embd, &l->down);
+}
+
+static int take_experts(struct builder *b, struct plx_layer *l)
+{
+	const struct plx_model *m = b->m;
+	uint32_t n = m->n_expert, n_ff = m->n_ff_expert;
+	int err;
+
+	if ((err = take_matrix(b, "ffn_gate_inp.weight", m->n_embd, n, &l->router)) ||
+	    (err = take_matrices(b, "ffn_gate_exps.weight", m->n_embd, n_ff, n, &l->exp_gate)) ||
+	    (err = take_matrices(b, "ffn_up_exps.weight", m->n_embd, n_ff, n, &l->exp_up)) ||
+	    (err = take_matrices(b, "ffn_down_exps.weight", n_ff, m->n_embd, n, &l->exp_down)))
+		return err;
+	return take_shared(b, l);
+}
+
+static int take_layer(struct builder *b, struct plx_layer *l)
+{
+	int err;
+
+	if ((err = take_attention(b, l)) ||
+	    (err = take_vector(b, "ffn_norm.weight", b->m->n_embd, &l->ffn_norm)))
+		return err;
+	return b->m->n_expert > 0 ? take_experts(b, l) : take_dense(b, l);
 }
 
 /* The vocabulary's size is the embedding's row count; whatever else states it must agree. */
@@ -411,17 +467,20 @@ static void describe_types(const struct plx_model *m, char *buf, size_t buf_byte
 
 void plx_model_describe(const struct plx_model *m, char *buf, size_t buf_bytes)
 {
-	char types[128];
+	char types[128], experts[64] = "";
 	char hash[2 * PLX_MODEL_HASH_BYTES + 1];
 
 	describe_types(m, types, sizeof types);
 	for (size_t i = 0; i < PLX_MODEL_HASH_BYTES; i++)
 		snprintf(hash + 2 * i, 3, "%02x", m->hash[i]);
+	if (m->n_expert > 0)
+		snprintf(experts, sizeof experts, ", %u of %u experts of %u", m->n_expert_used,
+		         m->n_expert, m->n_ff_expert);
 	snprintf(buf, buf_bytes,
 	         "%s: %s, %.1f M parameters, %.1f MiB (%s), %u layers, embedding %u, heads %u/%u "
-	         "of %u, feed-forward %u, vocabulary %u%s, context %u, hash %s",
+	         "of %u, feed-forward %u%s, vocabulary %u%s, context %u, hash %s",
 	         m->name, plx_arch_name(m->arch), (double)m->n_param / 1e6,
 	         (double)m->weight_bytes / 1048576.0, types, m->n_layer, m->n_embd, m->n_head,
-	         m->n_head_kv, m->head_dim, m->n_ff, m->n_vocab, m->tied_output ? " (tied)" : "",
-	         m->n_ctx, hash);
+	         m->n_head_kv, m->head_dim, m->n_ff, experts, m->n_vocab,
+	         m->tied_output ? " (tied)" : "", m->n_ctx, hash);
 }

@@ -4,8 +4,8 @@
  *
  * What plx_model_open accepts is complete and consistent: every tensor the architecture needs is
  * there with the shape that the configuration implies and a type this build computes, no tensor is
- * left over, and whatever the file asks for that would change the arithmetic (experts, YaRN, ALiBi
- * and the like) is refused by name. So the forward pass needs no checks of its own.
+ * left over, and whatever the file asks for that would change the arithmetic (YaRN, ALiBi and the
+ * like) is refused by name. So the forward pass needs no checks of its own.
  *
  * A layer, x being [n_tok][n_embd] and RMS the norm with rms_eps:
  *
@@ -18,6 +18,14 @@
  *   h = RMS(x) * ffn_norm;  x += w_down (silu(w_gate h) * (w_up h))
  *
  * and logits = output (RMS(x) * output_norm). Biases and q_norm, k_norm are NULL where absent.
+ *
+ * With experts (n_expert > 0) the last line is
+ *
+ *   s = softmax(router h)           over all experts
+ *   E = the n_expert_used experts of largest s, ties to the lowest number; where expert_norm,
+ *       their s is divided by its sum
+ *   x += sum over e in E of s_e w_down_e (silu(w_gate_e h) * (w_up_e h))
+ *   x += sigmoid(shared_gate h) w_down (silu(w_gate h) * (w_up h))     where n_ff_shared > 0
  *
  * Rotation: pair i of n_rot / 2 turns by  pos * rope_scale * rope_base^(-2i / n_rot) / factor[i],
  * factor being rope_factors or 1. The pair is (2i, 2i + 1) where pairing is ADJACENT and
@@ -39,14 +47,17 @@
 #define PLX_MODEL_MAX_HEAD     1024u
 #define PLX_MODEL_MAX_HEAD_DIM 512u
 #define PLX_MODEL_MAX_VOCAB    1048576u
+#define PLX_MODEL_MAX_EXPERT   1024u
 #define PLX_MODEL_MAX_CTX      16777216u
 #define PLX_MODEL_HASH_BYTES   16
 #define PLX_MODEL_NAME_BYTES   64
 
 enum plx_arch {
-	PLX_ARCH_LLAMA = 1, /* Llama 1 to 3, SmolLM, Mistral 7B, TinyLlama ... */
+	PLX_ARCH_LLAMA = 1, /* Llama 1 to 3, SmolLM, Mistral 7B, TinyLlama; with experts: Mixtral */
 	PLX_ARCH_QWEN2 = 2, /* biases on q, k, v */
 	PLX_ARCH_QWEN3 = 3, /* norms on q and k */
+	PLX_ARCH_QWEN2MOE = 4, /* qwen2 with experts and a shared one */
+	PLX_ARCH_QWEN3MOE = 5, /* qwen3 with experts */
 };
 
 enum plx_rope_pairing {
@@ -81,9 +92,17 @@ struct plx_layer {
 	const float *q_norm;    /* [head_dim] or NULL; both or none */
 	const float *k_norm;    /* [head_dim] or NULL */
 	const float *ffn_norm;  /* [n_embd] */
+	/* In a model with experts these three are the shared one's, n_ff_shared in place of n_ff,
+	 * or all zero where there is none. */
 	struct plx_tensor gate; /* [n_ff][n_embd] */
 	struct plx_tensor up;   /* [n_ff][n_embd] */
 	struct plx_tensor down; /* [n_embd][n_ff] */
+	/* Experts, all zero without. The rows of expert e follow those of e - 1. */
+	struct plx_tensor router;   /* [n_expert][n_embd] */
+	struct plx_tensor exp_gate; /* [n_expert * n_ff_expert][n_embd] */
+	struct plx_tensor exp_up;   /* [n_expert * n_ff_expert][n_embd] */
+	struct plx_tensor exp_down; /* [n_expert * n_embd][n_ff_expert] */
+	const float *shared_gate;   /* [n_embd] or NULL */
 };
 
 struct plx_model {
@@ -96,6 +115,11 @@ struct plx_model {
 	uint32_t n_head_kv; /* divides n_head */
 	uint32_t head_dim;  /* even */
 	uint32_t n_ff;
+	uint32_t n_expert;      /* 0: none, and the four below are 0 */
+	uint32_t n_expert_used; /* by a token; at most n_expert */
+	uint32_t n_ff_expert;
+	uint32_t n_ff_shared; /* 0: no shared expert */
+	bool expert_norm;     /* weights of a token's experts add up to 1 */
 	uint32_t n_vocab;
 	uint32_t n_ctx; /* positions it was trained for, or its sliding window if that is less */
 	uint32_t n_rot; /* dimensions of a head that are rotated; even, at most head_dim */
@@ -141,7 +165,7 @@ int plx_model_from_gguf(struct plx_gguf *g, struct plx_model **out, struct plx_d
 /* plx_model_close - free; NULL is accepted. */
 void plx_model_close(struct plx_model *m);
 
-/* plx_arch_name - "llama", "qwen2", "qwen3". */
+/* plx_arch_name - "llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe". */
 const char *plx_arch_name(enum plx_arch arch);
 
 /* plx_model_describe - one line for the start-up log: name, architecture, sizes, types, hash. */

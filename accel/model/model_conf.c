@@ -4,6 +4,7 @@
  */
 #include "accel/model/model_conf.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,8 @@ static const struct arch_info archs[] = {
     {"llama", PLX_ARCH_LLAMA, PLX_ROPE_ADJACENT},
     {"qwen2", PLX_ARCH_QWEN2, PLX_ROPE_HALVES},
     {"qwen3", PLX_ARCH_QWEN3, PLX_ROPE_HALVES},
+    {"qwen2moe", PLX_ARCH_QWEN2MOE, PLX_ROPE_HALVES},
+    {"qwen3moe", PLX_ARCH_QWEN3MOE, PLX_ROPE_HALVES},
 };
 
 #define N_ARCHS (sizeof archs / sizeof archs[0])
@@ -58,7 +61,8 @@ static int read_arch(struct plx_model *m, struct plx_diag *d)
 	}
 	return plx_diag_set(d, PLX_E_UNSUPPORTED,
 	                    "%s: architecture '%s' is not supported; give a model of one of: "
-	                    "llama (also SmolLM and Mistral 7B), qwen2, qwen3",
+	                    "llama (also SmolLM, Mistral 7B and Mixtral), qwen2, qwen3, qwen2moe, "
+	                    "qwen3moe",
 	                    plx_gguf_name(m->gguf), plx_gguf_printable(s, shown, sizeof shown));
 }
 
@@ -154,6 +158,58 @@ static int read_sizes(struct plx_model *m, struct plx_diag *d)
 	return read_heads(m, d);
 }
 
+static bool has_shared(const struct plx_model *m)
+{
+	return m->arch == PLX_ARCH_QWEN2MOE;
+}
+
+/* How many experts the file says; an architecture without them must not have any. */
+static int read_expert_count(struct plx_model *m, struct plx_diag *d)
+{
+	bool must = m->arch == PLX_ARCH_QWEN2MOE || m->arch == PLX_ARCH_QWEN3MOE;
+	char key[KEY_BYTES];
+
+	arch_key(m, "expert_count", key);
+	if (plx_gguf_get_u32_or(m->gguf, key, 0, &m->n_expert, d))
+		return PLX_E_FORMAT;
+	if (must || (m->n_expert > 0 && m->arch == PLX_ARCH_LLAMA))
+		return read_size(m, "expert_count", 0, PLX_MODEL_MAX_EXPERT, &m->n_expert, d);
+	if (m->n_expert > 0)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: metadata key '%s' is %u, but architecture %s has no "
+		                    "experts; give a model without them",
+		                    plx_gguf_name(m->gguf), key, m->n_expert,
+		                    plx_arch_name(m->arch));
+	return 0;
+}
+
+static int read_experts(struct plx_model *m, struct plx_diag *d)
+{
+	uint32_t plain = m->n_ff;
+	char key[KEY_BYTES];
+	int err = read_expert_count(m, d);
+
+	if (err || m->n_expert == 0)
+		return err;
+	if ((err =
+	         read_size(m, "expert_used_count", 0, PLX_MODEL_MAX_EXPERT, &m->n_expert_used, d)))
+		return err;
+	if (m->n_expert_used > m->n_expert)
+		return contradicts(m, "expert_used_count is larger than expert_count", d);
+	if (has_shared(m) && m->n_ff >= m->n_expert_used)
+		plain = m->n_ff / m->n_expert_used; /* what older files leave out */
+	err =
+	    read_size(m, "expert_feed_forward_length", plain, PLX_MODEL_MAX_FF, &m->n_ff_expert, d);
+	if (!err && has_shared(m))
+		err = read_size(m, "expert_shared_feed_forward_length", m->n_ff, PLX_MODEL_MAX_FF,
+		                &m->n_ff_shared, d);
+	arch_key(m, "expert_weights_norm", key);
+	if (!err &&
+	    plx_gguf_get_bool_or(m->gguf, key, m->arch != PLX_ARCH_QWEN2MOE, &m->expert_norm, d))
+		err = PLX_E_FORMAT;
+	return err;
+}
+
 /* One real number in (lo, hi). */
 static int read_real(const struct plx_model *m, const char *suffix, float dflt, float hi,
                      float *out, struct plx_diag *d)
@@ -209,7 +265,10 @@ struct neutral {
 };
 
 static const struct neutral neutrals[] = {
-    {"expert_count", 0, 0},
+    {"expert_weights_scale", 0, 1},
+    {"expert_gating_func", 0, 1}, /* 1: softmax */
+    {"expert_group_count", 0, 1},
+    {"leading_dense_block_count", 0, 0},
     {"attention.max_alibi_bias", 0, 0},
     {"attention.clamp_kqv", 0, 0},
     {"attention.scale", 0, 0},
@@ -259,7 +318,7 @@ int plx_model_conf_read(struct plx_model *m, struct plx_diag *d)
 		if ((err = check_neutral(m, &neutrals[i], d)))
 			return err;
 	}
-	if ((err = read_sizes(m, d)) || (err = read_rope(m, d)))
+	if ((err = read_sizes(m, d)) || (err = read_experts(m, d)) || (err = read_rope(m, d)))
 		return err;
 	return read_real(m, "attention.layer_norm_rms_epsilon", 0, 1, &m->rms_eps, d);
 }

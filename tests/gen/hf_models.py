@@ -139,11 +139,36 @@ def mistral():
         sliding_window=128, tie_word_embeddings=False)
 
 
+EXPERTS = {**SMALL, **dict(hidden_size=32, intermediate_size=48, vocab_size=352, rope_theta=10000.0,
+                           num_experts_per_tok=2, tie_word_embeddings=False, num_attention_heads=2,
+                           num_key_value_heads=1)}
+
+
+def mixtral():
+    return transformers.MixtralConfig(num_local_experts=6, **EXPERTS)
+
+
+def qwen2_moe():
+    """A shared expert; weights that don't add up to 1."""
+    return transformers.Qwen2MoeConfig(
+        num_experts=6, moe_intermediate_size=32, shared_expert_intermediate_size=64, norm_topk_prob=False,
+        use_sliding_window=False, **EXPERTS)
+
+
+def qwen3_moe():
+    return transformers.Qwen3MoeConfig(
+        num_experts=8, moe_intermediate_size=32, head_dim=16, norm_topk_prob=True, use_sliding_window=False,
+        **EXPERTS)
+
+
 MODELS = {
     "llama": (llama, transformers.LlamaForCausalLM, llama_tokenizer, torch.float32, "10GB"),
     "qwen2": (qwen2, transformers.Qwen2ForCausalLM, qwen2_tokenizer, torch.bfloat16, "120KB"),
     "qwen3": (qwen3, transformers.Qwen3ForCausalLM, smollm_tokenizer, torch.float16, "10GB"),
     "mistral": (mistral, transformers.MistralForCausalLM, mistral_tokenizer, torch.float16, "10GB"),
+    "mixtral": (mixtral, transformers.MixtralForCausalLM, qwen2_tokenizer, torch.float16, "10GB"),
+    "qwen2moe": (qwen2_moe, transformers.Qwen2MoeForCausalLM, qwen2_tokenizer, torch.float16, "10GB"),
+    "qwen3moe": (qwen3_moe, transformers.Qwen3MoeForCausalLM, qwen2_tokenizer, torch.float16, "10GB"),
 }
 
 
@@ -185,6 +210,10 @@ def make(out, name, seed):
 
 if __name__ == "__main__":
     from transformers.models.mistral import modeling_mistral
-    modeling_mistral.torch = tiny_models.DoubleTorch()
+    from transformers.models.mixtral import modeling_mixtral
+    from transformers.models.qwen2_moe import modeling_qwen2_moe
+    from transformers.models.qwen3_moe import modeling_qwen3_moe
+    for module in (modeling_mistral, modeling_mixtral, modeling_qwen2_moe, modeling_qwen3_moe):
+        module.torch = tiny_models.DoubleTorch()
     for number, model_name in enumerate(MODELS):
         make(sys.argv[1], model_name, 2000 + number)

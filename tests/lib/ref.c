@@ -280,22 +280,90 @@ static void attention(struct plx_ref *r, const struct plx_layer *l, uint32_t il,
 	free(y);
 }
 
-static void feed_forward(const struct plx_ref *r, const struct plx_layer *l, double *x, double *h,
-                         uint32_t n_tok)
+/* x += scale[t] * down(silu(gate h) * up h) for each token. */
+static void feed_forward(const struct plx_ref *r, const struct plx_tensor mat[3], double *x,
+                         double *h, const double *scale, uint32_t n_tok)
 {
-	size_t n = (size_t)n_tok * r->m->n_ff;
-	double *g = doubles(n), *u = doubles(n), *y = doubles((size_t)n_tok * r->m->n_embd);
+	size_t n = (size_t)n_tok * mat[0].n_rows, n_embd = r->m->n_embd;
+	double *g = doubles(n), *u = doubles(n), *y = doubles(n_tok * n_embd);
 
-	mul(r, PLX_REF_A8_GATE_UP, &l->gate, NULL, h, g, n_tok);
-	mul(r, PLX_REF_A8_GATE_UP, &l->up, NULL, h, u, n_tok);
+	mul(r, PLX_REF_A8_GATE_UP, &mat[0], NULL, h, g, n_tok);
+	mul(r, PLX_REF_A8_GATE_UP, &mat[1], NULL, h, u, n_tok);
 	for (size_t i = 0; i < n; i++)
 		g[i] = g[i] / (1 + exp(-g[i])) * u[i];
-	mul(r, PLX_REF_A8_DOWN, &l->down, NULL, g, y, n_tok);
-	for (size_t i = 0; i < (size_t)n_tok * r->m->n_embd; i++)
-		x[i] += y[i];
+	mul(r, PLX_REF_A8_DOWN, &mat[2], NULL, g, y, n_tok);
+	for (size_t i = 0; i < n_tok * n_embd; i++)
+		x[i] += (scale ? scale[i / n_embd] : 1) * y[i];
 	free(g);
 	free(u);
 	free(y);
+}
+
+/* ---- experts --------------------------------------------------------------------------------- */
+
+/* Rows of expert e out of those of all n. */
+static struct plx_tensor expert(struct plx_tensor all, uint32_t e, uint32_t n)
+{
+	all.n_rows /= n;
+	all.bytes /= n;
+	all.data += e * all.bytes;
+	return all;
+}
+
+/* One token's router output to its experts' weights: 0 for those it does not use. */
+static void choose_experts(const struct plx_model *m, double *s)
+{
+	double most = s[0], all = 0, kept = 0, *w = doubles(m->n_expert);
+
+	for (uint32_t e = 1; e < m->n_expert; e++)
+		most = fmax(most, s[e]);
+	for (uint32_t e = 0; e < m->n_expert; e++)
+		all += s[e] = exp(s[e] - most);
+	for (uint32_t i = 0; i < m->n_expert_used; i++) {
+		uint32_t best = 0;
+
+		for (uint32_t e = 1; e < m->n_expert; e++)
+			if (s[e] > s[best])
+				best = e;
+		w[best] = s[best] / all;
+		kept += w[best];
+		s[best] = -1;
+	}
+	for (uint32_t e = 0; e < m->n_expert; e++)
+		s[e] = m->expert_norm ? w[e] / kept : w[e];
+	free(w);
+}
+
+/* Every expert on every token, times its weight, which mostly is 0. */
+static void experts(const struct plx_ref *r, const struct plx_layer *l, double *x, double *h,
+                    uint32_t n_tok)
+{
+	const struct plx_model *m = r->m;
+	uint32_t n = m->n_expert;
+	double *s = doubles((size_t)n_tok * n), *scale = doubles(n_tok);
+
+	mul(r, 0, &l->router, NULL, h, s, n_tok);
+	for (uint32_t t = 0; t < n_tok; t++)
+		choose_experts(m, s + (size_t)t * n);
+	for (uint32_t e = 0; e < n; e++) {
+		struct plx_tensor mat[] = {expert(l->exp_gate, e, n), expert(l->exp_up, e, n),
+		                           expert(l->exp_down, e, n)};
+
+		for (uint32_t t = 0; t < n_tok; t++)
+			scale[t] = s[(size_t)t * n + e];
+		feed_forward(r, mat, x, h, scale, n_tok);
+	}
+	for (uint32_t t = 0; l->shared_gate && t < n_tok; t++) {
+		double dot = 0;
+
+		for (uint32_t i = 0; i < m->n_embd; i++)
+			dot += (double)l->shared_gate[i] * h[(size_t)t * m->n_embd + i];
+		scale[t] = 1 / (1 + exp(-dot));
+	}
+	if (l->shared_gate)
+		feed_forward(r, (struct plx_tensor[]){l->gate, l->up, l->down}, x, h, scale, n_tok);
+	free(s);
+	free(scale);
 }
 
 static void embed(const struct plx_ref *r, const int32_t *ids, double *x, uint32_t n)
@@ -322,7 +390,11 @@ void plx_ref_run(struct plx_ref *r, const int32_t *ids, uint32_t n, uint32_t n_r
 		rms_all(r, x, l->attn_norm, h, n);
 		attention(r, l, il, x, h, n);
 		rms_all(r, x, l->ffn_norm, h, n);
-		feed_forward(r, l, x, h, n);
+		if (m->n_expert > 0)
+			experts(r, l, x, h, n);
+		else
+			feed_forward(r, (struct plx_tensor[]){l->gate, l->up, l->down}, x, h, NULL,
+			             n);
 	}
 	rms_all(r, x, m->output_norm, h, n);
 	mul(r, PLX_REF_A8_HEAD, &m->output, NULL, h + (size_t)(n - n_rows) * m->n_embd, logits,

@@ -21,14 +21,15 @@
 #include "tools/model/pool.h"
 #include "tools/model/st.h"
 
-#define LAYER_TENSORS 14u /* at most */
+#define LAYER_TENSORS 24u /* at most */
 
 struct build {
 	const struct plx_mtool_options *o;
 	struct plx_hf hf;
 	struct plx_st_set set;
 	struct plx_emit_tensor *t;
-	const uint8_t **src; /* [tensors] of t */
+	const uint8_t **src; /* [n_src] of t, in order */
+	uint32_t n_src;
 	uint32_t n;
 	uint32_t n_taken; /* of the set */
 	bool tied;
@@ -94,18 +95,53 @@ static int take(struct build *b, const char *from, const char *name, uint64_t ro
 
 	if (!s)
 		return err;
-	b->src[b->n] = s->data;
-	*t = (struct plx_emit_tensor){.n_dims = rows ? 2 : 1,
+	b->src[b->n_src] = s->data;
+	*t = (struct plx_emit_tensor){.n_dims = rows > 1 ? 2 : 1,
 	                              .dim = {cols, rows ? rows : 1, 1, 1},
 	                              .from = qtype_of(s->dtype),
-	                              .src = &b->src[b->n],
+	                              .src = &b->src[b->n_src],
 	                              .n_src = 1,
 	                              .n_pair_heads = pair_heads};
 	snprintf(t->name, sizeof t->name, "%s", name);
 	bool head = strcmp(name, b->tied ? "token_embd.weight" : "output.weight") == 0;
 
 	b->n++;
+	b->n_src++;
 	return choose_type(b, t, head);
+}
+
+/* Take the matrices of a layer's experts as one: `from` has the layer's and then the expert's
+ * number. */
+static int take_experts(struct build *b, uint32_t layer, const char *part, const char *stem,
+                        uint64_t rows, uint64_t cols)
+{
+	const char *block = b->hf.mixtral ? "block_sparse_moe" : "mlp";
+	struct plx_emit_tensor *t = &b->t[b->n];
+	uint32_t n = b->hf.n_expert;
+	char from[128];
+
+	*t = (struct plx_emit_tensor){
+	    .n_dims = 3, .dim = {cols, rows, n, 1}, .src = &b->src[b->n_src], .n_src = n};
+	snprintf(t->name, sizeof t->name, "blk.%u.%s", layer, stem);
+	for (uint32_t e = 0; e < n; e++) {
+		int err;
+
+		snprintf(from, sizeof from, "model.layers.%u.%s.experts.%u.%s.weight", layer, block,
+		         e, part);
+		const struct plx_st_tensor *s = find_tensor(b, from, rows, cols, &err);
+
+		if (!s)
+			return err;
+		if (e > 0 && qtype_of(s->dtype) != t->from)
+			return plx_diag_set(b->d, PLX_E_UNSUPPORTED,
+			                    "%s: tensor '%s' is of another type than the experts "
+			                    "before it",
+			                    b->o->in, from);
+		t->from = qtype_of(s->dtype);
+		b->src[b->n_src++] = s->data;
+	}
+	b->n++;
+	return choose_type(b, t, false);
 }
 
 /* ---- a layer --------------------------------------------------------------------------------- */
@@ -117,10 +153,35 @@ struct part {
 	uint32_t pair_heads;
 };
 
+/* The feed-forward, but for experts: their router, and the shared one. */
+static uint32_t ffn_parts(const struct plx_hf *h, struct part *p)
+{
+	uint32_t e = h->n_embd, ff = h->n_ff, sh = h->n_ff_shared, n = 0;
+
+	if (h->n_expert == 0) {
+		p[n++] = (struct part){"mlp.gate_proj.weight", "ffn_gate.weight", ff, e, 0};
+		p[n++] = (struct part){"mlp.up_proj.weight", "ffn_up.weight", ff, e, 0};
+		p[n++] = (struct part){"mlp.down_proj.weight", "ffn_down.weight", e, ff, 0};
+		return n;
+	}
+	p[n++] = (struct part){h->mixtral ? "block_sparse_moe.gate.weight" : "mlp.gate.weight",
+	                       "ffn_gate_inp.weight", h->n_expert, e, 0};
+	if (sh == 0)
+		return n;
+	p[n++] =
+	    (struct part){"mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", 1, e, 0};
+	p[n++] =
+	    (struct part){"mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", sh, e, 0};
+	p[n++] = (struct part){"mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", sh, e, 0};
+	p[n++] =
+	    (struct part){"mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", e, sh, 0};
+	return n;
+}
+
 static uint32_t layer_parts(const struct plx_hf *h, struct part *p)
 {
 	uint64_t q = (uint64_t)h->n_head * h->head_dim, kv = (uint64_t)h->n_head_kv * h->head_dim;
-	uint32_t e = h->n_embd, ff = h->n_ff;
+	uint32_t e = h->n_embd;
 	bool llama = h->arch == PLX_ARCH_LLAMA;
 	const struct part common[] = {
 	    {"input_layernorm.weight", "attn_norm.weight", 0, e, 0},
@@ -129,25 +190,39 @@ static uint32_t layer_parts(const struct plx_hf *h, struct part *p)
 	    {"self_attn.v_proj.weight", "attn_v.weight", kv, e, 0},
 	    {"self_attn.o_proj.weight", "attn_output.weight", e, q, 0},
 	    {"post_attention_layernorm.weight", "ffn_norm.weight", 0, e, 0},
-	    {"mlp.gate_proj.weight", "ffn_gate.weight", ff, e, 0},
-	    {"mlp.up_proj.weight", "ffn_up.weight", ff, e, 0},
-	    {"mlp.down_proj.weight", "ffn_down.weight", e, ff, 0},
 	};
 	uint32_t n = sizeof common / sizeof common[0];
 
 	memcpy(p, common, sizeof common);
-	if (h->arch == PLX_ARCH_QWEN2) {
+	if (plx_hf_has_bias(h)) {
 		p[n++] = (struct part){"self_attn.q_proj.bias", "attn_q.bias", 0, q, 0};
 		p[n++] = (struct part){"self_attn.k_proj.bias", "attn_k.bias", 0, kv, 0};
 		p[n++] = (struct part){"self_attn.v_proj.bias", "attn_v.bias", 0, kv, 0};
 	}
-	if (h->arch == PLX_ARCH_QWEN3) {
+	if (h->arch == PLX_ARCH_QWEN3 || h->arch == PLX_ARCH_QWEN3MOE) {
 		p[n++] = (struct part){"self_attn.q_norm.weight", "attn_q_norm.weight", 0,
 		                       h->head_dim, 0};
 		p[n++] = (struct part){"self_attn.k_norm.weight", "attn_k_norm.weight", 0,
 		                       h->head_dim, 0};
 	}
-	return n;
+	return n + ffn_parts(h, p + n);
+}
+
+static int take_layer_experts(struct build *b, uint32_t layer)
+{
+	const struct plx_hf *h = &b->hf;
+	bool mixtral = h->mixtral;
+	int err;
+
+	if (h->n_expert == 0)
+		return 0;
+	if ((err = take_experts(b, layer, mixtral ? "w1" : "gate_proj", "ffn_gate_exps.weight",
+	                        h->n_ff_expert, h->n_embd)) ||
+	    (err = take_experts(b, layer, mixtral ? "w3" : "up_proj", "ffn_up_exps.weight",
+	                        h->n_ff_expert, h->n_embd)))
+		return err;
+	return take_experts(b, layer, mixtral ? "w2" : "down_proj", "ffn_down_exps.weight",
+	                    h->n_embd, h->n_ff_expert);
 }
 
 static int take_layers(struct build *b)
@@ -165,6 +240,12 @@ static int take_layers(struct build *b)
 			if (err)
 				return err;
 		}
+	for (uint32_t l = 0; l < b->hf.n_layer; l++) {
+		int err = take_layer_experts(b, l);
+
+		if (err)
+			return err;
+	}
 	return 0;
 }
 
@@ -186,8 +267,8 @@ static bool is_harmless(const struct build *b, const char *name)
 
 static bool is_taken(const struct build *b, const struct plx_st_tensor *t)
 {
-	for (uint32_t i = 0; i < b->n; i++)
-		if (b->t[i].src == &b->src[i] && b->src[i] == t->data)
+	for (uint32_t i = 0; i < b->n_src; i++)
+		if (b->src[i] == t->data)
 			return true;
 	return false;
 }
@@ -218,15 +299,16 @@ static int take_rope_factors(struct build *b)
 {
 	if (!b->hf.rope_factors)
 		return 0;
-	b->src[b->n] = (const uint8_t *)b->hf.rope_factors;
+	b->src[b->n_src] = (const uint8_t *)b->hf.rope_factors;
 	b->t[b->n] = (struct plx_emit_tensor){.name = "rope_freqs.weight",
 	                                      .n_dims = 1,
 	                                      .dim = {b->hf.head_dim / 2, 1, 1, 1},
 	                                      .from = PLX_Q_F32,
 	                                      .to = PLX_Q_F32,
-	                                      .src = &b->src[b->n],
+	                                      .src = &b->src[b->n_src],
 	                                      .n_src = 1};
 	b->n++;
+	b->n_src++;
 	return 0;
 }
 
@@ -256,7 +338,7 @@ static enum plx_qtype main_type(const struct build *b)
 	if (b->o->type_given)
 		return b->o->rules.main;
 	for (uint32_t i = 0; i < b->n; i++)
-		n[b->t[i].to] += b->t[i].dim[0] * b->t[i].dim[1];
+		n[b->t[i].to] += b->t[i].dim[0] * b->t[i].dim[1] * b->t[i].dim[2];
 	for (uint32_t i = 0; i < PLX_QTYPE_COUNT; i++)
 		most = n[plx_qtype_at(i)] > n[most] ? plx_qtype_at(i) : most;
 	return most;
@@ -360,7 +442,7 @@ int plx_mtool_convert(const struct plx_mtool_options *o, struct plx_diag *d)
 		uint32_t room = b.hf.n_layer * LAYER_TENSORS + 4;
 
 		b.t = calloc(room, sizeof *b.t);
-		b.src = calloc(room, sizeof *b.src);
+		b.src = calloc(room + 3ul * b.hf.n_layer * b.hf.n_expert, sizeof *b.src);
 		if (!b.t || !b.src)
 			err = plx_diag_set(d, PLX_E_NOMEM, "no memory for %u tensors", room);
 	}

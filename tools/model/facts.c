@@ -12,6 +12,15 @@ static void add(struct plx_facts *f, const struct plx_tensor *t)
 	f->layer_macs += (uint64_t)t->n_rows * t->n_cols;
 }
 
+/* Of all experts' rows those that one token uses. */
+static void add_experts(struct plx_facts *f, const struct plx_model *m, const struct plx_tensor *t)
+{
+	if (m->n_expert == 0)
+		return;
+	f->layer_bytes += t->bytes / m->n_expert * m->n_expert_used;
+	f->layer_macs += (uint64_t)t->n_rows / m->n_expert * m->n_expert_used * t->n_cols;
+}
+
 /* Norms and biases, f32 as we hold them. */
 static uint64_t vector_bytes(const struct plx_model *m, const struct plx_layer *l)
 {
@@ -20,6 +29,7 @@ static uint64_t vector_bytes(const struct plx_model *m, const struct plx_layer *
 	uint64_t n = 2 * (uint64_t)m->n_embd;
 
 	n += l->bq ? q_dim + 2 * kv_dim : 0;
+	n += l->shared_gate ? m->n_embd : 0;
 	n += l->q_norm ? 2 * (uint64_t)m->head_dim : 0;
 	return n * sizeof(float);
 }
@@ -31,11 +41,14 @@ struct plx_facts plx_facts_of(const struct plx_model *m)
 
 	for (uint32_t i = 0; i < m->n_layer; i++) {
 		const struct plx_layer *l = &m->layer[i];
-		const struct plx_tensor *mats[] = {&l->wq,   &l->wk, &l->wv,  &l->wo,
-		                                   &l->gate, &l->up, &l->down};
+		const struct plx_tensor *mats[] = {&l->wq,   &l->wk, &l->wv,   &l->wo,
+		                                   &l->gate, &l->up, &l->down, &l->router};
 
 		for (size_t k = 0; k < sizeof mats / sizeof mats[0]; k++)
 			add(&f, mats[k]);
+		add_experts(&f, m, &l->exp_gate);
+		add_experts(&f, m, &l->exp_up);
+		add_experts(&f, m, &l->exp_down);
 		vectors += vector_bytes(m, l);
 	}
 	f.token_bytes = f.layer_bytes + f.head_bytes + vectors;

@@ -27,6 +27,9 @@ struct plx_hf {
 	char name[PLX_MODEL_NAME_BYTES];
 	enum plx_arch arch;
 	uint32_t n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
+	uint32_t n_expert, n_expert_used, n_ff_expert, n_ff_shared; /* 0: none */
+	bool expert_norm;
+	bool mixtral;         /* its experts' names */
 	bool tied_said, tied; /* tie_word_embeddings: whether it is said, and what */
 	float *rope_factors;  /* [head_dim / 2], Llama 3's; NULL: none */
 };
@@ -40,6 +43,9 @@ void plx_hf_close(struct plx_hf *h);
  */
 int plx_hf_conf_read(struct plx_hf *h, struct plx_diag *d);
 int plx_hf_conf_put(const struct plx_hf *h, struct plx_gw *w, struct plx_diag *d);
+
+/* plx_hf_has_bias - whether q, k and v have biases. */
+bool plx_hf_has_bias(const struct plx_hf *h);
 
 /*
  * plx_hf_tok_put - the tokenizer.* keys.

@@ -15,10 +15,10 @@ struct model_type {
 	enum plx_arch arch;
 };
 
-static const struct model_type model_types[] = {{"llama", PLX_ARCH_LLAMA},
-                                                {"mistral", PLX_ARCH_LLAMA},
-                                                {"qwen2", PLX_ARCH_QWEN2},
-                                                {"qwen3", PLX_ARCH_QWEN3}};
+static const struct model_type model_types[] = {
+    {"llama", PLX_ARCH_LLAMA},        {"mistral", PLX_ARCH_LLAMA},      {"mixtral", PLX_ARCH_LLAMA},
+    {"qwen2_moe", PLX_ARCH_QWEN2MOE}, {"qwen3_moe", PLX_ARCH_QWEN3MOE}, {"qwen2", PLX_ARCH_QWEN2},
+    {"qwen3", PLX_ARCH_QWEN3}};
 
 static int refuse(const struct plx_hf *h, const char *what, struct plx_diag *d)
 {
@@ -47,11 +47,12 @@ static int read_arch(struct plx_hf *h, struct plx_diag *d)
 	for (size_t i = 0; type && i < sizeof model_types / sizeof model_types[0]; i++)
 		if (strcmp(type, model_types[i].name) == 0) {
 			h->arch = model_types[i].arch;
+			h->mixtral = strcmp(type, "mixtral") == 0;
 			return 0;
 		}
 	snprintf(what, sizeof what,
 	         "model_type \"%.40s\" is not supported; give a model of one of: llama, mistral, "
-	         "qwen2, qwen3",
+	         "mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe",
 	         type ? type : "");
 	return refuse(h, what, d);
 }
@@ -74,6 +75,41 @@ static int size(const struct plx_hf *h, const char *key, uint32_t dflt, uint32_t
 	return 0;
 }
 
+static bool is_qwen3(const struct plx_hf *h)
+{
+	return h->arch == PLX_ARCH_QWEN3 || h->arch == PLX_ARCH_QWEN3MOE;
+}
+
+bool plx_hf_has_bias(const struct plx_hf *h)
+{
+	return h->arch == PLX_ARCH_QWEN2 || h->arch == PLX_ARCH_QWEN2MOE;
+}
+
+/* Every layer has experts, or none. */
+static int read_experts(struct plx_hf *h, struct plx_diag *d)
+{
+	bool moe = h->arch == PLX_ARCH_QWEN2MOE || h->arch == PLX_ARCH_QWEN3MOE;
+	const char *count = h->mixtral ? "num_local_experts" : "num_experts";
+	const json_t *step = get(h, "decoder_sparse_step"), *dense = get(h, "mlp_only_layers");
+	int err;
+
+	if (!moe && !h->mixtral)
+		return 0;
+	if ((step && json_integer_value(step) != 1) || json_array_size(dense) > 0)
+		return refuse(h, "some of its layers have no experts, which is not supported", d);
+	if ((err = size(h, count, 0, PLX_MODEL_MAX_EXPERT, &h->n_expert, d)) ||
+	    (err = size(h, "num_experts_per_tok", 0, h->n_expert, &h->n_expert_used, d)))
+		return err;
+	h->n_ff_expert = h->n_ff;
+	h->expert_norm = h->mixtral || flag(h, "norm_topk_prob");
+	if (moe)
+		err = size(h, "moe_intermediate_size", 0, PLX_MODEL_MAX_FF, &h->n_ff_expert, d);
+	if (!err && h->arch == PLX_ARCH_QWEN2MOE)
+		err = size(h, "shared_expert_intermediate_size", 0, PLX_MODEL_MAX_FF,
+		           &h->n_ff_shared, d);
+	return err;
+}
+
 static int read_sizes(struct plx_hf *h, struct plx_diag *d)
 {
 	int err;
@@ -86,7 +122,7 @@ static int read_sizes(struct plx_hf *h, struct plx_diag *d)
 	         size(h, "num_key_value_heads", h->n_head, PLX_MODEL_MAX_HEAD, &h->n_head_kv, d)) ||
 	    (err = size(h, "vocab_size", 0, PLX_MODEL_MAX_VOCAB, &h->n_vocab, d)))
 		return err;
-	uint32_t plain = h->arch == PLX_ARCH_QWEN3 ? 128 : h->n_embd / h->n_head;
+	uint32_t plain = is_qwen3(h) ? 128 : h->n_embd / h->n_head;
 
 	if ((err = size(h, "head_dim", plain ? plain : 1, PLX_MODEL_MAX_HEAD_DIM, &h->head_dim, d)))
 		return err;
@@ -110,7 +146,7 @@ static int read_neutral(const struct plx_hf *h, struct plx_diag *d)
 	if (flag(h, "mlp_bias"))
 		return refuse(h, "mlp_bias is set; biases of the feed-forward are not supported",
 		              d);
-	if (flag(h, "attention_bias") && h->arch != PLX_ARCH_QWEN2)
+	if (flag(h, "attention_bias") && !plx_hf_has_bias(h))
 		return refuse(h, "attention_bias is set; a bias behind attention is not supported",
 		              d);
 	if (partial && json_number_value(partial) != 1)
@@ -235,7 +271,8 @@ int plx_hf_conf_read(struct plx_hf *h, struct plx_diag *d)
 	read_name(h);
 	h->tied_said = json_is_boolean(tie);
 	h->tied = json_is_true(tie);
-	if ((err = read_arch(h, d)) || (err = read_sizes(h, d)) || (err = read_neutral(h, d)))
+	if ((err = read_arch(h, d)) || (err = read_sizes(h, d)) || (err = read_experts(h, d)) ||
+	    (err = read_neutral(h, d)))
 		return err;
 	return read_rope(h, d);
 }
@@ -270,6 +307,22 @@ static int put_window(const struct plx_hf *h, struct plx_gw *w, struct plx_diag 
 	return err;
 }
 
+static void put_experts(const struct plx_hf *h, struct plx_gw *w)
+{
+	char key[96];
+
+	if (h->n_expert == 0)
+		return;
+	put_u32(w, h, "expert_count", h->n_expert);
+	put_u32(w, h, "expert_used_count", h->n_expert_used);
+	if (!h->mixtral)
+		put_u32(w, h, "expert_feed_forward_length", h->n_ff_expert);
+	if (h->n_ff_shared > 0)
+		put_u32(w, h, "expert_shared_feed_forward_length", h->n_ff_shared);
+	snprintf(key, sizeof key, "%s.expert_weights_norm", plx_arch_name(h->arch));
+	plx_gw_bool(w, key, h->expert_norm);
+}
+
 int plx_hf_conf_put(const struct plx_hf *h, struct plx_gw *w, struct plx_diag *d)
 {
 	double eps = json_number_value(get(h, "rms_norm_eps"));
@@ -297,5 +350,6 @@ int plx_hf_conf_put(const struct plx_hf *h, struct plx_gw *w, struct plx_diag *d
 		put_f32(w, h, "rope.scaling.factor", param(h, "factor"));
 	}
 	put_u32(w, h, "vocab_size", h->n_vocab);
+	put_experts(h, w);
 	return put_window(h, w, d);
 }

@@ -56,10 +56,17 @@ static json_t *gguf_types(const struct plx_gguf *g)
 
 static json_t *sizes(const struct plx_model *m)
 {
-	return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:b}", "layers", m->n_layer, "embedding",
-	                 m->n_embd, "heads", m->n_head, "heads_kv", m->n_head_kv, "head_dim",
-	                 m->head_dim, "feed_forward", m->n_ff, "vocabulary", m->n_vocab, "context",
-	                 m->n_ctx, "tied_output", m->tied_output);
+	json_t *s = json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:b}", "layers", m->n_layer,
+	                      "embedding", m->n_embd, "heads", m->n_head, "heads_kv", m->n_head_kv,
+	                      "head_dim", m->head_dim, "feed_forward", m->n_ff, "vocabulary",
+	                      m->n_vocab, "context", m->n_ctx, "tied_output", m->tied_output);
+
+	if (m->n_expert > 0)
+		json_object_set_new(s, "experts",
+		                    json_pack("{s:i,s:i,s:i,s:i}", "count", m->n_expert, "used",
+		                              m->n_expert_used, "feed_forward", m->n_ff_expert,
+		                              "shared_feed_forward", m->n_ff_shared));
+	return s;
 }
 
 static json_t *costs(const struct plx_model *m)
@@ -253,6 +260,15 @@ static void print_token(const json_t *tok, const char *key)
 		printf(", %s %lld %s", key, whole(t, "id"), text(t, "text"));
 }
 
+static void print_experts(const json_t *e)
+{
+	printf("              a token uses %lld of %lld experts of %lld", whole(e, "used"),
+	       whole(e, "count"), whole(e, "feed_forward"));
+	if (whole(e, "shared_feed_forward") > 0)
+		printf(" and a shared one of %lld", whole(e, "shared_feed_forward"));
+	putchar('\n');
+}
+
 static void print_model(const json_t *r)
 {
 	const json_t *s = json_object_get(r, "sizes"), *c = json_object_get(r, "token");
@@ -264,6 +280,8 @@ static void print_model(const json_t *r)
 	    "%lld\n",
 	    whole(s, "layers"), whole(s, "embedding"), whole(s, "heads"), whole(s, "heads_kv"),
 	    whole(s, "head_dim"), whole(s, "feed_forward"));
+	if (json_object_get(s, "experts"))
+		print_experts(json_object_get(s, "experts"));
 	printf("              vocabulary %lld%s, context %lld\n", whole(s, "vocabulary"),
 	       json_is_true(json_object_get(s, "tied_output")) ? " (output is the embedding)" : "",
 	       whole(s, "context"));
@@ -350,11 +368,14 @@ static int inspect_model(const struct plx_mtool_options *o, json_t *r, struct pl
 	struct plx_model *m;
 	int err = plx_model_open(o->in, &m, &why);
 
-	json_object_set_new(r, "runs", json_boolean(err == 0));
+	json_object_set_new(r, "runs", json_boolean(err == 0 && m->n_expert == 0));
 	if (err) {
 		json_object_set_new(r, "why_not", json_string(why.text));
 		return 0;
 	}
+	if (m->n_expert > 0)
+		json_object_set_new(r, "why_not",
+		                    json_string("no device of this build runs experts"));
 	json_object_set_new(r, "name", json_string(m->name));
 	json_object_set_new(r, "sizes", sizes(m));
 	json_object_set_new(r, "token", costs(m));
