@@ -201,3 +201,56 @@ struct plx_crig_log *plx_crig_submit(struct plx_crig *r, const char *text, uint3
 	PLX_CHECK(!plx_client_submit(r->client, &q, &req, NULL));
 	return plx_crig_log_of(r, req);
 }
+
+struct plx_client_config plx_crig_client_cfg(void)
+{
+	struct plx_client_config cc;
+
+	plx_client_config_init(&cc);
+	cc.host = "box";
+	cc.key_id = 5;
+	memset(cc.key, 3, sizeof(cc.key));
+	return cc;
+}
+
+struct plx_peer_cfg plx_crig_peer_cfg(void)
+{
+	struct plx_peer_cfg pc = {.key_id = 5, .token_ns = 100000, .seed = 1};
+
+	memset(pc.key, 3, sizeof(pc.key));
+	return pc;
+}
+
+struct plx_crig *plx_crig_plain(void)
+{
+	struct plx_client_config cc = plx_crig_client_cfg();
+	struct plx_peer_cfg pc = plx_crig_peer_cfg();
+
+	return plx_crig_open(&cc, &pc, NULL);
+}
+
+bool plx_crig_all_final(struct plx_crig *r, void *arg)
+{
+	(void)arg;
+	for (uint32_t i = 0; i < r->n_log; i++)
+		if (!r->log[i].n_finals)
+			return false;
+	return true;
+}
+
+bool plx_crig_is_open(struct plx_crig *r, void *arg)
+{
+	(void)arg;
+	return r->n_open > 0;
+}
+
+bool plx_crig_is_closed(struct plx_crig *r, void *arg)
+{
+	(void)arg;
+	return r->n_closed > 0;
+}
+
+bool plx_crig_has_ids(struct plx_crig *r, void *arg)
+{
+	return r->log[0].n_ids[0] >= *(uint32_t *)arg;
+}

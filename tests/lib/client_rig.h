@@ -55,4 +55,15 @@ struct plx_crig_log *plx_crig_log_of(struct plx_crig *r, uint64_t req);
 /* plx_crig_take_events - hand every waiting event to the logs. */
 void plx_crig_take_events(struct plx_crig *r);
 
+/* What most tests begin with: a client and an appliance of one key, and both over a perfect net. */
+struct plx_client_config plx_crig_client_cfg(void);
+struct plx_peer_cfg plx_crig_peer_cfg(void);
+struct plx_crig *plx_crig_plain(void);
+
+/* For plx_crig_run: every request has ended; a session opened, or closed; log[0] has *arg ids. */
+bool plx_crig_all_final(struct plx_crig *r, void *arg);
+bool plx_crig_is_open(struct plx_crig *r, void *arg);
+bool plx_crig_is_closed(struct plx_crig *r, void *arg);
+bool plx_crig_has_ids(struct plx_crig *r, void *arg);
+
 #endif
