@@ -256,6 +256,91 @@ static void test_reference_says_what_its_file_says(void **state)
 	free(wide);
 }
 
+/* ---- KV in 8 and in 4 bits ------------------------------------------------------------------ */
+
+#ifdef PLX_DEBUG
+#define N_KV      16u
+#define N_KV_AVX2 4u
+#else
+#define N_KV      512u
+#define N_KV_AVX2 96u
+#endif
+
+/* A type's text, on the best instruction set and on another. */
+struct kv_run {
+	uint32_t type;
+	uint64_t hash[N_KV];
+	uint32_t n_other; /* tokens after which the other one's logits are the same */
+	struct plx_ppl_sum sum, gold;
+};
+
+static void kv_row(void *arg, uint32_t pos, const float *logits)
+{
+	struct kv_run *r = arg;
+	uint32_t n_vocab = run[0].dev.model->n_vocab;
+	uint64_t h = XXH3_64bits(logits, n_vocab * sizeof(float));
+
+	if (r->gold.n == N_KV) {
+		r->n_other += h == r->hash[pos];
+		return;
+	}
+	double *wide = calloc(n_vocab, sizeof(double));
+
+	PLX_CHECK(wide != NULL);
+	for (uint32_t i = 0; i < n_vocab; i++)
+		wide[i] = (double)logits[i];
+	plx_ppl_add_gold(&r->sum, wide, &gold[pos], n_vocab, ids[pos + 1]);
+	free(wide);
+	r->gold.n++;
+	r->gold.logprob += gold[pos].next;
+	r->hash[pos] = h;
+}
+
+static void kv_run(struct kv_run *r, const char *isa, uint32_t n, uint32_t rows)
+{
+	struct plx_dev_limits lim = plx_ppl_limits();
+
+	lim.kv_type = r->type;
+	devkit_open(&run[0].dev, model_path, isa, &lim);
+	plx_ppl_dev(&run[0].dev, ids, 0, n, rows, kv_row, r);
+	devkit_close(&run[0].dev);
+}
+
+/* The bits of "-kv8-1" and "-kv4-1", and what they cost. */
+static void test_kv_types(void **state)
+{
+	static struct kv_run kv[] = {{.type = PLX_KV_Q8}, {.type = PLX_KV_Q4}};
+	static const struct hash hash[][2] = {
+	    {{16, 0x79732b0ec84da0f8}, {512, 0xfb9dbfe2c4063ceb}},
+	    {{16, 0xee57bf0e89c25714}, {512, 0x7b833254ff4f837e}}};
+	static const double kl_bound[] = {0.006, 0.03};
+
+	(void)state;
+	for (uint32_t i = 0; i < 2; i++) {
+		struct kv_run *r = &kv[i];
+
+		kv_run(r, "auto", N_KV, PLX_PPL_DEV_ROWS);
+		if (devkit_has_isa("avx2")) {
+			kv_run(r, "avx2", N_KV_AVX2, 1);
+			assert_int_equal(r->n_other, N_KV_AVX2);
+		}
+		for (uint32_t j = 0; j < 2 && hash[i][j].n <= N_KV; j++) {
+			uint64_t got = XXH3_64bits(r->hash, hash[i][j].n * sizeof(uint64_t));
+
+			if (getenv("PLX_GOLDEN") != NULL)
+				printf("{%u, 0x%016llx},\n", hash[i][j].n, (unsigned long long)got);
+			else
+				assert_int_equal(got, hash[i][j].want);
+		}
+		print_message("%s, %u tokens: perplexity %+.3f %% of double's (error %.3f), "
+		              "divergence about %.5f nats\n",
+		              i == 0 ? "q8" : "q4", N_KV,
+		              100 * (plx_ppl_of(&r->sum) / plx_ppl_of(&r->gold) - 1),
+		              100 * plx_ppl_error(&r->sum, &r->gold), r->sum.kl / N_KV);
+		assert_true(r->sum.kl / N_KV <= kl_bound[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -263,6 +348,7 @@ int main(void)
 	    cmocka_unit_test(test_every_way_gives_the_same_bits),
 	    cmocka_unit_test(test_perplexity_is_near_double),
 	    cmocka_unit_test(test_reference_says_what_its_file_says),
+	    cmocka_unit_test(test_kv_types),
 	};
 
 	model_path = plx_test_model();
