@@ -28,13 +28,22 @@ uint32_t plx_links_events(const struct plx_config *cfg)
 	return n < EVS_LEAST ? EVS_LEAST : n;
 }
 
+uint32_t plx_links_accels(const struct plx_config *cfg)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < cfg->n_stages; i++)
+		n += cfg->stage[i].kind == PLX_STAGE_ACCEL;
+	return n ? n : 1;
+}
+
 /* Two records a request (ACCEPT, FINAL), and all that two rounds of full steps can produce. */
 static uint32_t n_records(const struct plx_config *cfg)
 {
 	uint32_t per_token = 2 + (PLX_MAX_TOP + TOPS_PER_RECORD - 1) / TOPS_PER_RECORD;
 
-	return 2 * cfg->lim.n_requests +
-	       2 * cfg->lim.steps_in_flight * cfg->lim.step_seqs * per_token;
+	return 2 * cfg->lim.n_requests + 2 * plx_links_accels(cfg) * cfg->lim.steps_in_flight *
+	                                     cfg->lim.step_seqs * per_token;
 }
 
 static size_t body_bytes(const struct plx_config *cfg)
@@ -53,11 +62,12 @@ size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io)
 	                2 * plx_ring_bytes((uint32_t)evs, (uint32_t)ptr) +
 	                plx_ring_bytes(m->ring_entries, sizeof(struct plx_note));
 	size_t sessions = m->n_sessions * sizeof(_Atomic uint32_t) + 64;
-	size_t shared = 2 * plx_ring_bytes(m->n_requests, (uint32_t)ptr) +
-	                plx_ring_bytes(m->n_requests * m->n_samples, sizeof(struct plx_note)) +
-	                plx_ring_bytes(n_records(cfg), sizeof(struct plx_out)) +
-	                plx_ring_bytes(plx_cmd_entries(cfg), sizeof(struct plx_cmd)) +
-	                plx_ring_bytes(m->steps_in_flight + 1, sizeof(struct plx_cmd));
+	size_t shared =
+	    2 * plx_ring_bytes(m->n_requests, (uint32_t)ptr) +
+	    plx_ring_bytes(m->n_requests * m->n_samples, sizeof(struct plx_note)) +
+	    plx_ring_bytes(n_records(cfg), sizeof(struct plx_out)) +
+	    plx_links_accels(cfg) * (plx_ring_bytes(plx_cmd_entries(cfg), sizeof(struct plx_cmd)) +
+	                             plx_ring_bytes(plx_cmd_answers(cfg), sizeof(struct plx_cmd)));
 
 	return pools + n_io * (per_io + sessions) + shared;
 }
@@ -99,8 +109,13 @@ static int open_rings(struct plx_links *l, struct plx_arena *a)
 	e = e ? e
 	      : plx_ring_note_open(&l->tok_note, a, m->n_requests * m->n_samples, PLX_RING_SPSC);
 	e = e ? e : plx_ring_out_open(&l->batch_tok, a, n_records(l->cfg), PLX_RING_SPSC);
-	e = e ? e : plx_ring_cmd_open(&l->batch_accel, a, plx_cmd_entries(l->cfg), PLX_RING_SPSC);
-	e = e ? e : plx_ring_cmd_open(&l->accel_batch, a, m->steps_in_flight + 1, PLX_RING_SPSC);
+	for (uint32_t i = 0; i < l->n_accel && !e; i++) {
+		e = plx_ring_cmd_open(&l->batch_accel[i], a, plx_cmd_entries(l->cfg),
+		                      PLX_RING_SPSC);
+		e = e ? e
+		      : plx_ring_cmd_open(&l->accel_batch[i], a, plx_cmd_answers(l->cfg),
+		                          PLX_RING_SPSC);
+	}
 	for (uint32_t i = 0; i < l->n_io && !e; i++)
 		e = open_rings_of_io(l, a, i);
 	return e;
@@ -143,6 +158,7 @@ int plx_links_open(struct plx_links *l, struct plx_arena *a, const struct plx_co
 	memset(l, 0, sizeof(*l));
 	l->cfg = cfg;
 	l->n_io = n_io;
+	l->n_accel = plx_links_accels(cfg);
 	l->n_evs = plx_links_events(cfg);
 	e = open_rings(l, a);
 	e = e ? e : open_pools(l, a);

@@ -44,6 +44,8 @@ struct plx_result {
 	struct plx_msg_load load; /* REJECT: at that moment */
 	uint32_t prompt_tokens;
 	uint32_t cached_tokens;
+	uint32_t numeric_kind;     /* DONE: of the device that ran it last; 0: as io knows it */
+	bool kind_changed;         /* DONE: others ran a part of it */
 	uint64_t ns[PLX_NS_COUNT]; /* tok fills TOK and DETOK, batch QUEUE, PREFILL, DECODE; io the
 	                              rest */
 	char detail[96];           /* REJECT: for a person, may be ""; never prompt text */
@@ -159,12 +161,16 @@ static_assert(sizeof(struct plx_out) == 32, "copied by value through a ring");
 enum plx_cmd_kind {
 	PLX_CMD_STEP = 1, /* submit step record step_idx */
 	PLX_CMD_RESET,    /* nothing is in flight: begin a new device generation */
-	PLX_CMD_COPY,     /* copy KV block src to dst; has no answer */
+	PLX_CMD_COPY,     /* copy KV block src, of device `from`, to dst */
 };
 
-/* batch to accel, and back: the same element with err filled. */
+/*
+ * batch to accel, and back: the same element with err filled. A COPY has an answer only where
+ * another device's blocks can't be copied: then the step behind it fails unseen by the device.
+ */
 struct plx_cmd {
-	uint32_t kind; /* enum plx_cmd_kind */
+	uint16_t kind; /* enum plx_cmd_kind */
+	uint16_t from; /* COPY: the accel stage whose block src is */
 	union {
 		uint32_t step_idx; /* STEP */
 		uint32_t src;      /* COPY */
@@ -189,6 +195,12 @@ static inline uint32_t plx_cmd_copies(const struct plx_config *cfg)
 static inline uint32_t plx_cmd_entries(const struct plx_config *cfg)
 {
 	return cfg->lim.steps_in_flight + 1 + 2 * plx_cmd_copies(cfg);
+}
+
+/* plx_cmd_answers - answers on their way to batch: steps, a copy refused before each, a reset. */
+static inline uint32_t plx_cmd_answers(const struct plx_config *cfg)
+{
+	return 2 * cfg->lim.steps_in_flight + 1;
 }
 
 typedef struct plx_req *plx_req_ptr;
@@ -229,8 +241,11 @@ struct plx_links {
 	struct plx_ring_note io_note[PLX_MAX_IO];
 	struct plx_ring_note tok_note;
 	struct plx_ring_out batch_tok;
-	struct plx_ring_cmd batch_accel;
-	struct plx_ring_cmd accel_batch;
+	uint32_t n_accel;
+	struct plx_ring_cmd batch_accel[PLX_CFG_MAX_DEVS];
+	struct plx_ring_cmd accel_batch[PLX_CFG_MAX_DEVS];
+	/* batch: a RESET stands in the ring, and what is before it is of no use any more. */
+	_Atomic uint32_t reset_asked[PLX_CFG_MAX_DEVS];
 	struct plx_ev *ev; /* [n_evs]; tok owns those that are free */
 };
 
@@ -240,11 +255,15 @@ struct plx_links {
  */
 uint32_t plx_links_events(const struct plx_config *cfg);
 
+/* plx_links_accels - accel stages that cfg has, or 1. */
+uint32_t plx_links_accels(const struct plx_config *cfg);
+
 /* plx_links_bytes - what plx_links_open takes from its arena. */
 size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io);
 
 /*
- * plx_links_open - make pools and rings for n_io io stages, one tok, one batch, one accel stage.
+ * plx_links_open - make pools and rings for n_io io stages, one tok, one batch, and the accel
+ * stages that cfg has, at least one.
  *
  * @cfg  must outlive the links.
  *

@@ -6,8 +6,9 @@
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 
-int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, struct plx_dev *dev,
-                         struct plx_queue *queue, struct plx_page *page, struct plx_diag *d)
+int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, uint32_t idx,
+                         struct plx_dev *dev, struct plx_queue *const *queue, struct plx_page *page,
+                         struct plx_diag *d)
 {
 	const struct plx_config *cfg = links->cfg;
 
@@ -17,7 +18,9 @@ int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, str
 		                    cfg->lim.steps_in_flight, PLX_ACCEL_MAX_STEPS);
 	s->links = links;
 	s->dev = dev;
-	s->queue = queue;
+	s->queue = queue[idx];
+	s->idx = idx;
+	memcpy(s->peer, queue, links->n_accel * sizeof(*queue));
 	s->page = page;
 	s->slice_us = cfg->tmr.slice_us;
 	s->deadline_ns = cfg->tmr.step_deadline_ms * PLX_NS_PER_MS;
@@ -26,18 +29,21 @@ int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, str
 
 static void answer(struct plx_stage_accel *s, enum plx_cmd_kind kind, uint32_t idx, int err)
 {
-	struct plx_cmd back = {.kind = (uint32_t)kind, .step_idx = idx, .err = err};
+	struct plx_cmd back = {
+	    .kind = (uint16_t)kind, .from = (uint16_t)s->from, .step_idx = idx, .err = err};
 
-	PLX_CHECK(plx_ring_cmd_push(&s->links->accel_batch, &back));
+	PLX_CHECK(plx_ring_cmd_push(&s->links->accel_batch[s->idx], &back));
 }
 
 static void reset(struct plx_stage_accel *s)
 {
 	plx_count(s->page, PLX_M_DEV_RESETS, 1);
 	s->n_pairs = 0;
+	s->refused = false;
 	int e = plx_dev_reset(s->dev);
 
 	if (s->held && s->cmd.kind == PLX_CMD_RESET) {
+		atomic_store_explicit(&s->links->reset_asked[s->idx], 0, memory_order_relaxed);
 		answer(s, PLX_CMD_RESET, 0, e);
 		s->held = false;
 	}
@@ -48,20 +54,27 @@ static bool give_copies(struct plx_stage_accel *s)
 {
 	if (s->n_pairs == 0)
 		return true;
-	int e = plx_queue_copy_blocks(s->queue, s->queue, s->pair, s->n_pairs);
+	int e = plx_queue_copy_blocks(s->queue, s->peer[s->from], s->pair, s->n_pairs);
 
 	if (e == PLX_E_AGAIN)
 		return false;
 	/* A device that is gone has no blocks; the step behind will hear of it. */
-	PLX_CHECK(e == 0 || e == PLX_E_LOST);
+	PLX_CHECK(e == 0 || e == PLX_E_LOST || s->from != s->idx);
 	s->n_pairs = 0;
+	if (e && e != PLX_E_LOST && !s->refused) {
+		s->refused = true;
+		answer(s, PLX_CMD_COPY, 0, e);
+	}
 	return true;
 }
 
 static bool collect_copy(struct plx_stage_accel *s)
 {
-	if ((s->n_pairs == PLX_ACCEL_PAIRS || s->batch != s->cmd.batch) && !give_copies(s))
+	bool other = s->batch != s->cmd.batch || s->from != s->cmd.from;
+
+	if ((s->n_pairs == PLX_ACCEL_PAIRS || other) && !give_copies(s))
 		return false;
+	s->from = s->cmd.from;
 	s->batch = s->cmd.batch;
 	s->pair[s->n_pairs++] = (struct plx_block_copy){.src = s->cmd.src, .dst = s->cmd.dst};
 	s->held = false;
@@ -79,7 +92,10 @@ static bool carry_out(struct plx_stage_accel *s, uint64_t now_ns)
 	}
 	if (!give_copies(s))
 		return false;
-	int e = plx_queue_submit(s->queue, s->cmd.step_idx);
+	/* Without the blocks that it counts on it must not run. */
+	int e = s->refused ? PLX_E_FAULT : plx_queue_submit(s->queue, s->cmd.step_idx);
+
+	s->refused = false;
 
 	if (e == PLX_E_AGAIN)
 		return false;
@@ -96,16 +112,32 @@ static bool carry_out(struct plx_stage_accel *s, uint64_t now_ns)
 	return true;
 }
 
+/* Whether the command at hand stands ahead of a reset that batch asked for. */
+static bool is_overtaken(const struct plx_stage_accel *s)
+{
+	return s->cmd.kind != PLX_CMD_RESET &&
+	       atomic_load_explicit(&s->links->reset_asked[s->idx], memory_order_relaxed) != 0;
+}
+
+static void drop(struct plx_stage_accel *s)
+{
+	s->n_pairs = 0;
+	s->held = false;
+	if (s->cmd.kind == PLX_CMD_STEP)
+		answer(s, PLX_CMD_STEP, s->cmd.step_idx, PLX_E_LOST);
+}
+
 static uint32_t take_commands(struct plx_stage_accel *s, uint64_t now_ns)
 {
-	uint32_t n = 0;
-
-	for (;;) {
+	for (uint32_t n = 0;; n++) {
 		if (!s->held)
-			s->held = plx_ring_cmd_pop(&s->links->batch_accel, &s->cmd);
-		if (!s->held || !carry_out(s, now_ns))
+			s->held = plx_ring_cmd_pop(&s->links->batch_accel[s->idx], &s->cmd);
+		if (!s->held)
 			return n;
-		n++;
+		if (is_overtaken(s))
+			drop(s);
+		else if (!carry_out(s, now_ns))
+			return n;
 	}
 }
 

@@ -4,7 +4,8 @@
  *
  * The stage watches the oldest step. Past timers.step_deadline_ms it asks the device to drop it; if
  * that does not help within half as long again, it resets the device, and everything accepted comes
- * back as LOST. batch hears TIMEOUT for a step that was dropped so.
+ * back as LOST. batch hears TIMEOUT for a step that was dropped so. batch may ask for the reset
+ * itself at any time; commands that wait ahead of it are then dropped, steps among them as LOST.
  */
 #ifndef PLX_DATAPLANE_STAGE_ACCEL_H
 #define PLX_DATAPLANE_STAGE_ACCEL_H
@@ -18,7 +19,9 @@
 struct plx_stage_accel {
 	struct plx_links *links;
 	struct plx_dev *dev;
-	struct plx_queue *queue;
+	struct plx_queue *queue; /* peer[idx] */
+	struct plx_queue *peer[PLX_CFG_MAX_DEVS];
+	uint32_t idx; /* which accel stage this is: its rings */
 	struct plx_page *page;
 	uint32_t slice_us;
 	uint64_t deadline_ns;
@@ -28,6 +31,9 @@ struct plx_stage_accel {
 	struct plx_cmd cmd;
 	uint32_t n_pairs; /* COPY commands of one batch, to be given to the device next */
 	uint32_t batch;
+	uint32_t from; /* whose blocks they copy */
+	bool refused;  /* another device's could not be copied: the next step has to fail */
+	int refused_err;
 	struct plx_block_copy pair[PLX_ACCEL_PAIRS];
 	uint32_t n_out; /* steps on the device, oldest first */
 	uint32_t out[PLX_ACCEL_MAX_STEPS];
@@ -35,10 +41,14 @@ struct plx_stage_accel {
 
 /*
  * plx_stage_accel_init - a stage for one queue of a loaded device.
+ *
+ * @queue  [links->n_accel] of all accel stages, its own at idx.
+ *
  * Errors: LIMIT (steps_in_flight over PLX_ACCEL_MAX_STEPS).
  */
-int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, struct plx_dev *dev,
-                         struct plx_queue *queue, struct plx_page *page, struct plx_diag *d);
+int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, uint32_t idx,
+                         struct plx_dev *dev, struct plx_queue *const *queue, struct plx_page *page,
+                         struct plx_diag *d);
 
 /* plx_stage_accel_poll - a turn; counts as work while a step is on the device. */
 uint32_t plx_stage_accel_poll(void *state, uint64_t now_ns);

@@ -12,6 +12,10 @@
 #define RETRY_MOST_US 10000000u
 #define NOTES_A_TURN  256u
 #define REQS_A_TURN   32u
+#define STALL_TIMES   20u /* as long as expected */
+#define PROBE_STEPS   32u
+#define AWAY_NS       PLX_NS_PER_S
+#define AWAY_MOST_NS  (60 * PLX_NS_PER_S)
 
 static_assert(PLX_SEQ_END_EOS == (int)PLX_FINISH_EOS && PLX_SEQ_END_STOP == (int)PLX_FINISH_STOP,
               "one numbering");
@@ -26,6 +30,9 @@ static_assert(PLX_SCHED_DONE == (int)PLX_FINAL_DONE && PLX_SCHED_REJECT == (int)
                   PLX_SCHED_CANCELLED == (int)PLX_FINAL_CANCELLED,
               "one numbering");
 static_assert(PLX_SCHED_MAX_SAMPLES == PLX_SAMPLES_MAX, "one limit");
+static_assert(PLX_FLEET_DEVS == PLX_CFG_MAX_DEVS, "one limit");
+static_assert(PLX_CFG_PREFILL == (int)PLX_FLEET_PREFILL && PLX_CFG_DECODE == (int)PLX_FLEET_DECODE,
+              "one numbering");
 static_assert((int)PLX_CFG_KV_F16 == PLX_KV_F16 && (int)PLX_CFG_KV_Q8 == PLX_KV_Q8 &&
                   (int)PLX_CFG_KV_Q4 == PLX_KV_Q4,
               "one list");
@@ -117,7 +124,11 @@ size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 
 	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
 
-	return plx_sched_bytes(&c) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 16 + have) + 320;
+	struct plx_fleet_conf f = {.n_dev = plx_links_accels(cfg), .n_samples = cfg->lim.n_samples};
+
+	for (uint32_t i = 0; i < f.n_dev; i++)
+		f.dev[i].sched = c;
+	return plx_fleet_bytes(&f) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 16 + have) + 320;
 }
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -126,15 +137,48 @@ static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index,
 static void sink_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
                      uint64_t device_ns);
 static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f);
-static void give_copies(void *ctx, const struct plx_block_copy *pairs, uint32_t n);
+static void give_copies(void *ctx, uint32_t dev, const struct plx_block_copy *pairs, uint32_t n);
+static void give_imports(void *ctx, uint32_t dev, uint32_t from, const struct plx_block_copy *pairs,
+                         uint32_t n);
+
+/* What the fleet is made of. */
+static struct plx_fleet_conf fleet_conf(const struct plx_stage_batch *s)
+{
+	const struct plx_config *cfg = s->links->cfg;
+	struct plx_fleet_conf f = {.n_dev = s->n_dev,
+	                           .n_samples = cfg->lim.n_samples,
+	                           .stall_times = STALL_TIMES,
+	                           .stall_ns = cfg->tmr.stall_ms * PLX_NS_PER_MS,
+	                           .probe_steps = PROBE_STEPS,
+	                           .probe_keys = 1,
+	                           .away_ns = AWAY_NS,
+	                           .away_most_ns = AWAY_MOST_NS,
+	                           .forget_ns = AWAY_MOST_NS,
+	                           .retry_ns = RESET_WAIT_NS};
+
+	for (uint32_t i = 0; i < f.n_dev; i++)
+		f.dev[i] = (struct plx_fleet_dev_conf){.role = (uint8_t)s->lane[i].dev.role,
+		                                       .kind = s->lane[i].dev.kind,
+		                                       .layout = s->lane[i].dev.layout,
+		                                       .sched = sched_conf(cfg, &s->model)};
+	return f;
+}
+
+static int fleet_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx_diag *d)
+{
+	struct plx_sched_sink sink = {s, sink_token, sink_end, sink_final};
+	bool copies = s->model.caps & PLX_CAP_COPY;
+	struct plx_fleet_io io = {s, copies ? give_copies : NULL, copies ? give_imports : NULL};
+	struct plx_fleet_conf f = fleet_conf(s);
+
+	return plx_fleet_init(&s->fleet, a, &f, &sink, &io, d);
+}
 
 int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
-                         struct plx_queue *queue, const struct plx_batch_model *model,
+                         const struct plx_batch_dev *dev, const struct plx_batch_model *model,
                          struct plx_page *page, struct plx_diag *d)
 {
 	const struct plx_config *cfg = links->cfg;
-	struct plx_sched_conf c = sched_conf(cfg, model);
-	struct plx_sched_sink sink = {s, sink_token, sink_end, sink_final};
 	uint32_t n = cfg->lim.n_requests;
 
 	memset(s, 0, sizeof(*s));
@@ -145,11 +189,16 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 		return plx_diag_set(d, PLX_E_LIMIT, "limits.steps_in_flight is %u; give at most %d",
 		                    cfg->lim.steps_in_flight, PLX_BATCH_MAX_STEPS);
 	s->links = links;
-	s->queue = queue;
 	s->page = page;
 	s->model = *model;
-	for (; s->n_free < cfg->lim.steps_in_flight; s->n_free++)
-		s->free_step[s->n_free] = s->n_free;
+	s->n_dev = links->n_accel;
+	for (uint32_t i = 0; i < s->n_dev; i++) {
+		struct plx_batch_lane *l = &s->lane[i];
+
+		l->dev = dev[i];
+		for (; l->n_free < cfg->lim.steps_in_flight; l->n_free++)
+			l->free_step[l->n_free] = l->n_free;
+	}
 	s->live = plx_arena_take(a, n * sizeof(*s->live), 64);
 	s->place = plx_arena_take(a, n * sizeof(*s->place), 64);
 	s->last_ns = plx_arena_take(a, n * sizeof(*s->last_ns), 64);
@@ -157,11 +206,7 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
 	if (!s->live || !s->place || !s->last_ns || !s->said_ns || !s->have)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
-	int e = plx_sched_init(&s->sched, a, &c, &sink, d);
-
-	if (e == 0 && (model->caps & PLX_CAP_COPY))
-		plx_sched_set_copy(&s->sched, s, give_copies);
-	return e;
+	return fleet_init(s, a, d);
 }
 
 /* ---- towards tok ---- */
@@ -264,6 +309,8 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 		plx_req_reject(s->links, r, f->err, NULL);
 	res->kind = f->kind;
 	res->cause = f->cause;
+	res->numeric_kind = s->lane[f->device].dev.kind;
+	res->kind_changed = f->kind_changed;
 	res->cached_tokens = f->cached_tokens < r->n_ids ? f->cached_tokens : r->n_ids;
 	res->ns[PLX_NS_QUEUE] = f->queue_ns;
 	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
@@ -417,7 +464,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		give_back(s, r);
 		return;
 	}
-	e = plx_sched_add(&s->sched, r->idx, &job, s->now_ns, &admit);
+	e = plx_fleet_add(&s->fleet, r->idx, &job, s->now_ns, &admit);
 	if (e) {
 		plx_req_reject(s->links, r, e, admit.why);
 		r->res.retry_after_us = retry_us(admit.retry_ns);
@@ -425,7 +472,9 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		return;
 	}
 	s->last_ns[r->idx] = 0;
-	s->said_ns[r->idx] = s->sched.ent[r->idx].raw_ns ? s->now_ns + admit.est_ttft_ns : 0;
+	const struct plx_sched *sched = &s->fleet.dev[s->fleet.ent[r->idx].dev].sched;
+
+	s->said_ns[r->idx] = sched->ent[r->idx].raw_ns ? s->now_ns + admit.est_ttft_ns : 0;
 	s->place[r->idx] = s->n_live;
 	s->live[s->n_live++] = r->idx;
 	accept(s, r, &admit);
@@ -456,9 +505,9 @@ static void take_note(struct plx_stage_batch *s, const struct plx_note *n)
 	if (!is_live(s, n->req_idx) || s->links->req[n->req_idx].gen != n->gen)
 		return;
 	if (n->kind == PLX_NOTE_STOP)
-		plx_sched_stop(&s->sched, n->req_idx, n->sample, s->now_ns);
+		plx_fleet_stop(&s->fleet, n->req_idx, n->sample, s->now_ns);
 	else
-		plx_sched_window(&s->sched, n->req_idx, n->sample, n->next);
+		plx_fleet_window(&s->fleet, n->req_idx, n->sample, n->next);
 }
 
 static uint32_t take_notes_of(struct plx_stage_batch *s, struct plx_ring_note *ring)
@@ -487,26 +536,39 @@ static void cancel_live(struct plx_stage_batch *s)
 		uint8_t cause = cancel_cause(s, &s->links->req[key]);
 
 		if (cause)
-			plx_sched_cancel(&s->sched, key, cause, s->now_ns); /* removes live[i] */
+			plx_fleet_cancel(&s->fleet, key, cause, s->now_ns); /* removes live[i] */
 		else
 			i++;
 	}
 }
 
-/* ---- the device ---- */
+/* ---- the devices ---- */
 
-static void reset_done(struct plx_stage_batch *s, int err)
+static void reset_done(struct plx_stage_batch *s, uint32_t dev, int err)
 {
-	s->resetting = false;
-	s->gone = err != 0;
-	if (!err) {
-		plx_sched_reset_done(&s->sched);
+	s->lane[dev].resetting = false;
+	plx_fleet_reset_done(&s->fleet, dev, err, s->now_ns);
+	if (s->n_dev > 1)
 		return;
-	}
+	s->gone = err != 0;
 	/* Nobody waits for a device that may never come back; each call takes live[0] out. */
-	s->retry_ns = s->now_ns + RESET_WAIT_NS;
-	while (s->n_live > 0)
-		plx_sched_reject(&s->sched, s->live[0], PLX_E_DEVICE_LOST, s->now_ns);
+	while (err && s->n_live > 0)
+		plx_fleet_reject(&s->fleet, s->live[0], PLX_E_DEVICE_LOST, s->now_ns);
+}
+
+static void take_result(struct plx_stage_batch *s, uint32_t dev, const struct plx_cmd *c)
+{
+	struct plx_batch_lane *l = &s->lane[dev];
+
+	if (c->kind == PLX_CMD_RESET) {
+		reset_done(s, dev, c->err);
+	} else if (c->kind == PLX_CMD_COPY) {
+		plx_fleet_copy_failed(&s->fleet, dev, c->from);
+	} else {
+		l->free_step[l->n_free++] = c->step_idx;
+		plx_fleet_done(&s->fleet, dev, plx_queue_step(l->dev.queue, c->step_idx), c->err,
+		               s->now_ns);
+	}
 }
 
 static uint32_t take_results(struct plx_stage_batch *s)
@@ -514,25 +576,22 @@ static uint32_t take_results(struct plx_stage_batch *s)
 	struct plx_cmd c;
 	uint32_t n = 0;
 
-	for (; plx_ring_cmd_pop(&s->links->accel_batch, &c); n++) {
-		if (c.kind == PLX_CMD_RESET) {
-			reset_done(s, c.err);
-			continue;
-		}
-		plx_sched_done(&s->sched, plx_queue_step(s->queue, c.step_idx), c.err, s->now_ns);
-		s->free_step[s->n_free++] = c.step_idx;
-	}
+	for (uint32_t i = 0; i < s->n_dev; i++)
+		for (; plx_ring_cmd_pop(&s->links->accel_batch[i], &c); n++)
+			take_result(s, i, &c);
 	return n;
 }
 
-static void ask_reset(struct plx_stage_batch *s)
+static void ask_reset(struct plx_stage_batch *s, uint32_t dev)
 {
 	struct plx_cmd c = {.kind = PLX_CMD_RESET};
 
-	if (s->resetting || s->now_ns < s->retry_ns || !plx_sched_wants_reset(&s->sched))
+	if (s->lane[dev].resetting || !plx_fleet_wants_reset(&s->fleet, dev, s->now_ns))
 		return;
-	PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
-	s->resetting = true;
+	/* Relaxed: the ring orders nothing that this is about; seen late it only costs time. */
+	atomic_store_explicit(&s->links->reset_asked[dev], 1, memory_order_relaxed);
+	PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel[dev], &c));
+	s->lane[dev].resetting = true;
 }
 
 /* Records that steps may bring: what is left beside two for each request. */
@@ -545,42 +604,50 @@ static uint32_t out_room(const struct plx_stage_batch *s)
 }
 
 /* Towards accel, ahead of the step that counts on them; fill_steps left room for as many. */
-static void give_copies(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
+static void give_imports(void *ctx, uint32_t dev, uint32_t from, const struct plx_block_copy *pairs,
+                         uint32_t n)
 {
 	struct plx_stage_batch *s = ctx;
 
-	s->copy_batch++;
+	s->lane[dev].copy_batch++;
 	for (uint32_t i = 0; i < n; i++) {
 		struct plx_cmd c = {.kind = PLX_CMD_COPY,
+		                    .from = (uint16_t)from,
 		                    .src = pairs[i].src,
-		                    .batch = s->copy_batch,
+		                    .batch = s->lane[dev].copy_batch,
 		                    .dst = pairs[i].dst};
 
-		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
+		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel[dev], &c));
 	}
 }
 
-/* Whether a step, its copies and a reset have room on the way to accel. */
-static bool accel_has_room(const struct plx_stage_batch *s)
+static void give_copies(void *ctx, uint32_t dev, const struct plx_block_copy *pairs, uint32_t n)
 {
-	uint32_t need = s->sched.conf.step_copies + 2;
-
-	return plx_ring_cmd_room(&s->links->batch_accel) >= need;
+	give_imports(ctx, dev, dev, pairs, n);
 }
 
-static uint32_t fill_steps(struct plx_stage_batch *s)
+/* Whether a step, its copies and a reset have room on the way to accel. */
+static bool accel_has_room(const struct plx_stage_batch *s, uint32_t dev)
 {
+	uint32_t need = s->fleet.dev[dev].sched.conf.step_copies + 2;
+
+	return plx_ring_cmd_room(&s->links->batch_accel[dev]) >= need;
+}
+
+static uint32_t fill_steps(struct plx_stage_batch *s, uint32_t dev)
+{
+	struct plx_batch_lane *l = &s->lane[dev];
 	uint32_t n = 0;
 
-	while (s->n_free > 0 && !s->resetting && accel_has_room(s)) {
-		uint32_t idx = s->free_step[s->n_free - 1];
+	while (l->n_free > 0 && !l->resetting && accel_has_room(s, dev)) {
+		uint32_t idx = l->free_step[l->n_free - 1];
 		struct plx_cmd c = {.kind = PLX_CMD_STEP, .step_idx = idx};
 
-		if (plx_sched_fill(&s->sched, plx_queue_step(s->queue, idx), out_room(s),
+		if (plx_fleet_fill(&s->fleet, dev, plx_queue_step(l->dev.queue, idx), out_room(s),
 		                   s->now_ns) == 0)
 			break;
-		s->n_free--;
-		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel, &c));
+		l->n_free--;
+		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel[dev], &c));
 		n++;
 	}
 	return n;
@@ -588,21 +655,44 @@ static uint32_t fill_steps(struct plx_stage_batch *s)
 
 /* ---- figures ---- */
 
+/* The sum over devices; the step time of those that run, on average; the earliest retry. */
+static void sum_load(const struct plx_stage_batch *s, struct plx_sched_load *sum, uint32_t *room,
+                     uint64_t *retry_ns)
+{
+	uint64_t n_steps = 0;
+
+	for (uint32_t i = 0; i < s->n_dev; i++) {
+		const struct plx_sched *d = &s->fleet.dev[i].sched;
+		uint64_t retry = plx_sched_retry_ns(d);
+
+		sum->queued_tokens += d->load.queued_tokens;
+		sum->n_running += d->load.n_running;
+		sum->n_waiting += d->load.n_waiting;
+		sum->step_ns += d->load.step_ns;
+		n_steps += d->load.step_ns > 0;
+		*room += plx_kv_room(&d->kv);
+		*retry_ns = i == 0 || retry < *retry_ns ? retry : *retry_ns;
+	}
+	sum->step_ns = n_steps ? sum->step_ns / n_steps : 0;
+}
+
 static void publish_load(struct plx_stage_batch *s)
 {
-	const struct plx_sched_load *in = &s->sched.load;
+	struct plx_sched_load in = {0};
 	struct plx_load *out = &s->links->load;
-	uint64_t us = in->step_ns / PLX_NS_PER_US;
+	uint32_t room = 0;
+	uint64_t retry_ns = 0;
 
-	atomic_store_explicit(&out->queued_tokens, in->queued_tokens, memory_order_relaxed);
-	atomic_store_explicit(&out->running_sequences, in->n_running, memory_order_relaxed);
-	atomic_store_explicit(&out->free_kv_blocks, plx_kv_room(&s->sched.kv),
-	                      memory_order_relaxed);
+	sum_load(s, &in, &room, &retry_ns);
+	uint64_t us = in.step_ns / PLX_NS_PER_US;
+
+	atomic_store_explicit(&out->queued_tokens, in.queued_tokens, memory_order_relaxed);
+	atomic_store_explicit(&out->running_sequences, in.n_running, memory_order_relaxed);
+	atomic_store_explicit(&out->free_kv_blocks, room, memory_order_relaxed);
 	atomic_store_explicit(&out->step_time_us, us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
 	                      memory_order_relaxed);
-	atomic_store_explicit(&out->waiting_requests, in->n_waiting, memory_order_relaxed);
-	atomic_store_explicit(&out->retry_us, retry_us(plx_sched_retry_ns(&s->sched)),
-	                      memory_order_relaxed);
+	atomic_store_explicit(&out->waiting_requests, in.n_waiting, memory_order_relaxed);
+	atomic_store_explicit(&out->retry_us, retry_us(retry_ns), memory_order_relaxed);
 }
 
 /* Every count of the scheduler's, all uint64_t, and the metric that shows it. */
@@ -646,15 +736,45 @@ static const struct {
     COUNT(DRAFT_LOOKUP_OK, draft.accepted[0]),
 };
 
+static const struct {
+	enum plx_metric metric;
+	size_t at;
+} fleet_counts[PLX_BATCH_FLEET_COUNTS] = {
+    {PLX_M_FLEET_HANDED, offsetof(struct plx_fleet_stats, handed)},
+    {PLX_M_FLEET_IMPORTED, offsetof(struct plx_fleet_stats, imported)},
+    {PLX_M_FLEET_RESCUED, offsetof(struct plx_fleet_stats, rescued)},
+    {PLX_M_FLEET_DROPPED, offsetof(struct plx_fleet_stats, dropped)},
+    {PLX_M_FLEET_FAILED, offsetof(struct plx_fleet_stats, failed)},
+    {PLX_M_FLEET_STALLED, offsetof(struct plx_fleet_stats, stalled)},
+    {PLX_M_FLEET_RETURNED, offsetof(struct plx_fleet_stats, returned)},
+};
+
+static uint64_t count_at(const void *base, size_t at)
+{
+	uint64_t n;
+
+	memcpy(&n, (const char *)base + at, sizeof(n));
+	return n;
+}
+
+static void publish(struct plx_stage_batch *s, enum plx_metric metric, uint64_t now, uint64_t *was)
+{
+	plx_count(s->page, metric, now - *was);
+	*was = now;
+}
+
 static void publish_counters(struct plx_stage_batch *s)
 {
 	for (uint32_t i = 0; i < PLX_BATCH_COUNTS; i++) {
-		uint64_t now;
+		uint64_t now = 0;
 
-		memcpy(&now, (const char *)&s->sched + counts[i].at, sizeof(now));
-		plx_count(s->page, counts[i].metric, now - s->counted[i]);
-		s->counted[i] = now;
+		for (uint32_t d = 0; d < s->n_dev; d++)
+			now += count_at(&s->fleet.dev[d].sched, counts[i].at);
+		publish(s, counts[i].metric, now, &s->counted[i]);
 	}
+	for (uint32_t i = 0; i < PLX_BATCH_FLEET_COUNTS; i++)
+		publish(s, fleet_counts[i].metric, count_at(&s->fleet.stats, fleet_counts[i].at),
+		        &s->fleet_counted[i]);
 }
 
 uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
@@ -669,10 +789,12 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 		cancel_live(s);
 	if (tick) {
 		s->tick_ns = now_ns;
-		plx_sched_tick(&s->sched, now_ns);
+		plx_fleet_tick(&s->fleet, now_ns);
 	}
-	work += fill_steps(s);
-	ask_reset(s);
+	for (uint32_t i = 0; i < s->n_dev; i++) {
+		work += fill_steps(s, i);
+		ask_reset(s, i);
+	}
 	if (work || tick) {
 		publish_load(s);
 		publish_counters(s);

@@ -8,40 +8,55 @@
 #ifndef PLX_DATAPLANE_STAGE_BATCH_H
 #define PLX_DATAPLANE_STAGE_BATCH_H
 
-#include "dataplane/batch/sched.h"
+#include "dataplane/batch/fleet.h"
 #include "dataplane/request.h"
 #include "dataplane/stage.h"
 
-#define PLX_BATCH_MAX_STEPS 16
-#define PLX_BATCH_COUNTS    30
+#define PLX_BATCH_MAX_STEPS    16
+#define PLX_BATCH_FLEET_COUNTS 7
+#define PLX_BATCH_COUNTS       30
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {
 	uint32_t model_id; /* what REQ may name beside 0 */
 	uint32_t n_ctx;    /* of the model */
 	uint32_t n_vocab;
-	uint32_t caps; /* enum plx_dev_cap; LAST is needed */
+	uint32_t caps; /* enum plx_dev_cap that all devices have; LAST is needed */
 	const int32_t *eog;
 	uint32_t n_eog;
 	bool prefix_cache;
 	uint64_t secret; /* random at each start: seeds the prefix cache's hashes */
 };
 
-struct plx_stage_batch {
-	struct plx_links *links;
+/* A device, by the accel stage that feeds it. */
+struct plx_batch_dev {
 	struct plx_queue *queue;
-	struct plx_page *page;
-	struct plx_batch_model model;
-	struct plx_sched sched;
-	uint32_t copy_batch;                /* of the copies given last */
-	uint64_t counted[PLX_BATCH_COUNTS]; /* what the page has of the scheduler's counts */
-	uint64_t tick_ns;                   /* of the last tick */
-	uint64_t now_ns;                    /* of this turn */
-	uint64_t retry_ns;                  /* a reset that failed is tried again then */
-	bool resetting;                     /* PLX_CMD_RESET is on its way */
-	bool gone;                          /* the last reset failed: requests are refused */
+	enum plx_cfg_role role;
+	uint32_t kind;   /* hash of its numeric kind, as DONE tells it */
+	uint64_t layout; /* of its KV blocks */
+};
+
+/* What stands between the fleet and one device. */
+struct plx_batch_lane {
+	struct plx_batch_dev dev;
+	bool resetting;      /* PLX_CMD_RESET is on its way */
+	uint32_t copy_batch; /* of the copies given last */
 	uint32_t n_free;
 	uint32_t free_step[PLX_BATCH_MAX_STEPS];
+};
+
+struct plx_stage_batch {
+	struct plx_links *links;
+	struct plx_page *page;
+	struct plx_batch_model model;
+	struct plx_fleet fleet;
+	uint32_t n_dev;
+	struct plx_batch_lane lane[PLX_FLEET_DEVS];
+	uint64_t counted[PLX_BATCH_COUNTS]; /* what the page has of the schedulers' counts */
+	uint64_t fleet_counted[PLX_BATCH_FLEET_COUNTS];
+	uint64_t tick_ns;            /* of the last tick */
+	uint64_t now_ns;             /* of this turn */
+	bool gone;                   /* the only device's last reset failed: requests are refused */
 	uint32_t n_live;             /* keys the scheduler has */
 	uint32_t *live;              /* [n_requests] them, in no order */
 	uint32_t *place;             /* [n_requests] where in live a key is */
@@ -62,12 +77,14 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx);
 
 /*
- * plx_stage_batch_init - make the stage for one queue of a loaded device.
+ * plx_stage_batch_init - make the stage for the queues of loaded devices.
+ *
+ * @dev  [links->n_accel]
  *
  * Errors: NOMEM, LIMIT, INVAL, UNSUPPORTED (the device lacks LAST); d says what.
  */
 int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
-                         struct plx_queue *queue, const struct plx_batch_model *model,
+                         const struct plx_batch_dev *dev, const struct plx_batch_model *model,
                          struct plx_page *page, struct plx_diag *d);
 
 /* plx_stage_batch_poll - a turn. */

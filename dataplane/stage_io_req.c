@@ -80,7 +80,9 @@ static void write_done(const struct plx_stage_io *io, struct plx_answer *a, cons
 {
 	const struct plx_result *res = &r->res;
 	struct plx_msg_done m = {.n_samples = r->view.m.n_samples,
-	                         .numeric_kind = io->sh->conf.numeric_kind,
+	                         .flags = res->kind_changed ? PLX_DONE_KIND_CHANGED : 0,
+	                         .numeric_kind = res->numeric_kind ? res->numeric_kind
+	                                                           : io->sh->conf.numeric_kind,
 	                         .prompt_tokens = res->prompt_tokens,
 	                         .cached_tokens = res->cached_tokens};
 

@@ -27,29 +27,52 @@ static uint32_t count_kind(const struct plx_config *c, enum plx_stage_kind kind)
 	return n;
 }
 
-/* The device that the one accel stage names. */
-static uint32_t accel_device(const struct plx_config *c)
+/* The device of the k-th accel stage. */
+static uint32_t accel_device(const struct plx_config *c, uint32_t k)
 {
-	for (uint32_t i = 0; i < c->n_stages; i++)
-		if (c->stage[i].kind == PLX_STAGE_ACCEL)
-			return c->stage[i].device_idx;
-	return 0;
+	uint32_t i = 0;
+
+	while (c->stage[i].kind != PLX_STAGE_ACCEL || k-- > 0)
+		i++;
+	return c->stage[i].device_idx;
 }
 
-static int load_model(struct plx_appliance *a, struct plx_diag *d)
+static uint32_t count_workers(const struct plx_config *c, uint32_t device_idx)
 {
-	struct plx_dev_limits lim = plx_batch_dev_limits(a->cfg, a->assets->model->n_ctx,
-	                                                 1 + count_kind(a->cfg, PLX_STAGE_WORKER));
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		n += c->stage[i].kind == PLX_STAGE_WORKER && c->stage[i].device_idx == device_idx;
+	return n;
+}
+
+void plx_worker_of(const struct plx_config *cfg, uint32_t stage, uint32_t *dev, uint32_t *idx)
+{
+	uint32_t device_idx = cfg->stage[stage].device_idx;
+
+	for (*dev = 0; accel_device(cfg, *dev) != device_idx;)
+		++*dev;
+	*idx = 0;
+	for (uint32_t i = 0; i <= stage; i++)
+		*idx += cfg->stage[i].kind == PLX_STAGE_WORKER &&
+		        cfg->stage[i].device_idx == device_idx;
+}
+
+static int load_model(struct plx_appliance *a, uint32_t k, struct plx_diag *d)
+{
+	uint32_t n_threads = 1 + count_workers(a->cfg, accel_device(a->cfg, k));
+	struct plx_dev_limits lim =
+	    plx_batch_dev_limits(a->cfg, a->assets->model->n_ctx, n_threads);
 	struct plx_load_progress p = {0};
 	uint64_t begin_ns = plx_clock_ns();
 	uint64_t said_ns = begin_ns;
-	int err = plx_dev_load_begin(a->dev, a->assets->model, &lim, d);
+	int err = plx_dev_load_begin(a->dev[k], a->assets->model, &lim, d);
 
 	if (err != 0 || a->check)
 		return err;
 	/* H1: pairs with H2, so that a helper sees the device. */
-	atomic_store_explicit(&a->loading, true, memory_order_release);
-	while ((err = plx_dev_load_poll(a->dev, 10000, &p, d)) == PLX_E_AGAIN) {
+	atomic_store_explicit(&a->loading[k], true, memory_order_release);
+	while ((err = plx_dev_load_poll(a->dev[k], 10000, &p, d)) == PLX_E_AGAIN) {
 		if (plx_control_stop_asked())
 			return plx_diag_set(d, PLX_E_CANCELLED, "told to stop while loading");
 		if (plx_clock_ns() - said_ns < PLX_NS_PER_S)
@@ -69,24 +92,25 @@ int plx_load_help(void *arg)
 	struct plx_load_helper *h = arg;
 
 	/* H2: pairs with H1. */
-	while (!atomic_load_explicit(&h->app->loading, memory_order_acquire)) {
+	while (!atomic_load_explicit(&h->app->loading[h->dev], memory_order_acquire)) {
 		if (atomic_load_explicit(&h->app->load_over, memory_order_acquire))
 			return 0;
 		usleep(HELP_WAIT_US);
 	}
 	while (!atomic_load_explicit(&h->app->load_over, memory_order_acquire))
-		if (plx_dev_worker(h->app->dev, h->idx, HELP_SLICE_US) <= 0)
+		if (plx_dev_worker(h->app->dev[h->dev], h->idx, HELP_SLICE_US) <= 0)
 			usleep(HELP_WAIT_US);
 	return 0;
 }
 
 /* Where the device's arithmetic will run; the accel stage's lcore polls it. */
-static void place(struct plx_dev_conf *conf, const struct plx_config *cfg)
+static void place(struct plx_dev_conf *conf, const struct plx_config *cfg, uint32_t device_idx)
 {
 	for (uint32_t i = 0; i < cfg->n_stages; i++) {
 		const struct plx_cfg_stage *s = &cfg->stage[i];
 
-		if (s->kind != PLX_STAGE_ACCEL && s->kind != PLX_STAGE_WORKER)
+		if ((s->kind != PLX_STAGE_ACCEL && s->kind != PLX_STAGE_WORKER) ||
+		    s->device_idx != device_idx)
 			continue;
 		if (s->kind == PLX_STAGE_ACCEL)
 			conf->owner_cpu = s->lcore;
@@ -95,20 +119,29 @@ static void place(struct plx_dev_conf *conf, const struct plx_config *cfg)
 	}
 }
 
-static void log_device(const struct plx_appliance *a, const char *name)
+static void log_device(const struct plx_appliance *a, uint32_t k, const struct plx_cfg_dev *c)
 {
-	uint64_t kv = (uint64_t)a->info.block_bytes * a->cfg->lim.n_kv_blocks;
+	static const char *const runs[] = {[PLX_CFG_MIXED] = "",
+	                                   [PLX_CFG_PREFILL] = ", for prompts",
+	                                   [PLX_CFG_DECODE] = ", for answers"};
+	const struct plx_dev_info *info = &a->info[k];
+	uint64_t kv = (uint64_t)info->block_bytes * a->cfg->lim.n_kv_blocks;
 
-	plx_log(PLX_LOG_INFO,
-	        "device %s: %s, arithmetic %s; %" PRIu64 " MiB, of which %" PRIu64
-	        " MiB KV (%" PRIu32 " blocks of %" PRIu32 " KiB)",
-	        name, a->info.name, a->info.numeric_kind, a->info.mem_used_bytes >> 20, kv >> 20,
-	        a->cfg->lim.n_kv_blocks, a->info.block_bytes >> 10);
+	if (a->check)
+		plx_log(PLX_LOG_INFO, "device %s: %s, arithmetic %s%s", c->name, info->name,
+		        info->numeric_kind, runs[c->role]);
+	else
+		plx_log(PLX_LOG_INFO,
+		        "device %s: %s, arithmetic %s; %" PRIu64 " MiB, of which %" PRIu64
+		        " MiB KV (%" PRIu32 " blocks of %" PRIu32 " KiB)%s",
+		        c->name, info->name, info->numeric_kind, info->mem_used_bytes >> 20,
+		        kv >> 20, a->cfg->lim.n_kv_blocks, info->block_bytes >> 10, runs[c->role]);
 }
 
-int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
+static int open_device(struct plx_appliance *a, uint32_t k, struct plx_diag *d)
 {
-	const struct plx_cfg_dev *c = &a->cfg->dev[accel_device(a->cfg)];
+	uint32_t device_idx = accel_device(a->cfg, k);
+	const struct plx_cfg_dev *c = &a->cfg->dev[device_idx];
 	struct plx_dev_conf conf = {.index = c->index};
 
 	memcpy(conf.name, c->name, sizeof(conf.name));
@@ -117,23 +150,46 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
 	_Static_assert(sizeof(conf.cache_base) >= sizeof(a->cfg->model_path), "a path fits");
 	if (a->cfg->weights_cache && !a->check)
 		memcpy(conf.cache_base, a->cfg->model_path, sizeof(a->cfg->model_path));
-	place(&conf, a->cfg);
-	int err = plx_dev_open(&conf, &a->dev, d);
+	place(&conf, a->cfg, device_idx);
+	int err = plx_dev_open(&conf, &a->dev[k], d);
 
+	a->n_dev += err == 0;
 	if (err == 0)
-		err = load_model(a, d);
+		err = load_model(a, k, d);
 	if (err == 0 && !a->check)
-		err = plx_queue_open(a->dev, &a->queue, d);
+		err = plx_queue_open(a->dev[k], &a->queue[k], d);
 	if (err == 0)
-		err = plx_dev_info_get(a->dev, &a->info);
-	if (err == 0 && !a->check)
-		log_device(a, c->name);
-	if (err == 0 && a->check)
-		plx_log(PLX_LOG_INFO, "device %s: %s, arithmetic %s", c->name, a->info.name,
-		        a->info.numeric_kind);
+		err = plx_dev_info_get(a->dev[k], &a->info[k]);
+	if (err == 0)
+		log_device(a, k, c);
 	if (err != 0 && err != PLX_E_CANCELLED)
 		plx_diag_at(d, a->cfg->board_path, err == PLX_E_NOMEM ? a->cfg->kv_line : c->line);
 	return err;
+}
+
+int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
+{
+	uint32_t n = count_kind(a->cfg, PLX_STAGE_ACCEL);
+	int err = PLX_E_OK;
+
+	for (uint32_t k = 0; k < n && err == 0; k++)
+		err = open_device(a, k, d);
+	return err;
+}
+
+/* What all devices can do. */
+static uint32_t caps_of(const struct plx_appliance *a)
+{
+	uint32_t caps = UINT32_MAX;
+
+	for (uint32_t k = 0; k < a->n_dev; k++)
+		caps &= a->info[k].caps;
+	return caps;
+}
+
+static uint32_t kind_of(const struct plx_dev_info *info)
+{
+	return (uint32_t)XXH3_64bits(info->numeric_kind, strlen(info->numeric_kind));
 }
 
 int plx_ports_open(struct plx_appliance *a, struct plx_diag *d)
@@ -178,9 +234,9 @@ static uint64_t features(const struct plx_appliance *a)
 
 	if (a->assets->chat != NULL)
 		f |= PLX_FEAT_MESSAGES;
-	if (a->info.caps & PLX_CAP_LOGPROBS)
+	if (caps_of(a) & PLX_CAP_LOGPROBS)
 		f |= PLX_FEAT_LOGPROBS;
-	if ((a->info.caps & PLX_CAP_SHIFT) && (a->info.caps & PLX_CAP_COPY))
+	if ((caps_of(a) & PLX_CAP_SHIFT) && (caps_of(a) & PLX_CAP_COPY))
 		f |= PLX_FEAT_COMPRESSION;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
@@ -208,8 +264,7 @@ static int open_shared(struct plx_appliance *a, struct plx_diag *d)
 	    .n_io = count_kind(a->cfg, PLX_STAGE_IO),
 	    .max_datagram = least_datagram(a),
 	    .features = features(a),
-	    .numeric_kind =
-		(uint32_t)XXH3_64bits(a->info.numeric_kind, strlen(a->info.numeric_kind)),
+	    .numeric_kind = kind_of(&a->info[0]),
 	    .models = a->models,
 	};
 	int err = make_models(a, &conf.models_bytes);
@@ -259,12 +314,20 @@ static int open_batch(struct plx_appliance *a, struct plx_page *page, struct plx
 	struct plx_batch_model m = {.model_id = PLX_DEFAULT_MODEL_ID,
 	                            .n_ctx = a->assets->model->n_ctx,
 	                            .n_vocab = a->assets->model->n_vocab,
-	                            .caps = a->info.caps,
+	                            .caps = caps_of(a),
 	                            .prefix_cache = true};
 
 	m.n_eog = plx_tok_eog(a->assets->tok, &m.eog);
 	randombytes_buf(&m.secret, sizeof(m.secret));
-	return plx_stage_batch_init(&a->batch, &a->links, &a->arena, a->queue, &m, page, d);
+	struct plx_batch_dev dev[PLX_CFG_MAX_DEVS] = {0};
+
+	for (uint32_t k = 0; k < a->n_dev; k++)
+		dev[k] = (struct plx_batch_dev){
+		    .queue = a->queue[k],
+		    .role = a->cfg->dev[accel_device(a->cfg, k)].role,
+		    .kind = kind_of(&a->info[k]),
+		    .layout = a->info[k].caps & PLX_CAP_COPY ? a->info[k].kv_layout_hash : 0};
+	return plx_stage_batch_init(&a->batch, &a->links, &a->arena, dev, &m, page, d);
 }
 
 static int open_io(struct plx_appliance *a, const struct plx_cfg_stage *s, struct plx_page *page,
@@ -276,6 +339,16 @@ static int open_io(struct plx_appliance *a, const struct plx_cfg_stage *s, struc
 
 	a->n_io += err == 0;
 	return err;
+}
+
+static void open_worker(struct plx_appliance *a, uint32_t i, uint32_t k)
+{
+	uint32_t dev, idx;
+
+	plx_worker_of(a->cfg, i, &dev, &idx);
+	a->worker[k] = (struct plx_stage_worker){
+	    .dev = a->dev[dev], .idx = idx, .slice_us = a->cfg->tmr.slice_us};
+	a->n_worker++;
 }
 
 /* Makes stage i and puts it on its lcore; k counts the stages of its kind before it. */
@@ -302,13 +375,12 @@ static int open_stage(struct plx_appliance *a, uint32_t i, uint32_t k, struct pl
 		err = open_batch(a, page, d);
 		return err ? err : plx_lcore_add(lc, plx_stage_batch_poll, &a->batch, page);
 	case PLX_STAGE_ACCEL:
-		err = plx_stage_accel_init(&a->accel, &a->links, a->dev, a->queue, page, d);
-		return err ? err : plx_lcore_add(lc, plx_stage_accel_poll, &a->accel, page);
+		err =
+		    plx_stage_accel_init(&a->accel[k], &a->links, k, a->dev[k], a->queue, page, d);
+		return err ? err : plx_lcore_add(lc, plx_stage_accel_poll, &a->accel[k], page);
 	case PLX_STAGE_WORKER:
 	default:
-		a->worker[k] = (struct plx_stage_worker){
-		    .dev = a->dev, .idx = 1 + k, .slice_us = a->cfg->tmr.slice_us};
-		a->n_worker++;
+		open_worker(a, i, k);
 		return plx_lcore_add(lc, plx_stage_worker_poll, &a->worker[k], page);
 	}
 }
@@ -480,8 +552,8 @@ void plx_appliance_close(struct plx_appliance *a)
 		plx_stage_io_close(a->io[i]);
 	}
 	plx_stage_tok_close(&a->tok);
-	if (a->dev != NULL)
-		plx_dev_close(a->dev);
+	for (uint32_t k = 0; k < a->n_dev; k++)
+		plx_dev_close(a->dev[k]);
 	for (uint32_t i = 0; i < a->n_ports; i++)
 		plx_port_close(&a->port[i]);
 	plx_arena_close(&a->arena);

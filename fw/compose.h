@@ -35,24 +35,25 @@ struct plx_appliance {
 	struct plx_io_shared shared;
 	uint32_t n_ports;
 	struct plx_port port[PLX_CFG_MAX_PORTS];
-	struct plx_dev *dev;
-	struct plx_queue *queue;
-	struct plx_dev_info info;
+	uint32_t n_dev; /* one an accel stage, in their order */
+	struct plx_dev *dev[PLX_CFG_MAX_DEVS];
+	struct plx_queue *queue[PLX_CFG_MAX_DEVS];
+	struct plx_dev_info info[PLX_CFG_MAX_DEVS];
 	uint8_t models[PLX_MODELS_BYTES]; /* the MODELS message */
 
 	struct plx_page *page; /* [cfg->n_stages] */
 	struct plx_stage_tok tok;
 	struct plx_stage_batch batch;
-	struct plx_stage_accel accel;
+	struct plx_stage_accel accel[PLX_CFG_MAX_DEVS];
 	struct plx_stage_hs hs;
 	struct plx_stage_worker worker[PLX_CFG_MAX_STAGES];
 	struct plx_stage_io *io[PLX_MAX_IO];
 	uint32_t n_io;
 	uint32_t n_worker;
 
-	atomic_bool loading;   /* the device takes help */
-	atomic_bool load_over; /* helpers return */
-	atomic_bool stop;      /* the lcores' loops end */
+	atomic_bool loading[PLX_CFG_MAX_DEVS]; /* the device takes help */
+	atomic_bool load_over;                 /* helpers return */
+	atomic_bool stop;                      /* the lcores' loops end */
 	uint32_t n_lcores;
 	struct plx_lcore lcore[PLX_MAX_LCORES];
 };
@@ -60,8 +61,12 @@ struct plx_appliance {
 /* An lcore that helps the device to load. */
 struct plx_load_helper {
 	struct plx_appliance *app;
-	uint32_t idx; /* of its worker stage, from 1 */
+	uint32_t dev;
+	uint32_t idx; /* of its worker stage among the device's, from 1 */
 };
+
+/* plx_worker_of - which device a worker stage helps, and which of its workers it is, from 1. */
+void plx_worker_of(const struct plx_config *cfg, uint32_t stage, uint32_t *dev, uint32_t *idx);
 
 /*
  * plx_load_help - help plx_device_open from another lcore.
@@ -92,8 +97,8 @@ void plx_context_fit(struct plx_config *cfg, uint32_t n_ctx, bool beyond);
 int plx_memory_open(struct plx_appliance *a, struct plx_diag *d);
 
 /*
- * plx_device_open - open the device that the accel stage names and load the model, with progress
- * lines in the log. With a->check only: would the model and the limits fit?
+ * plx_device_open - open the devices that accel stages name and load the model on each, with
+ * progress lines in the log. With a->check only: would the model and the limits fit?
  * Errors: as plx_dev_open and plx_dev_load_begin; CANCELLED when told to stop meanwhile.
  */
 int plx_device_open(struct plx_appliance *a, struct plx_diag *d);

@@ -73,6 +73,9 @@ static const cyaml_strval_t stage_kinds[] = {
     {"io", PLX_STAGE_IO},       {"hs", PLX_STAGE_HS},       {"tok", PLX_STAGE_TOK},
     {"batch", PLX_STAGE_BATCH}, {"accel", PLX_STAGE_ACCEL}, {"worker", PLX_STAGE_WORKER},
 };
+static const cyaml_strval_t dev_roles[] = {
+    {"mixed", PLX_CFG_MIXED}, {"prefill", PLX_CFG_PREFILL}, {"decode", PLX_CFG_DECODE}};
+
 static const cyaml_strval_t kv_types[] = {
     {"f16", PLX_CFG_KV_F16}, {"q8", PLX_CFG_KV_Q8}, {"q4", PLX_CFG_KV_Q4}};
 static const cyaml_strval_t cache_words[] = {{"auto", CACHE_AUTO}, {"off", CACHE_OFF}};
@@ -106,7 +109,10 @@ static const cyaml_schema_field_t dev_fields[] = {
     TEXT("name", struct plx_cfg_dev, name, CYAML_FLAG_DEFAULT),
     TEXT("kind", struct plx_cfg_dev, kind, CYAML_FLAG_DEFAULT),
     TEXT("isa", struct plx_cfg_dev, isa, OPT),
-    CYAML_FIELD_UINT("index", OPT, struct plx_cfg_dev, index), CYAML_FIELD_END};
+    CYAML_FIELD_UINT("index", OPT, struct plx_cfg_dev, index),
+    CYAML_FIELD_ENUM("role", OPT | STRICT, struct plx_cfg_dev, role, dev_roles,
+                     COUNT_OF(dev_roles)),
+    CYAML_FIELD_END};
 
 static const cyaml_schema_field_t limit_fields[] = {
 #define LIMIT(field, def, lo, hi, help) CYAML_FIELD_UINT(#field, OPT, struct plx_cfg_limits, field),
@@ -449,8 +455,9 @@ void plx_config_help(FILE *f)
 	    "  - {name: NAME, kind: auto|af_xdp|af_packet|pci|vdev, iface: IF, pci_addr: ADDR,\n"
 	    "     vdev: ARGS, queues: 1, ipv4: ADDR, ipv6: ADDR, udp_port: 7709}\n"
 	    "devices:                 1 to 8 of\n"
-	    "  - {name: NAME, kind: cpu, isa: auto, index: 0}\n"
+	    "  - {name: NAME, kind: cpu, isa: auto, index: 0, role: mixed}\n"
 	    "                         isa: auto|scalar|avx2|avxvnni|avx512|avx512bf16|amx\n"
+	    "                         role: mixed|prefill|decode\n"
 	    "stages:                  every stage with the lcore it runs on\n"
 	    "  - {kind: io, lcore: N, port: NAME, queue: 0}\n"
 	    "  - {kind: hs|tok|batch, lcore: N}\n"

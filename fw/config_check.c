@@ -252,19 +252,56 @@ static int check_queues_read(const struct plx_config *c, struct plx_cfg_src *s)
 	return PLX_E_OK;
 }
 
-/* Workers lend their lcores to the device that the accel stage feeds. */
-static int check_workers(const struct plx_config *c, struct plx_cfg_src *s)
+/* The accel stage of a device, or n_stages. */
+static uint32_t accel_of(const struct plx_config *c, uint32_t dev)
 {
-	uint32_t dev = 0;
+	uint32_t i = 0;
 
-	for (uint32_t i = 0; i < c->n_stages; i++)
-		if (c->stage[i].kind == PLX_STAGE_ACCEL)
-			dev = c->stage[i].device_idx;
-	for (uint32_t i = 0; i < c->n_stages; i++)
-		if (c->stage[i].kind == PLX_STAGE_WORKER && c->stage[i].device_idx != dev)
-			return plx_cfg_fail(s, PLX_E_INVAL, "stages[%u].device",
-			                    "a worker must name the accel stage's device, \"%s\"",
-			                    i, c->dev[dev].name);
+	while (i < c->n_stages &&
+	       (c->stage[i].kind != PLX_STAGE_ACCEL || c->stage[i].device_idx != dev))
+		i++;
+	return i;
+}
+
+/* One accel stage a device; workers lend their lcores to devices that have one. */
+static int check_devices(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	for (uint32_t i = 0; i < c->n_stages; i++) {
+		const struct plx_cfg_stage *a = &c->stage[i];
+
+		if (a->kind == PLX_STAGE_ACCEL && accel_of(c, a->device_idx) != i)
+			return plx_cfg_fail(s, PLX_E_EXISTS, "stages[%u].device",
+			                    "another accel stage has device \"%s\"; one a device",
+			                    i, c->dev[a->device_idx].name);
+		if (a->kind == PLX_STAGE_WORKER && accel_of(c, a->device_idx) == c->n_stages)
+			return plx_cfg_fail(
+			    s, PLX_E_INVAL, "stages[%u].device",
+			    "a worker must name an accel stage's device, and \"%s\" has none", i,
+			    c->dev[a->device_idx].name);
+	}
+	return PLX_E_OK;
+}
+
+/* Prompts need somebody who runs them, and answers too. */
+static int check_roles(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	uint32_t n[3] = {0};
+
+	for (uint32_t i = 0; i < c->n_devs; i++)
+		if (accel_of(c, i) < c->n_stages)
+			n[c->dev[i].role]++;
+	for (uint32_t i = 0; i < c->n_devs; i++) {
+		bool alone = c->dev[i].role == PLX_CFG_PREFILL
+		                 ? n[PLX_CFG_MIXED] + n[PLX_CFG_DECODE] == 0
+		                 : n[PLX_CFG_MIXED] + n[PLX_CFG_PREFILL] == 0;
+
+		if (accel_of(c, i) < c->n_stages && c->dev[i].role != PLX_CFG_MIXED && alone)
+			return plx_cfg_fail(
+			    s, PLX_E_INVAL, "devices[%u].role",
+			    "no other device does what \"%s\" does not; say mixed, or "
+			    "give an accel stage to a device of another role",
+			    i, c->dev[i].name);
+	}
 	return PLX_E_OK;
 }
 
@@ -279,7 +316,7 @@ static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
 	            {PLX_STAGE_HS, "hs", 1},
 	            {PLX_STAGE_TOK, "tok", 1},
 	            {PLX_STAGE_BATCH, "batch", 1},
-	            {PLX_STAGE_ACCEL, "accel", 1}};
+	            {PLX_STAGE_ACCEL, "accel", PLX_CFG_MAX_DEVS}};
 
 	for (uint32_t i = 0; i < sizeof(need) / sizeof(need[0]); i++) {
 		uint32_t n = count_kind(c, need[i].kind);
@@ -299,7 +336,9 @@ static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
 
 	if (err == 0)
 		err = check_queues_read(c, s);
-	return err != 0 ? err : check_workers(c, s);
+	if (err == 0)
+		err = check_devices(c, s);
+	return err != 0 ? err : check_roles(c, s);
 }
 
 int plx_config_check(const struct plx_config *c, struct plx_cfg_src *s, const struct plx_machine *m)

@@ -107,7 +107,8 @@ static void helpers_start(struct plx_load_helper *h)
 
 		if (s->kind != PLX_STAGE_WORKER)
 			continue;
-		h[n] = (struct plx_load_helper){.app = &appliance, .idx = 1 + n};
+		h[n].app = &appliance;
+		plx_worker_of(&config, i, &h[n].dev, &h[n].idx);
 		/* Two on one lcore: the second one finds it busy, and is not needed. */
 		(void)rte_eal_remote_launch(plx_load_help, &h[n], s->lcore);
 		n++;

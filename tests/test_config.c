@@ -166,7 +166,16 @@ static void test_config_checks_what_would_fail_later(void **state)
 	       "  - {name: c, kind: cpu}\n  - {name: e, kind: cpu}\nstages:\n"
 	       "  - {kind: worker, lcore: 0, device: e}\n",
 	       PLX_E_INVAL,
-	       "b.yml:9: stages[0].device: a worker must name the accel stage's device, \"c\"");
+	       "b.yml:9: stages[0].device: a worker must name an accel stage's device, and "
+	       "\"e\" has none");
+	expect("  - {kind: hs, lcore: 0}\n",
+	       "  - {kind: hs, lcore: 0}\n  - {kind: accel, lcore: 1, device: c}\n", PLX_E_EXISTS,
+	       "b.yml:14: stages[6].device: another accel stage has device \"c\"; one a device");
+	expect("{name: c, kind: cpu}", "{name: c, kind: cpu, role: decode}", PLX_E_INVAL,
+	       "b.yml:6: devices[0].role: no other device does what \"c\" does not; say mixed, or "
+	       "give an accel stage to a device of another role");
+	expect("{name: c, kind: cpu}", "{name: c, kind: cpu, role: both}", PLX_E_FORMAT,
+	       "b.yml:6: Invalid ENUM value: both; `polluxd --help-board` prints the format");
 	expect(
 	    "devices:\n", "  - {name: q, kind: af_packet, iface: e0}\ndevices:\n", PLX_E_EXISTS,
 	    "b.yml:5: ports[1].iface: port \"p\" has interface e0 already; one port an interface");
@@ -213,6 +222,19 @@ static void test_config_reports_yaml_errors(void **state)
 	       "b.yml:15: Unexpected key: nslots; `polluxd --help-board` prints the format");
 }
 
+static void test_config_reads_several_devices(void **state)
+{
+	struct plx_config c;
+	struct plx_diag d = {0};
+
+	(void)state;
+	assert_int_equal(plx_config_load(&c, "board/pair/board.yml", NULL, &d), 0);
+	assert_int_equal(c.n_devs, 2);
+	assert_int_equal(c.dev[0].role, PLX_CFG_MIXED);
+	assert_int_equal(c.stage[5].device_idx, 1);
+	assert_int_equal(c.tmr.stall_ms, 1000);
+}
+
 static void test_config_reads_devbox(void **state)
 {
 	struct plx_config c;
@@ -237,6 +259,7 @@ int main(void)
 	    cmocka_unit_test(test_config_knows_lines_for_later),
 	    cmocka_unit_test(test_config_refuses_long_path),
 	    cmocka_unit_test(test_config_reports_yaml_errors),
+	    cmocka_unit_test(test_config_reads_several_devices),
 	    cmocka_unit_test(test_config_reads_devbox),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

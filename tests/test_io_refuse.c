@@ -42,6 +42,8 @@ static uint64_t count(enum plx_metric m)
 
 static uint32_t add_flags; /* of the request; enum plx_req_flag */
 
+static const struct plx_batch_dev no_dev;
+
 static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t max_new,
                           uint16_t n_samples)
 {
@@ -69,11 +71,11 @@ static int decode_and_add(struct plx_stage_batch *b, uint32_t n_ids, uint32_t ma
 
 	if (e)
 		return e;
-	e = plx_sched_add(&b->sched, 0, &job, 1, &admit);
+	e = plx_fleet_add(&b->fleet, 0, &job, 1, &admit);
 	if (!e) {
 		b->live[b->n_live++] = 0;
 		b->place[0] = 0;
-		plx_sched_cancel(&b->sched, 0, PLX_CANCEL_CLIENT, 1);
+		plx_fleet_cancel(&b->fleet, 0, PLX_CANCEL_CLIENT, 1);
 	}
 	return e;
 }
@@ -101,16 +103,17 @@ static void test_io_limits_are_the_schedulers(void **state)
 	assert_int_equal(plx_rig_connect(&cli), 0);
 	assert_int_equal(plx_arena_open(&arena, plx_stage_batch_bytes(&cfg, 200), &d), 0);
 	plx_page_init(&page, PLX_STAGE_BATCH, 0, 0);
-	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, NULL, &model, &page, &d), 0);
+	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, &no_dev, &model, &page, &d),
+	                 0);
 	assert_int_equal(l->max_prompt_tokens, 199);
-	assert_int_equal(b.sched.conf.max_prompt, 199);
-	assert_int_equal(l->max_new, b.sched.conf.max_new);
-	assert_int_equal(l->token_window, b.sched.conf.window);
-	assert_true(l->max_prompt_tokens < b.sched.conf.ctx_tokens);
-	assert_true(l->max_samples <= b.sched.conf.n_slots);
-	assert_true(l->max_samples <= b.sched.conf.step_seqs);
+	assert_int_equal(b.fleet.dev[0].sched.conf.max_prompt, 199);
+	assert_int_equal(l->max_new, b.fleet.dev[0].sched.conf.max_new);
+	assert_int_equal(l->token_window, b.fleet.dev[0].sched.conf.window);
+	assert_true(l->max_prompt_tokens < b.fleet.dev[0].sched.conf.ctx_tokens);
+	assert_true(l->max_samples <= b.fleet.dev[0].sched.conf.n_slots);
+	assert_true(l->max_samples <= b.fleet.dev[0].sched.conf.step_seqs);
 	assert_true(l->max_priority < PLX_SCHED_PRIORITIES);
-	assert_true(l->max_in_flight <= b.sched.conf.n_keys);
+	assert_true(l->max_in_flight <= b.fleet.dev[0].sched.conf.n_keys);
 	/* At each limit it runs; beyond it never comes to the scheduler. */
 	assert_int_equal(decode_and_add(&b, 199, 1, 1), 0);
 	assert_int_equal(decode_and_add(&b, 200, 1, 1), PLX_E_TOO_LARGE);
@@ -144,10 +147,11 @@ static void test_io_limits_beyond_the_context(void **state)
 	assert_int_equal(plx_rig_connect(&cli), 0);
 	assert_int_equal(plx_arena_open(&arena, plx_stage_batch_bytes(&cfg, 200), &d), 0);
 	plx_page_init(&page, PLX_STAGE_BATCH, 0, 0);
-	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, NULL, &model, &page, &d), 0);
+	assert_int_equal(plx_stage_batch_init(&b, &rig.links, &arena, &no_dev, &model, &page, &d),
+	                 0);
 	assert_int_equal(l->max_prompt_tokens, 256);
-	assert_int_equal(b.sched.conf.max_prompt, 256);
-	assert_int_equal(b.sched.conf.ctx_tokens, 64);
+	assert_int_equal(b.fleet.dev[0].sched.conf.max_prompt, 256);
+	assert_int_equal(b.fleet.dev[0].sched.conf.ctx_tokens, 64);
 	assert_int_equal(decode_and_add(&b, 63, 1, 1), 0);
 	assert_int_equal(decode_and_add(&b, 64, 1, 1), PLX_E_TOO_LARGE);
 	add_flags = PLX_REQ_COMPRESS;

@@ -102,6 +102,7 @@ static void open_stages(void)
 	struct plx_diag d = {""};
 	const int32_t *eog;
 	uint32_t n_eog = plx_tok_eog(r.tok, &eog);
+	struct plx_batch_dev dev = {.queue = r.queue};
 	struct plx_batch_model model = {.model_id = 5,
 	                                .n_ctx = 600,
 	                                .n_vocab = plx_tok_n_vocab(r.tok),
@@ -119,10 +120,10 @@ static void open_stages(void)
 	assert_int_equal(plx_stage_tok_init(&r.st, &r.links, &r.arena, r.tok, NULL, &r.page[0], &d),
 	                 0);
 	assert_int_equal(
-	    plx_stage_batch_init(&r.sb, &r.links, &r.arena, r.queue, &model, &r.page[1], &d), 0);
-	assert_int_equal(
-	    plx_stage_accel_init(&r.sa, &r.links, plx_fake_dev(r.fake), r.queue, &r.page[2], &d),
-	    0);
+	    plx_stage_batch_init(&r.sb, &r.links, &r.arena, &dev, &model, &r.page[1], &d), 0);
+	assert_int_equal(plx_stage_accel_init(&r.sa, &r.links, 0, plx_fake_dev(r.fake), &r.queue,
+	                                      &r.page[2], &d),
+	                 0);
 }
 
 static int rig_open(void **state)
@@ -363,10 +364,11 @@ static void run_out(void)
 	while (plx_req_busy(&r.links) > 0 && plx_clock_ns() < end)
 		turn();
 	assert_int_equal(plx_req_busy(&r.links), 0);
-	while (!plx_sched_idle(&r.sb.sched) && plx_clock_ns() < end)
+	while (!plx_sched_idle(&r.sb.fleet.dev[0].sched) && plx_clock_ns() < end)
 		turn();
-	plx_sched_check(&r.sb.sched);
-	assert_int_equal(plx_kv_room(&r.sb.sched.kv) + r.sb.sched.kv.n_quarantined,
+	plx_sched_check(&r.sb.fleet.dev[0].sched);
+	assert_int_equal(plx_kv_room(&r.sb.fleet.dev[0].sched.kv) +
+	                     r.sb.fleet.dev[0].sched.kv.n_quarantined,
 	                 r.cfg.lim.n_kv_blocks);
 	turn();
 	assert_int_equal(r.st.out.n_free, r.links.n_evs);
@@ -429,7 +431,7 @@ static uint32_t encode(const char *text, int32_t *ids)
 static void no_eog(void)
 {
 	plx_fake_conf(r.fake)->eog_every = 0;
-	r.sb.sched.conf.n_eog = 0;
+	r.sb.fleet.dev[0].sched.conf.n_eog = 0;
 }
 
 static void test_stages_answer_a_text(void **state)
@@ -475,7 +477,7 @@ static void test_stages_answer_ids_in_samples_with_logprobs(void **state)
 	for (uint32_t s = 0; s < 3; s++)
 		check_answer(c, (int32_t *)ids, 70, s);
 	/* The second and the third got the block that the prompt ends in by a copy. */
-	assert_int_equal(r.sb.sched.tier.n_cow, 2);
+	assert_int_equal(r.sb.fleet.dev[0].sched.tier.n_cow, 2);
 }
 
 /* ---- going on from an earlier request ---- */
@@ -652,7 +654,7 @@ static void test_stages_count_what_memory_did(void **state)
 	(void)state;
 	no_eog();
 	for (uint32_t i = 0; i < 44; i++)
-		taken[i] = plx_kv_take(&r.sb.sched.kv, &evicted);
+		taken[i] = plx_kv_take(&r.sb.fleet.dev[0].sched.kv, &evicted);
 	for (uint32_t i = 0; i < 16; i++) {
 		for (uint32_t k = 0; k < 20; k++)
 			ids[k] = TINY_WORD((k * (i % 6 + 1)) % N_WORDS);
@@ -663,15 +665,16 @@ static void test_stages_count_what_memory_did(void **state)
 	while (plx_req_busy(&r.links) > 0)
 		turn();
 	for (uint32_t i = 0; i < 44; i++)
-		plx_kv_drop(&r.sb.sched.kv, taken[i], false);
+		plx_kv_drop(&r.sb.fleet.dev[0].sched.kv, taken[i], false);
 	run_out();
 	assert_int_equal(r.n_kind[PLX_FINAL_DONE], 16);
 	assert_true(counted(PLX_M_BATCH_PREEMPTED) > 0);
 	assert_true(counted(PLX_M_BATCH_SHORT_OF) >= counted(PLX_M_BATCH_PREEMPTED));
 	assert_true(counted(PLX_M_BATCH_SWAP_OUT) > 0);
-	assert_int_equal(counted(PLX_M_BATCH_SWAP_OUT), r.sb.sched.tier.n_out);
-	assert_int_equal(counted(PLX_M_BATCH_SWAP_IN), r.sb.sched.tier.n_back);
-	assert_int_equal(counted(PLX_M_BATCH_RECOMPUTED), r.sb.sched.stats.recomputed_tokens);
+	assert_int_equal(counted(PLX_M_BATCH_SWAP_OUT), r.sb.fleet.dev[0].sched.tier.n_out);
+	assert_int_equal(counted(PLX_M_BATCH_SWAP_IN), r.sb.fleet.dev[0].sched.tier.n_back);
+	assert_int_equal(counted(PLX_M_BATCH_RECOMPUTED),
+	                 r.sb.fleet.dev[0].sched.stats.recomputed_tokens);
 	assert_int_equal(counted(PLX_M_BATCH_COW), 0);
 }
 
@@ -942,7 +945,7 @@ static void test_stages_wait_for_an_io_that_is_busy(void **state)
 
 	(void)state;
 	no_eog();
-	r.sb.sched.conf.window = 40;
+	r.sb.fleet.dev[0].sched.conf.window = 40;
 	for (uint32_t i = 0; i < 20; i++)
 		ids[i] = TINY_WORD(i % N_WORDS);
 	for (uint32_t i = 0; i < 14; i++) {
@@ -1008,7 +1011,7 @@ static void test_stages_a_step_that_hangs_is_a_timeout(void **state)
 	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
 	check_answer(c, ids, encode(a.text, ids), 0);
 	assert_true(plx_fake_resets(r.fake) >= 1);
-	assert_int_equal(r.sb.sched.kv.n_quarantined, 0);
+	assert_int_equal(r.sb.fleet.dev[0].sched.kv.n_quarantined, 0);
 }
 
 static void test_stages_refuse_while_the_device_is_gone(void **state)
@@ -1031,7 +1034,7 @@ static void test_stages_refuse_while_the_device_is_gone(void **state)
 	assert_int_equal(c->res.err, PLX_E_DEVICE_LOST);
 	assert_string_equal(c->res.detail, "the device did not come back after a reset");
 	plx_fake_conf(r.fake)->reset_err = 0;
-	r.sb.retry_ns = 0;
+	r.sb.fleet.dev[0].retry_ns = 0;
 	for (uint32_t i = 0; i < 10; i++)
 		turn();
 	c = ask(&a);

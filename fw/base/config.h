@@ -56,11 +56,19 @@ struct plx_cfg_stage {
 	uint32_t device_idx; /* ACCEL, WORKER */
 };
 
+/* What a device runs, as fleet.h's enum plx_fleet_role. */
+enum plx_cfg_role {
+	PLX_CFG_MIXED,   /* prompts and answers */
+	PLX_CFG_PREFILL, /* prompts; then their requests go to another device */
+	PLX_CFG_DECODE,  /* answers to prompts that another device ran */
+};
+
 struct plx_cfg_dev {
 	char name[PLX_CFG_NAME_BYTES];
 	char kind[16]; /* "cpu" */
 	char isa[16];  /* "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx" */
 	uint32_t index;
+	enum plx_cfg_role role;
 	uint32_t line; /* of the board file; 0: not from a file */
 };
 
@@ -102,18 +110,19 @@ struct plx_cfg_limits {
 };
 
 struct plx_cfg_timers {
-	uint32_t slice_us;         /* longest turn of a stage on its lcore */
-	uint32_t coalesce_us;      /* longest wait of a later token for company; 0 allowed */
-	uint32_t rtt_floor_us;     /* least retransmit timeout */
-	uint32_t ack_delay_us;     /* longest delay of an acknowledgement */
-	uint32_t keepalive_ms;     /* a client silent for three of these is gone */
-	uint32_t result_ttl_ms;    /* how long an unacknowledged answer is kept */
-	uint32_t reasm_ttl_ms;     /* how long a partial message is kept */
-	uint32_t pause_ms;         /* how long a sequence waits for a client that does not read */
-	uint32_t drain_ms;         /* how long SIGTERM waits for requests in flight */
-	uint32_t ttft_slo_us;      /* first token's objective where a request names none; 0: none */
-	uint32_t itl_slo_us;       /* and from one token to the next; 0: none */
-	uint32_t batch_wait_us;    /* an idle device waits so long for a first step to fill */
+	uint32_t slice_us;      /* longest turn of a stage on its lcore */
+	uint32_t coalesce_us;   /* longest wait of a later token for company; 0 allowed */
+	uint32_t rtt_floor_us;  /* least retransmit timeout */
+	uint32_t ack_delay_us;  /* longest delay of an acknowledgement */
+	uint32_t keepalive_ms;  /* a client silent for three of these is gone */
+	uint32_t result_ttl_ms; /* how long an unacknowledged answer is kept */
+	uint32_t reasm_ttl_ms;  /* how long a partial message is kept */
+	uint32_t pause_ms;      /* how long a sequence waits for a client that does not read */
+	uint32_t drain_ms;      /* how long SIGTERM waits for requests in flight */
+	uint32_t ttft_slo_us;   /* first token's objective where a request names none; 0: none */
+	uint32_t itl_slo_us;    /* and from one token to the next; 0: none */
+	uint32_t batch_wait_us; /* an idle device waits so long for a first step to fill */
+	uint32_t stall_ms;      /* one of several devices that makes no progress so long is out */
 	uint32_t step_deadline_ms; /* a device step without completion for this long is a fault */
 };
 
