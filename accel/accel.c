@@ -32,11 +32,13 @@ int plx_dev_load_begin(struct plx_dev *dev, const struct plx_model *model,
                        const struct plx_dev_limits *limits, struct plx_diag *d)
 {
 	int err = plx_limits_check(limits, d);
+	struct plx_dev_info info;
 
-	if (err == 0 && model->n_expert > 0)
+	if (err == 0 && model->n_expert > 0 && (err = plx_dev_info_get(dev, &info)) == 0 &&
+	    (info.caps & PLX_CAP_EXPERTS) == 0)
 		err = plx_diag_set(d, PLX_E_UNSUPPORTED,
-		                   "%s: a mixture of experts can be read, but no device of this "
-		                   "build runs it; give a model without experts",
+		                   "%s: this device does not run experts; give a model without "
+		                   "them, or a device of kind cpu",
 		                   model->name);
 	return err != 0 ? err : dev->ops->load_begin(dev, model, limits, d);
 }

@@ -52,6 +52,7 @@ enum plx_dev_cap {
 	PLX_CAP_EXPORT = 1 << 9,   /* mem_export gives a dma-buf */
 	PLX_CAP_COPY = 1 << 10,    /* copy_blocks */
 	PLX_CAP_SHIFT = 1 << 11,   /* PLX_DELTA_SHIFT: positions move down */
+	PLX_CAP_EXPERTS = 1 << 12, /* models with experts */
 };
 
 struct plx_dev_info {

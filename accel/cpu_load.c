@@ -14,6 +14,7 @@
 
 #include "accel/cpu.h"
 #include "accel/cpu_cache.h"
+#include "accel/forward_moe.h"
 #include "accel/work.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
@@ -23,11 +24,8 @@
 #include "fw/base/numa.h"
 #include "kernels/cpu/layout.h"
 
-#define MIB         (UINT64_C(1) << 20)
-#define N_LAYER_MAT 7u
-#define MAT_GATE    4u /* of a layer's */
-#define MAT_UP      5u
-#define PAGE_BYTES  4096u
+#define MIB        (UINT64_C(1) << 20)
+#define PAGE_BYTES 4096u
 
 #define PACK_ELEMS  65536u /* weights of an item: 20 us on Zen 4 */
 #define TOUCH_BYTES (512u << 10)
@@ -63,7 +61,9 @@ struct plx_cpu_load {
 	uint64_t host_bytes;
 	uint64_t work_bytes;
 	uint64_t done_bytes;       /* owner: of finished phases */
-	uint32_t n_mat;            /* 7 a layer and the output last */
+	uint32_t n_layer_mat;      /* plx_fwd_layer_mats */
+	uint32_t first_ffn;        /* plx_fwd_first_ffn */
+	uint32_t n_mat;            /* those of each layer, and the output last */
 	struct plx_cache_mat *mat; /* [n_mat] */
 	uint32_t *first_item;      /* PACK: [n_mat + 1] */
 	struct plx_k_mat *packed;  /* [n_mat] */
@@ -117,16 +117,28 @@ static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, s
 
 /* ---- weights -------------------------------------------------------------------------------- */
 
-static const struct plx_tensor *source(const struct plx_model *m, uint32_t mat)
+static struct plx_tensor source(const struct plx_cpu_load *l, const struct plx_model *m,
+                                uint32_t mat)
 {
-	const struct plx_layer *l = &m->layer[mat / N_LAYER_MAT];
+	if (mat + 1 == l->n_mat)
+		return m->output;
+	return plx_fwd_layer_mat(m, mat / l->n_layer_mat, mat % l->n_layer_mat);
+}
 
-	if (mat == m->n_layer * N_LAYER_MAT)
-		return &m->output;
-	const struct plx_tensor *t[N_LAYER_MAT] = {&l->wq,   &l->wk, &l->wv,  &l->wo,
-	                                           &l->gate, &l->up, &l->down};
+/* What lies granule by granule with another one; down follows gate and up. */
+enum part {
+	PART_GATE,
+	PART_UP,
+	PART_WHOLE,
+};
 
-	return t[mat % N_LAYER_MAT];
+static enum part part_of(const struct plx_cpu_load *l, uint32_t mat)
+{
+	uint32_t i = mat % l->n_layer_mat;
+
+	if (mat + 1 == l->n_mat || i < l->first_ffn)
+		return PART_WHOLE;
+	return (enum part)((i - l->first_ffn) % 3);
 }
 
 /* Rows of one item of PACK: whole tiles and granules. */
@@ -159,17 +171,16 @@ static void mats_lay(struct plx_cpu_load *l, const struct plx_model *m)
 	uint64_t off = 0;
 
 	for (uint32_t i = 0; i < l->n_mat; i++) {
-		const struct plx_tensor *t = source(m, i);
+		struct plx_tensor t = source(l, m, i);
 		struct plx_cache_mat *x = &l->mat[i];
 
-		*x =
-		    (struct plx_cache_mat){.off = off,
-		                           .bytes = plx_k_pack_bytes(t->type, t->n_rows, t->n_cols),
-		                           .type = t->type,
-		                           .n_out = t->n_rows,
-		                           .n_in = t->n_cols};
+		*x = (struct plx_cache_mat){.off = off,
+		                            .bytes = plx_k_pack_bytes(t.type, t.n_rows, t.n_cols),
+		                            .type = t.type,
+		                            .n_out = t.n_rows,
+		                            .n_in = t.n_cols};
 		off += align64(x->bytes);
-		if (i % N_LAYER_MAT == MAT_UP)
+		if (part_of(l, i) == PART_UP)
 			ffn_lay(x - 1);
 		l->first_item[i + 1] =
 		    l->first_item[i] + (x->n_out + item_rows(x) - 1) / item_rows(x);
@@ -199,6 +210,9 @@ static void ahead(const struct plx_model *m, const uint8_t *from, uint64_t bytes
 	uint64_t n;
 	const uint8_t *base = plx_gguf_head(m->gguf, &n);
 	uint64_t end = plx_gguf_file_bytes(m->gguf);
+
+	if ((uintptr_t)from < (uintptr_t)base || (uintptr_t)from >= (uintptr_t)base + end)
+		return; /* a vector of the model, which is not in the file as it is packed */
 	uint64_t off = ((uint64_t)(from - base) + AHEAD_BYTES) & ~(uint64_t)(PAGE_BYTES - 1);
 
 	if (off < end)
@@ -220,19 +234,19 @@ static void pack_item(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t 
 {
 	uint32_t i = mat_of(l, item);
 	const struct plx_cache_mat *x = &l->mat[i];
-	const struct plx_tensor *t = source(c->m, i);
+	struct plx_tensor t = source(l, c->m, i);
 	uint32_t rows = item_rows(x), row = (item - l->first_item[i]) * rows;
 	uint32_t end = rows < x->n_out - row ? row + rows : x->n_out;
 
-	ahead(c->m, t->data + row * t->row_bytes, (end - row) * t->row_bytes);
+	ahead(c->m, t.data + row * t.row_bytes, (end - row) * t.row_bytes);
 	uint8_t *to = c->weights.base + x->off;
 
-	if (i % N_LAYER_MAT == MAT_GATE)
-		pack_granules(to, ffn_stride(x), t, row, end);
-	else if (i % N_LAYER_MAT == MAT_UP)
-		pack_granules(to, ffn_stride(x - 1), t, row, end);
+	if (part_of(l, i) == PART_GATE)
+		pack_granules(to, ffn_stride(x), &t, row, end);
+	else if (part_of(l, i) == PART_UP)
+		pack_granules(to, ffn_stride(x - 1), &t, row, end);
 	else
-		plx_k_pack(to, (enum plx_qtype)t->type, t->data, t->n_rows, t->n_cols, row, end);
+		plx_k_pack(to, (enum plx_qtype)t.type, t.data, t.n_rows, t.n_cols, row, end);
 }
 
 static void read_item(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
@@ -252,19 +266,46 @@ static void packed_set(struct plx_cpu *c, struct plx_cpu_load *l)
 
 /* ---- tables --------------------------------------------------------------------------------- */
 
+/* The network whose gate is matrix i. */
+static struct plx_fwd_ffn ffn_at(const struct plx_cpu_load *l, size_t i)
+{
+	return (struct plx_fwd_ffn){l->packed[i], l->packed[i + 1], l->packed[i + 2],
+	                            ffn_stride(&l->mat[i])};
+}
+
+static void experts_set(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t il, size_t gate)
+{
+	uint32_t n = plx_fwd_n_ffn(c->m);
+	struct plx_fwd_ffn *ffn = c->fwd.moe->ffn + (size_t)il * n;
+
+	for (uint32_t e = 0; e < n; e++)
+		ffn[e] = ffn_at(l, gate + 3 * (size_t)e);
+	c->fwd.layer[il].router = l->packed[(size_t)il * l->n_layer_mat + 4];
+	if (c->m->n_ff_shared > 0)
+		c->fwd.layer[il].shared_gate = l->packed[gate - 1];
+	c->fwd.layer[il].expert = ffn;
+}
+
 static void layers_set(struct plx_cpu *c, const struct plx_cpu_load *l)
 {
-	const struct plx_k_mat *packed = l->packed;
-
 	for (uint32_t il = 0; il < c->m->n_layer; il++) {
-		size_t i = (size_t)il * N_LAYER_MAT;
-		const struct plx_k_mat *p = packed + i;
+		size_t i = (size_t)il * l->n_layer_mat, gate = i + l->first_ffn;
+		const struct plx_k_mat *p = l->packed + i;
+		struct plx_fwd_layer *out = &c->fwd.layer[il];
 
-		c->fwd.layer[il] = (struct plx_fwd_layer){
-		    p[0],        p[1],      p[2], p[3],
-		    p[MAT_GATE], p[MAT_UP], p[6], ffn_stride(&l->mat[i + MAT_GATE])};
+		*out = (struct plx_fwd_layer){.wq = p[0], .wk = p[1], .wv = p[2], .wo = p[3]};
+		if (c->m->n_expert > 0) {
+			experts_set(c, l, il, gate);
+			continue;
+		}
+		struct plx_fwd_ffn f = ffn_at(l, gate);
+
+		out->gate = f.gate;
+		out->up = f.up;
+		out->down = f.down;
+		out->ffn_stride = f.stride;
 	}
-	c->fwd.head = packed[(size_t)c->m->n_layer * N_LAYER_MAT];
+	c->fwd.head = l->packed[l->n_mat - 1];
 }
 
 static void work_make(struct plx_cpu *c, const struct plx_cpu_load *l)
@@ -318,7 +359,9 @@ static struct plx_cpu_load *load_new(const struct plx_model *model)
 	if (l == NULL)
 		return NULL;
 	memset(l, 0, sizeof(*l));
-	l->n_mat = N_LAYER_MAT * model->n_layer + 1;
+	l->n_layer_mat = plx_fwd_layer_mats(model);
+	l->first_ffn = plx_fwd_first_ffn(model);
+	l->n_mat = l->n_layer_mat * model->n_layer + 1;
 	l->packed = calloc(l->n_mat, sizeof(*l->packed));
 	l->mat = calloc(l->n_mat, sizeof(*l->mat));
 	l->first_item = calloc(l->n_mat + 1, sizeof(*l->first_item));

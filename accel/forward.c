@@ -4,12 +4,13 @@
 #include <string.h>
 
 #include "accel/cut.h"
+#include "accel/forward_moe.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
 /* ---- what an op costs, roughly: only the cut depends on it ---------------------- */
 
-static double mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t n_tok)
+double plx_fwd_mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t n_tok)
 {
 	const struct plx_fwd_rates *r = plx_fwd_rates_of(f);
 	double elems = (double)w->n_out * w->n_in;
@@ -46,6 +47,17 @@ static uint32_t qkv_segs(const struct plx_fwd *f, struct seg seg[3])
 	return 3;
 }
 
+static uint32_t router_segs(const struct plx_fwd *f, struct seg seg[3])
+{
+	const struct plx_fwd_layer *l = &f->layer[f->il];
+	const struct plx_fwd_moe *x = f->moe;
+
+	seg[0] = (struct seg){&l->router, &f->norm, x->logits, NULL, x->stride, PLX_K_STORE};
+	seg[1] = (struct seg){&l->shared_gate, &f->norm,   x->logits + f->m->n_expert, NULL,
+	                      x->stride,       PLX_K_STORE};
+	return f->m->n_ff_shared > 0 ? 2 : 1;
+}
+
 /* The matrices of the current op, but for gate and up, which have a function of their own. */
 static uint32_t segs(const struct plx_fwd *f, struct seg seg[3])
 {
@@ -54,6 +66,8 @@ static uint32_t segs(const struct plx_fwd *f, struct seg seg[3])
 
 	if (f->op == PLX_FWD_QKV)
 		return qkv_segs(f, seg);
+	if (f->op == PLX_FWD_ROUTER)
+		return router_segs(f, seg);
 	if (f->op == PLX_FWD_OUT)
 		seg[0] = (struct seg){&l->wo, &f->att, f->x, NULL, n_embd, PLX_K_ADD};
 	else if (f->op == PLX_FWD_DOWN)
@@ -69,24 +83,6 @@ static uint32_t tiles(const struct plx_k_mat *w)
 	return (w->n_out + PLX_K_TILE - 1) / PLX_K_TILE;
 }
 
-/*
- * The kernels fetch this far ahead of where they read, so the first bytes of a stretch are fetched
- * here: without that each stretch would begin at the pace of single cache misses.
- */
-#define FETCH_BYTES 4096u
-
-static void fetch(const void *at)
-{
-	for (uint32_t i = 0; i < FETCH_BYTES; i += 64)
-		__builtin_prefetch((const char *)at + i);
-}
-
-static const uint8_t *row_at(const struct plx_k_mat *w, uint32_t row)
-{
-	return (const uint8_t *)w->data +
-	       row / PLX_K_TILE * plx_k_pack_bytes(w->type, PLX_K_TILE, w->n_in);
-}
-
 static void seg_rows(const struct plx_fwd *f, const struct seg *s, const struct plx_range *tile,
                      const struct plx_range *tok)
 {
@@ -95,7 +91,7 @@ static void seg_rows(const struct plx_fwd *f, const struct seg *s, const struct 
 
 	mm.y_stride = s->y_stride;
 	mm.row_begin = tile->begin * PLX_K_TILE;
-	fetch(row_at(s->w, mm.row_begin));
+	plx_fwd_fetch(plx_fwd_row_at(s->w, mm.row_begin));
 	mm.row_end = tile->end * PLX_K_TILE < s->w->n_out ? tile->end * PLX_K_TILE : s->w->n_out;
 	mm.tok_begin = tok->begin;
 	mm.tok_end = tok->end;
@@ -139,74 +135,92 @@ static void segs_rows(struct plx_fwd *f, struct plx_range row, struct plx_range 
 	}
 }
 
-static const uint8_t *granule_at(const struct plx_fwd_layer *l, const struct plx_k_mat *w,
-                                 uint32_t i)
+static const uint8_t *granule_at(const struct plx_k_mat *w, uint64_t stride, uint32_t i)
 {
-	return (const uint8_t *)w->data + i * l->ffn_stride;
+	return (const uint8_t *)w->data + i * stride;
 }
 
 /* One granule of gate or up. */
-static void ffn_granule(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t i, float *y,
+static void ffn_granule(const struct plx_fwd *f, const struct plx_fwd_gated *g,
+                        const struct plx_k_mat *w, uint32_t i, float *y,
                         const struct plx_range *tok)
 {
-	const struct plx_fwd_layer *l = &f->layer[f->il];
-	struct plx_k_mat view = {granule_at(l, w, i), w->type, PLX_FWD_GRAIN, w->n_in};
-	struct plx_k_mm mm = {
-	    .w = &view, .y = y, .y_stride = PLX_FWD_ROWS_MAX, .mode = PLX_K_STORE};
+	struct plx_k_mat view = {granule_at(w, g->w->stride, i), w->type, PLX_FWD_GRAIN, w->n_in};
+	struct plx_fwd_act in = plx_fwd_act_at(&g->in, tok->begin, w->n_in);
+	struct plx_k_mm mm = {.w = &view,
+	                      .q = in.q8,
+	                      .bf16 = in.bf16,
+	                      .x = in.f32,
+	                      .y = y,
+	                      .y_stride = PLX_FWD_ROWS_MAX,
+	                      .mode = PLX_K_STORE};
 
-	if (f->norm.q8 != NULL)
-		mm.q = f->norm.q8 + (size_t)tok->begin * (w->n_in / PLX_K_QBLOCK);
-	if (f->norm.bf16 != NULL)
-		mm.bf16 = f->norm.bf16 + (size_t)tok->begin * w->n_in;
-	if (f->norm.f32 != NULL)
-		mm.x = f->norm.f32 + (size_t)tok->begin * w->n_in;
 	mm.row_end = view.n_out;
 	mm.tok_end = tok->end - tok->begin;
 	f->k->matmul(&mm);
 }
 
-/* Granules of gate and up, at most PLX_FWD_ROWS_MAX rows, by a chunk of tokens. */
-static void ffn_part(struct plx_fwd *f, struct plx_range row, struct plx_range tok,
-                     const struct plx_fwd_lane *s)
+/* Values row.begin and on of out[t], n_ff wide. */
+static void gated_store(const struct plx_fwd *f, const struct plx_fwd_gated *g, uint32_t t,
+                        struct plx_range row, const float *v)
 {
-	const struct plx_fwd_layer *l = &f->layer[f->il];
-	uint32_t n_ff = f->m->n_ff;
+	uint32_t n = row.end - row.begin;
+	size_t at = (size_t)t * g->w->gate.n_out + row.begin;
 
+	if (g->out.q8 != NULL)
+		f->k->quantise(g->out.q8 + at / PLX_K_QBLOCK, v, 1, n, n);
+	if (g->out.bf16 != NULL)
+		f->k->to_bf16(g->out.bf16 + at, v, n);
+	if (g->out.f32 != NULL)
+		memcpy(g->out.f32 + at, v, n * sizeof(float));
+}
+
+/* Granules of gate and up, at most PLX_FWD_ROWS_MAX rows, by a chunk of tokens. */
+static void ffn_part(const struct plx_fwd *f, const struct plx_fwd_gated *g, struct plx_range row,
+                     struct plx_range tok, const struct plx_fwd_lane *s)
+{
 	for (uint32_t i = row.begin; i < row.end; i++) {
 		uint32_t y = (i - row.begin) * PLX_FWD_GRAIN;
 
-		ffn_granule(f, &l->gate, i, s->gate + y, &tok);
-		ffn_granule(f, &l->up, i, s->up + y, &tok);
+		ffn_granule(f, g, &g->w->gate, i, s->gate + y, &tok);
+		ffn_granule(f, g, &g->w->up, i, s->up + y, &tok);
 	}
 	row.begin *= PLX_FWD_GRAIN;
 	row.end *= PLX_FWD_GRAIN;
 	for (uint32_t t = tok.begin; t < tok.end; t++) {
-		float *g = s->gate + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX;
+		float *v = s->gate + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX;
 		uint32_t n = row.end - row.begin;
 
-		f->k->silu_mul(g, g, s->up + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX, n);
-		if (f->mid.q8 != NULL)
-			f->k->quantise(f->mid.q8 + ((size_t)t * n_ff + row.begin) / PLX_K_QBLOCK, g,
-			               1, n, n);
-		if (f->mid.bf16 != NULL)
-			f->k->to_bf16(f->mid.bf16 + (size_t)t * n_ff + row.begin, g, n);
-		if (f->mid.f32 != NULL)
-			memcpy(f->mid.f32 + (size_t)t * n_ff + row.begin, g, n * sizeof(float));
+		f->k->silu_mul(v, v, s->up + (size_t)(t - tok.begin) * PLX_FWD_ROWS_MAX, n);
+		for (uint32_t i = 0; i < n && g->scale != NULL; i++)
+			v[i] *= g->scale[t];
+		gated_store(f, g, t, row, v);
 	}
 }
 
-static void gate_up_rows(struct plx_fwd *f, struct plx_range row, struct plx_range tok,
+void plx_fwd_gated_rows(const struct plx_fwd *f, const struct plx_fwd_gated *g,
+                        struct plx_range granule, struct plx_range tok,
+                        const struct plx_fwd_lane *s)
+{
+	const uint32_t most = PLX_FWD_ROWS_MAX / PLX_FWD_GRAIN;
+
+	plx_fwd_fetch(granule_at(&g->w->gate, g->w->stride, granule.begin));
+	for (uint32_t at = granule.begin; at < granule.end; at += most) {
+		struct plx_range part = {at, granule.end - at > most ? at + most : granule.end};
+
+		ffn_part(f, g, part, tok, s);
+	}
+}
+
+/* The dense layer's. */
+static void gate_up_rows(const struct plx_fwd *f, struct plx_range row, struct plx_range tok,
                          const struct plx_fwd_lane *s)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
-	const uint32_t most = PLX_FWD_ROWS_MAX / PLX_FWD_GRAIN;
+	struct plx_fwd_ffn w = {l->gate, l->up, l->down, l->ffn_stride};
+	struct plx_fwd_gated g = {&w, f->norm, f->mid, NULL};
 
-	fetch(granule_at(l, &l->gate, row.begin));
-	for (uint32_t at = row.begin; at < row.end; at += most) {
-		struct plx_range part = {at, row.end - at > most ? at + most : row.end};
-
-		ffn_part(f, part, tok, s);
-	}
+	plx_fwd_gated_rows(f, &g, row, tok, s);
 }
 
 static void mat_rows(struct plx_fwd *f, struct plx_range row, uint32_t chunk, uint32_t lane)
@@ -380,7 +394,7 @@ static void fetch_short(const struct plx_fwd *f)
 		return;
 	if (f->op == PLX_FWD_OUT)
 		fetch_floats(l->ffn_norm, f->m->n_embd);
-	if (f->op == PLX_FWD_DOWN)
+	if (f->op == PLX_FWD_DOWN || f->op == PLX_FWD_EXP_DOWN)
 		fetch_floats(last ? f->m->output_norm : l[1].attn_norm, f->m->n_embd);
 	for (uint32_t t = 0; f->op == PLX_FWD_QKV && t < f->n_tok; t++)
 		fetch_kv(f, t);
@@ -439,6 +453,18 @@ static bool op_next(struct plx_fwd *f)
 		}
 		f->op = f->att_by_head ? PLX_FWD_OUT : PLX_FWD_QATT;
 		return true;
+	case PLX_FWD_NORM2:
+		f->op = f->moe != NULL ? PLX_FWD_ROUTER : PLX_FWD_GATE_UP;
+		return true;
+	case PLX_FWD_ROUTER:
+	case PLX_FWD_ROUTE:
+	case PLX_FWD_GROUP:
+	case PLX_FWD_GATHER:
+	case PLX_FWD_EXP_UP:
+	case PLX_FWD_EXP_DOWN:
+		f->op = plx_fwd_moe_next(f);
+		return true;
+	case PLX_FWD_EXP_SUM:
 	case PLX_FWD_DOWN:
 		return layer_next(f);
 	case PLX_FWD_HEAD:
@@ -451,7 +477,6 @@ static bool op_next(struct plx_fwd *f)
 	case PLX_FWD_QKV:
 	case PLX_FWD_QATT:
 	case PLX_FWD_OUT:
-	case PLX_FWD_NORM2:
 	case PLX_FWD_GATE_UP:
 	case PLX_FWD_HEAD_NORM:
 		f->op++;
@@ -491,7 +516,7 @@ static struct plx_cut segs_cut(struct plx_fwd *f)
 
 	for (uint32_t i = 0; i < n_seg; i++) {
 		n_rows += tiles(seg[i].w);
-		ns += mat_ns(f, seg[i].w, op_toks(f));
+		ns += plx_fwd_mat_ns(f, seg[i].w, op_toks(f));
 	}
 	return mat_cut(f, ns, n_rows, op_toks(f));
 }
@@ -499,7 +524,7 @@ static struct plx_cut segs_cut(struct plx_fwd *f)
 static struct plx_cut gate_up_cut(struct plx_fwd *f)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
-	double ns = mat_ns(f, &l->gate, f->n_tok) + mat_ns(f, &l->up, f->n_tok);
+	double ns = plx_fwd_mat_ns(f, &l->gate, f->n_tok) + plx_fwd_mat_ns(f, &l->up, f->n_tok);
 
 	return mat_cut(f, ns, f->m->n_ff / PLX_FWD_GRAIN, f->n_tok);
 }
@@ -531,8 +556,16 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 	case PLX_FWD_QKV:
 	case PLX_FWD_OUT:
 	case PLX_FWD_DOWN:
+	case PLX_FWD_ROUTER:
 	case PLX_FWD_HEAD:
 		return segs_cut(f);
+	case PLX_FWD_ROUTE:
+	case PLX_FWD_GROUP:
+	case PLX_FWD_GATHER:
+	case PLX_FWD_EXP_UP:
+	case PLX_FWD_EXP_DOWN:
+	case PLX_FWD_EXP_SUM:
+		return plx_fwd_moe_cut(f);
 	case PLX_FWD_N_OPS:
 		break;
 	}
@@ -579,8 +612,17 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 	case PLX_FWD_QKV:
 	case PLX_FWD_OUT:
 	case PLX_FWD_DOWN:
+	case PLX_FWD_ROUTER:
 	case PLX_FWD_HEAD:
 		mat_units(f, units, lane);
+		break;
+	case PLX_FWD_ROUTE:
+	case PLX_FWD_GROUP:
+	case PLX_FWD_GATHER:
+	case PLX_FWD_EXP_UP:
+	case PLX_FWD_EXP_DOWN:
+	case PLX_FWD_EXP_SUM:
+		plx_fwd_moe_units(f, units, lane);
 		break;
 	case PLX_FWD_N_OPS:
 		break;
@@ -602,7 +644,7 @@ static const char *seg_at(const struct plx_k_mat *const w[], uint32_t n_seg, uin
 
 	while (i + 1 < n_seg && row >= tiles(w[i]))
 		row -= tiles(w[i++]);
-	return (const char *)row_at(w[i], row * PLX_K_TILE);
+	return (const char *)plx_fwd_row_at(w[i], row * PLX_K_TILE);
 }
 
 /* The same of gate and up. */
@@ -611,29 +653,32 @@ static const char *ffn_at(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 	const struct plx_fwd_layer *l = &f->layer[f->il];
 	uint32_t i = plx_cut_range(f->m->n_ff / PLX_FWD_GRAIN, n_share, share).begin;
 
-	return (const char *)granule_at(l, &l->gate, i);
+	return (const char *)granule_at(&l->gate, l->ffn_stride, i);
 }
 
 const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share)
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
-	bool to_head = f->op == PLX_FWD_DOWN && f->il + 1 == f->m->n_layer;
+	bool ends = f->op == PLX_FWD_DOWN || f->op == PLX_FWD_EXP_DOWN || f->op == PLX_FWD_EXP_SUM;
+	bool to_head = ends && f->il + 1 == f->m->n_layer;
 	const struct plx_k_mat *w[3] = {&f->head};
 	uint32_t n_seg = 1;
 
 	if (f->n_tok > PLX_FWD_AHEAD_TOK)
 		return NULL;
-	if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2)
+	if (f->op >= PLX_FWD_ROUTER && f->op <= PLX_FWD_EXP_UP)
+		return plx_fwd_moe_ahead(f, share, n_share);
+	if ((f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2) && f->moe == NULL)
 		return ffn_at(f, share, n_share);
-	if (f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) {
+	if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2) {
+		w[0] = &l->router;
+	} else if (f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) {
 		w[0] = &l->wo;
 	} else if (f->op == PLX_FWD_GATE_UP) {
 		w[0] = &l->down;
 	} else if (!to_head && f->op != PLX_FWD_HEAD_NORM) {
 		/* This layer's, the next one's, or, after the head, those of the next step. */
-		l = &f->layer[f->op == PLX_FWD_NORM1  ? f->il
-		              : f->op == PLX_FWD_DOWN ? f->il + 1
-		                                      : 0];
+		l = &f->layer[f->op == PLX_FWD_NORM1 ? f->il : ends ? f->il + 1 : 0];
 		w[0] = &l->wq;
 		w[1] = &l->wk;
 		w[2] = &l->wv;
@@ -645,8 +690,9 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 const char *plx_fwd_op_name(enum plx_fwd_op op)
 {
 	static const char *const name[PLX_FWD_N_OPS] = {
-	    "shift", "embed", "norm1",   "qkv",  "rope",      "attn", "qatt",
-	    "out",   "norm2", "gate_up", "down", "head_norm", "head"};
+	    "shift",  "embed",  "norm1",    "qkv",     "rope",      "attn",  "qatt",
+	    "out",    "norm2",  "gate_up",  "down",    "router",    "route", "group",
+	    "gather", "exp_up", "exp_down", "exp_sum", "head_norm", "head"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

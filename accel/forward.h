@@ -17,6 +17,7 @@
  *     QATT                         only where a KV head's outputs are no whole number of q8 blocks
  *     OUT                          x += Wo att
  *     NORM2, GATE_UP, DOWN         x += Wd (silu(Wg h) * (Wu h)), gate and up in one op
+ *       or, with experts, NORM2, ROUTER .. EXP_SUM (forward_moe.h)
  *   for each group of rows that want logits
  *     HEAD_NORM, HEAD              logits = W RMS(x) * output_norm
  *
@@ -48,6 +49,13 @@ enum plx_fwd_op {
 	PLX_FWD_NORM2,
 	PLX_FWD_GATE_UP,
 	PLX_FWD_DOWN,
+	PLX_FWD_ROUTER,
+	PLX_FWD_ROUTE,
+	PLX_FWD_GROUP,
+	PLX_FWD_GATHER,
+	PLX_FWD_EXP_UP,
+	PLX_FWD_EXP_DOWN,
+	PLX_FWD_EXP_SUM,
 	PLX_FWD_HEAD_NORM,
 	PLX_FWD_HEAD,
 	PLX_FWD_N_OPS,
@@ -65,6 +73,17 @@ enum plx_fwd_op {
 struct plx_fwd_layer {
 	struct plx_k_mat wq, wk, wv, wo, gate, up, down;
 	uint64_t ffn_stride; /* bytes */
+
+	/* With experts, in place of gate, up and down. */
+	struct plx_k_mat router;
+	struct plx_k_mat shared_gate;     /* one row; where there is a shared expert */
+	const struct plx_fwd_ffn *expert; /* [plx_fwd_n_ffn], the shared one behind the others */
+};
+
+/* One feed-forward network: a dense layer's, or an expert. */
+struct plx_fwd_ffn {
+	struct plx_k_mat gate, up, down;
+	uint64_t stride; /* as ffn_stride */
 };
 
 /* One sequence's share of a step, as the pass sees it. */
@@ -112,6 +131,8 @@ struct plx_fwd_act {
 	float *f32;            /* [n_tok][n] */
 };
 
+struct plx_fwd_moe;
+
 struct plx_fwd {
 	const struct plx_model *m;
 	const struct plx_kernels *k;
@@ -134,10 +155,11 @@ struct plx_fwd {
 	float *qkv;              /* [max_step_tokens][qkv_width] */
 	float *acc; /* [max_step_tokens][n_head][part_floats]; NULL for short contexts */
 	struct plx_fwd_act att;    /* [max_step_tokens][n_head * head_dim] */
-	struct plx_fwd_act mid;    /* [max_step_tokens][n_ff] */
+	struct plx_fwd_act mid;    /* [max_step_tokens][n_ff], or n_ff_shared */
 	struct plx_fwd_act last;   /* [head_group][n_embd] */
 	float *logits;             /* [head_group][logit_stride] */
 	struct plx_fwd_lane *lane; /* [n_threads] */
+	struct plx_fwd_moe *moe;   /* NULL in a dense model */
 
 	/* the step that runs */
 	uint32_t n_tok;
@@ -171,6 +193,26 @@ struct plx_fwd {
  * Errors: UNSUPPORTED, LIMIT; d names what.
  */
 int plx_fwd_check(const struct plx_model *m, const struct plx_dev_limits *lim, struct plx_diag *d);
+
+/* plx_fwd_n_ffn - experts of a layer, the shared one included; 0 in a dense model. */
+static inline uint32_t plx_fwd_n_ffn(const struct plx_model *m)
+{
+	return m->n_expert + (m->n_ff_shared > 0 ? 1 : 0);
+}
+
+/*
+ * plx_fwd_layer_mats - matrices of a layer. plx_fwd_layer_mat - the i-th as the file has it:
+ * wq, wk, wv, wo, then (dense) gate, up, down, or router, the shared expert's gate where there is
+ * one, and each expert's gate, up, down, the shared one's last.
+ */
+uint32_t plx_fwd_layer_mats(const struct plx_model *m);
+struct plx_tensor plx_fwd_layer_mat(const struct plx_model *m, uint32_t il, uint32_t i);
+
+/* plx_fwd_first_ffn - the index of the first gate; gate, up, down repeat from there on. */
+static inline uint32_t plx_fwd_first_ffn(const struct plx_model *m)
+{
+	return m->n_expert == 0 ? 4 : m->n_ff_shared > 0 ? 6 : 5;
+}
 
 /* plx_fwd_weight_bytes - all matrices repacked; 0 where a matrix can't be. */
 uint64_t plx_fwd_weight_bytes(const struct plx_model *m);

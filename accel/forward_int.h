@@ -1,4 +1,4 @@
-/* What forward.c and forward_attn.c share; nobody else includes it. */
+/* What the files of the pass (forward*.c) share; nobody else includes it. */
 #ifndef PLX_ACCEL_FORWARD_INT_H
 #define PLX_ACCEL_FORWARD_INT_H
 
@@ -34,5 +34,54 @@ double plx_fwd_attn_ns(const struct plx_fwd *f);
 
 /* plx_fwd_attn_units - units of ATTN: unit u is KV head u % n_head_kv of span u / n_head_kv. */
 void plx_fwd_attn_units(struct plx_fwd *f, struct plx_range u, uint32_t lane);
+
+/* ---- matrices and feed-forward networks (forward.c) ----------------------------------------- */
+
+/* plx_fwd_mat_ns - what a product by n_tok tokens takes one lane, roughly. */
+double plx_fwd_mat_ns(const struct plx_fwd *f, const struct plx_k_mat *w, uint32_t n_tok);
+
+/* plx_fwd_act_at - an activation from row on, rows being n wide. */
+static inline struct plx_fwd_act plx_fwd_act_at(const struct plx_fwd_act *a, size_t row, uint32_t n)
+{
+	return (struct plx_fwd_act){a->q8 != NULL ? a->q8 + row * (n / PLX_K_QBLOCK) : NULL,
+	                            a->bf16 != NULL ? a->bf16 + row * n : NULL,
+	                            a->f32 != NULL ? a->f32 + row * n : NULL};
+}
+
+/* plx_fwd_row_at - where row, a multiple of PLX_K_TILE, begins. */
+static inline const uint8_t *plx_fwd_row_at(const struct plx_k_mat *w, uint32_t row)
+{
+	return (const uint8_t *)w->data +
+	       row / PLX_K_TILE * plx_k_pack_bytes(w->type, PLX_K_TILE, w->n_in);
+}
+
+/*
+ * plx_fwd_fetch - the kernels fetch this far ahead of where they read, so the first bytes of a
+ * stretch are fetched here: without that each stretch would begin at the pace of single cache
+ * misses.
+ */
+#define PLX_FWD_FETCH_BYTES 4096u
+
+static inline void plx_fwd_fetch(const void *at)
+{
+	for (uint32_t i = 0; i < PLX_FWD_FETCH_BYTES; i += 64)
+		__builtin_prefetch((const char *)at + i);
+}
+
+/*
+ * The first half of a feed-forward network for rows of activations that lie together:
+ * out[t] = silu(gate in[t]) * (up in[t]), times scale[t] where scale is not NULL.
+ */
+struct plx_fwd_gated {
+	const struct plx_fwd_ffn *w;
+	struct plx_fwd_act in;
+	struct plx_fwd_act out;
+	const float *scale;
+};
+
+/* plx_fwd_gated_rows - granules of it, for at most PLX_FWD_TOK_CHUNK rows t of tok. */
+void plx_fwd_gated_rows(const struct plx_fwd *f, const struct plx_fwd_gated *g,
+                        struct plx_range granule, struct plx_range tok,
+                        const struct plx_fwd_lane *s);
 
 #endif

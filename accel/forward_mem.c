@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "accel/forward_moe.h"
 #include "fw/base/err.h"
 
 /* Logits held at once: as many rows as this many bytes hold, within 8 to 64. */
@@ -14,12 +15,56 @@ static uint32_t max_positions(const struct plx_dev_limits *lim)
 	return lim->max_seq_blocks * lim->block_tokens;
 }
 
-static const struct plx_tensor *layer_tensor(const struct plx_layer *l, uint32_t i)
+uint32_t plx_fwd_layer_mats(const struct plx_model *m)
 {
-	const struct plx_tensor *t[7] = {&l->wq,   &l->wk, &l->wv,  &l->wo,
-	                                 &l->gate, &l->up, &l->down};
+	return plx_fwd_first_ffn(m) + 3 * (m->n_expert > 0 ? plx_fwd_n_ffn(m) : 1);
+}
 
-	return t[i];
+/* Expert e's rows out of those of all. */
+static struct plx_tensor expert_rows(const struct plx_model *m, struct plx_tensor t, uint32_t e)
+{
+	t.n_rows /= m->n_expert;
+	t.bytes /= m->n_expert;
+	t.data += e * t.bytes;
+	return t;
+}
+
+/* A vector as a matrix of one row. */
+static struct plx_tensor one_row(const float *v, uint32_t n)
+{
+	uint64_t bytes = n * sizeof(float);
+
+	return (struct plx_tensor){(const uint8_t *)v, PLX_Q_F32, 1, n, bytes, bytes};
+}
+
+struct plx_tensor plx_fwd_layer_mat(const struct plx_model *m, uint32_t il, uint32_t i)
+{
+	const struct plx_layer *l = &m->layer[il];
+	uint32_t first = plx_fwd_first_ffn(m), part = i < first ? 0 : (i - first) % 3;
+	const struct plx_tensor *head[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->router};
+	const struct plx_tensor *ffn[] = {&l->gate, &l->up, &l->down};
+	const struct plx_tensor *all[] = {&l->exp_gate, &l->exp_up, &l->exp_down};
+
+	if (i < first)
+		return i == 5 ? one_row(l->shared_gate, m->n_embd) : *head[i];
+	uint32_t e = (i - first) / 3;
+
+	return e < m->n_expert ? expert_rows(m, *all[part], e) : *ffn[part];
+}
+
+/* The widths that must be whole blocks; the experts' where there are experts. */
+static int widths_check(const struct plx_model *m, struct plx_diag *d)
+{
+	uint32_t ff = m->n_expert > 0 ? m->n_ff_expert : m->n_ff;
+
+	if (m->n_embd % 32 != 0 || ff % 32 != 0 || m->n_ff_shared % 32 != 0 ||
+	    m->n_head * m->head_dim % 32 != 0)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: widths %u, %u and %u; the CPU device runs multiples of 32",
+		                    m->name, m->n_embd,
+		                    m->n_ff_shared % 32 != 0 ? m->n_ff_shared : ff,
+		                    m->n_head * m->head_dim);
+	return PLX_E_OK;
 }
 
 static int shapes_check(const struct plx_model *m, struct plx_diag *d)
@@ -29,10 +74,6 @@ static int shapes_check(const struct plx_model *m, struct plx_diag *d)
 		                    "%s: heads of %u dimensions; the CPU device runs multiples of "
 		                    "16 up to %u",
 		                    m->name, m->head_dim, PLX_K_HEAD_DIM_MAX);
-	if (m->n_embd % 32 != 0 || m->n_ff % 32 != 0 || m->n_head * m->head_dim % 32 != 0)
-		return plx_diag_set(d, PLX_E_UNSUPPORTED,
-		                    "%s: widths %u, %u and %u; the CPU device runs multiples of 32",
-		                    m->name, m->n_embd, m->n_ff, m->n_head * m->head_dim);
 	if (m->n_vocab > PLX_MODEL_MAX_VOCAB)
 		return plx_diag_set(d, PLX_E_LIMIT, "%s: a vocabulary of %u; at most %u", m->name,
 		                    m->n_vocab, PLX_MODEL_MAX_VOCAB);
@@ -43,6 +84,8 @@ int plx_fwd_check(const struct plx_model *m, const struct plx_dev_limits *lim, s
 {
 	int err = shapes_check(m, d);
 
+	if (err == 0)
+		err = widths_check(m, d);
 	if (err != 0)
 		return err;
 	if ((uint64_t)lim->max_seq_blocks * lim->block_tokens > PLX_MODEL_MAX_CTX)
@@ -69,8 +112,9 @@ uint64_t plx_fwd_weight_bytes(const struct plx_model *m)
 	bool all = sum > 0;
 
 	for (uint32_t il = 0; il < m->n_layer; il++)
-		for (uint32_t i = 0; i < 7; i++) {
-			uint64_t b = mat_bytes(layer_tensor(&m->layer[il], i));
+		for (uint32_t i = 0; i < plx_fwd_layer_mats(m); i++) {
+			struct plx_tensor t = plx_fwd_layer_mat(m, il, i);
+			uint64_t b = mat_bytes(&t);
 
 			all = all && b > 0;
 			sum += b;
@@ -138,30 +182,94 @@ static void carve_act(struct carver *c, struct plx_fwd_act *a, struct forms f, u
 	a->f32 = f.f32 ? carve_floats(c, n_tok * n) : NULL;
 }
 
-static void carve_acts(struct carver *c, struct plx_fwd *f)
+/* What each activation's matrices take. */
+struct all_forms {
+	struct forms norm, att, mid, last;
+	struct forms in, mid_expert; /* of the experts but the shared one */
+};
+
+static void forms_join(struct forms *f, const struct forms *g)
 {
-	const struct plx_model *m = f->m;
-	struct forms norm = {0}, att = {0}, mid = {0}, last = {0};
-	uint64_t n_tok = f->lim.max_step_tokens;
+	f->q8 = f->q8 || g->q8;
+	f->bf16 = f->bf16 || g->bf16;
+	f->f32 = f->f32 || g->f32;
+}
+
+static void forms_of_experts(struct all_forms *a, const struct plx_model *m,
+                             const struct plx_layer *l)
+{
+	forms_add(&a->norm, &l->router);
+	forms_add(&a->in, &l->exp_gate);
+	forms_add(&a->in, &l->exp_up);
+	forms_add(&a->mid_expert, &l->exp_down);
+	forms_join(&a->norm, &a->in);                    /* what is gathered comes from norm */
+	a->norm.f32 = a->norm.f32 || m->n_ff_shared > 0; /* its gate is f32 */
+}
+
+static struct all_forms forms_of(const struct plx_model *m)
+{
+	struct all_forms a = {0};
 
 	for (uint32_t il = 0; il < m->n_layer; il++) {
 		const struct plx_layer *l = &m->layer[il];
 
-		forms_add(&norm, &l->wq);
-		forms_add(&norm, &l->wk);
-		forms_add(&norm, &l->wv);
-		forms_add(&norm, &l->gate);
-		forms_add(&norm, &l->up);
-		forms_add(&att, &l->wo);
-		forms_add(&mid, &l->down);
+		forms_add(&a.norm, &l->wq);
+		forms_add(&a.norm, &l->wk);
+		forms_add(&a.norm, &l->wv);
+		forms_add(&a.att, &l->wo);
+		if (m->n_expert > 0)
+			forms_of_experts(&a, m, l);
+		if (m->n_expert > 0 && m->n_ff_shared == 0)
+			continue;
+		forms_add(&a.norm, &l->gate);
+		forms_add(&a.norm, &l->up);
+		forms_add(&a.mid, &l->down);
 	}
-	forms_add(&last, &m->output);
-	f->att_by_head = !att.q8 || m->n_head / m->n_head_kv * m->head_dim % PLX_K_QBLOCK == 0;
-	att.f32 = att.f32 || !f->att_by_head;
-	carve_act(c, &f->norm, norm, n_tok, m->n_embd);
-	carve_act(c, &f->att, att, n_tok, m->n_head * m->head_dim);
-	carve_act(c, &f->mid, mid, n_tok, m->n_ff);
-	carve_act(c, &f->last, last, f->head_group, m->n_embd);
+	forms_add(&a.last, &m->output);
+	return a;
+}
+
+/* What the experts' ops need; into *x, which is f->moe or, while only counting, nobody's. */
+static void carve_moe(struct carver *c, const struct plx_fwd *f, const struct all_forms *a,
+                      struct plx_fwd_moe *x)
+{
+	const struct plx_model *m = f->m;
+	uint64_t n_tok = f->lim.max_step_tokens, rows = n_tok * m->n_expert_used;
+
+	x->n_used = m->n_expert_used;
+	x->stride = (plx_fwd_n_ffn(m) + 15) & ~15u;
+	x->logits = carve_floats(c, n_tok * x->stride);
+	x->pick = carve(c, rows, sizeof(*x->pick));
+	x->weight = carve_floats(c, rows);
+	x->row_of = carve(c, rows, sizeof(*x->row_of));
+	x->tok_of = carve(c, rows, sizeof(*x->tok_of));
+	x->scale = carve_floats(c, rows + n_tok);
+	x->n_of = carve(c, m->n_expert, sizeof(*x->n_of));
+	x->heat = carve(c, (uint64_t)m->n_layer * m->n_expert, sizeof(*x->heat));
+	x->job = carve(c, plx_fwd_moe_jobs(m, f->lim.max_step_tokens), sizeof(*x->job));
+	carve_act(c, &x->in, a->in, rows, m->n_embd);
+	carve_act(c, &x->mid, a->mid_expert, rows, m->n_ff_expert);
+	x->out = carve_floats(c, (rows + (m->n_ff_shared > 0 ? n_tok : 0)) * m->n_embd);
+	x->ffn = carve(c, (uint64_t)m->n_layer * plx_fwd_n_ffn(m), sizeof(*x->ffn));
+}
+
+static void carve_acts(struct carver *c, struct plx_fwd *f)
+{
+	const struct plx_model *m = f->m;
+	struct all_forms a = forms_of(m);
+	uint64_t n_tok = f->lim.max_step_tokens;
+	struct plx_fwd_moe moe;
+
+	f->att_by_head = !a.att.q8 || m->n_head / m->n_head_kv * m->head_dim % PLX_K_QBLOCK == 0;
+	a.att.f32 = a.att.f32 || !f->att_by_head;
+	carve_act(c, &f->norm, a.norm, n_tok, m->n_embd);
+	carve_act(c, &f->att, a.att, n_tok, m->n_head * m->head_dim);
+	carve_act(c, &f->mid, a.mid, n_tok, m->n_expert > 0 ? m->n_ff_shared : m->n_ff);
+	carve_act(c, &f->last, a.last, f->head_group, m->n_embd);
+	if (m->n_expert == 0)
+		return;
+	f->moe = carve(c, 1, sizeof(*f->moe));
+	carve_moe(c, f, &a, f->moe != NULL ? f->moe : &moe);
 }
 
 static void carve_lane(struct carver *c, const struct plx_fwd *f, struct plx_fwd_lane *s)

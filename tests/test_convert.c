@@ -94,7 +94,7 @@ static void test_logits_are_those_of_transformers(void **state)
 		print_message("%s: against transformers: %.1e\n", names[i], worst);
 		assert_true(worst <= REF_BOUND);
 		assert_true(fabs(g.logits[0]) > 1e-3);
-		if (m->n_expert == 0)
+		if (m->n_ff_expert % 32 == 0) /* what the CPU device runs */
 			check_device(names[i], m->layer[0].wq.type, &g);
 		plx_t_golden_free(&g);
 		plx_model_close(m);

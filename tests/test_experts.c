@@ -212,8 +212,31 @@ static void test_the_honest_head_opens(void **state)
 	free(image);
 }
 
+static int info_without_caps(struct plx_dev *dev, struct plx_dev_info *out)
+{
+	(void)dev;
+	(void)out;
+	return 0;
+}
+
 /* A device that has no experts says so, instead of running half a model. */
-static void test_the_device_refuses(void **state)
+static void test_a_device_without_experts_refuses(void **state)
+{
+	static const struct plx_dev_ops ops = {.info = info_without_caps};
+	struct plx_dev dev = {.ops = &ops};
+	struct plx_dev_limits lim = devkit_limits();
+	struct plx_diag d = {0};
+	struct plx_model *m;
+
+	(void)state;
+	assert_int_equal(plx_model_open(mtool_path("mixtral"), &m, NULL), 0);
+	assert_int_equal(plx_dev_load_begin(&dev, m, &lim, &d), PLX_E_UNSUPPORTED);
+	assert_non_null(strstr(d.text, "this device does not run experts"));
+	plx_model_close(m);
+}
+
+/* Nor does the CPU device run experts whose width is no whole number of blocks: 48. */
+static void test_the_cpu_device_refuses_a_width(void **state)
 {
 	struct plx_dev_conf conf = {.kind = "cpu", .name = "cpu0", .isa = "auto"};
 	struct plx_dev_limits lim = devkit_limits();
@@ -225,7 +248,8 @@ static void test_the_device_refuses(void **state)
 	assert_int_equal(plx_model_open(mtool_path("mixtral"), &m, NULL), 0);
 	assert_int_equal(plx_dev_open(&conf, &dev, &d), 0);
 	assert_int_equal(plx_dev_load_begin(dev, m, &lim, &d), PLX_E_UNSUPPORTED);
-	assert_non_null(strstr(d.text, "no device of this build runs it"));
+	assert_non_null(
+	    strstr(d.text, "widths 32, 48 and 32; the CPU device runs multiples of 32"));
 	plx_dev_close(dev);
 	plx_model_close(m);
 }
@@ -235,7 +259,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_lies_are_refused),
 	    cmocka_unit_test(test_the_honest_head_opens),
-	    cmocka_unit_test(test_the_device_refuses),
+	    cmocka_unit_test(test_a_device_without_experts_refuses),
+	    cmocka_unit_test(test_the_cpu_device_refuses_a_width),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,7 +1,8 @@
 """Makes tests/golden/tiny: tiny random models as GGUF, with the logits that transformers gives.
 
 The oracle is transformers on the CPU in double precision; the files are written by the gguf
-package. Run: python3 tests/gen/tiny_models.py tests/golden/tiny  (versions: requirements.txt)
+package. Run: python3 tests/gen/tiny_models.py tests/golden/tiny [MODEL ...]
+(versions: requirements.txt)
 """
 
 import sys
@@ -12,10 +13,14 @@ import torch
 import transformers
 from transformers import modeling_rope_utils
 from transformers.models.llama import modeling_llama
+from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen2_moe import modeling_qwen2_moe
 from transformers.models.qwen3 import modeling_qwen3
+from transformers.models.qwen3_moe import modeling_qwen3_moe
 
 N_TOK = 20
+Q = gguf.GGMLQuantizationType
 
 
 class DoubleTorch:
@@ -28,7 +33,8 @@ class DoubleTorch:
         return getattr(torch, name)
 
 
-for module in (modeling_rope_utils, modeling_llama, modeling_qwen2, modeling_qwen3):
+for module in (modeling_rope_utils, modeling_llama, modeling_mixtral, modeling_qwen2,
+               modeling_qwen2_moe, modeling_qwen3, modeling_qwen3_moe):
     module.torch = DoubleTorch()
 
 
@@ -76,11 +82,42 @@ def qwen3():
         rope_theta=1000000.0, tie_word_embeddings=True, use_sliding_window=False, **COMMON)
 
 
+def mixtral():
+    """Two of four experts, their weights made to sum to one; F16 matrices."""
+    return transformers.MixtralConfig(
+        hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, max_position_embeddings=128, rope_theta=1000000.0,
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=None,
+        tie_word_embeddings=False, **COMMON)
+
+
+def qwen2moe():
+    """Three of eight experts, weights as they are, a wider shared expert; Q8_0 matrices."""
+    return transformers.Qwen2MoeConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, max_position_embeddings=128, rope_theta=1000000.0,
+        num_experts=8, num_experts_per_tok=3, moe_intermediate_size=32,
+        shared_expert_intermediate_size=64, norm_topk_prob=False, use_sliding_window=False,
+        tie_word_embeddings=False, **COMMON)
+
+
+def qwen3moe():
+    """Four of sixteen experts, weights made to sum to one; three layers; F16 matrices."""
+    return transformers.Qwen3MoeConfig(
+        hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, vocab_size=64, max_position_embeddings=128,
+        rope_theta=1000000.0, num_experts=16, num_experts_per_tok=4, moe_intermediate_size=32,
+        norm_topk_prob=True, use_sliding_window=False, tie_word_embeddings=True, **COMMON)
+
+
 MODELS = {
-    "llama3": (llama3, transformers.LlamaForCausalLM, "llama", np.float32),
-    "llama-linear": (llama_linear, transformers.LlamaForCausalLM, "llama", np.float16),
-    "qwen2": (qwen2, transformers.Qwen2ForCausalLM, "qwen2", np.float32),
-    "qwen3": (qwen3, transformers.Qwen3ForCausalLM, "qwen3", np.float32),
+    "llama3": (llama3, transformers.LlamaForCausalLM, "llama", Q.F32),
+    "llama-linear": (llama_linear, transformers.LlamaForCausalLM, "llama", Q.F16),
+    "qwen2": (qwen2, transformers.Qwen2ForCausalLM, "qwen2", Q.F32),
+    "qwen3": (qwen3, transformers.Qwen3ForCausalLM, "qwen3", Q.F32),
+    "mixtral": (mixtral, transformers.MixtralForCausalLM, "llama", Q.F16),
+    "qwen2moe": (qwen2moe, transformers.Qwen2MoeForCausalLM, "qwen2moe", Q.Q8_0),
+    "qwen3moe": (qwen3moe, transformers.Qwen3MoeForCausalLM, "qwen3moe", Q.F16),
 }
 
 LAYER_NAMES = {
@@ -98,7 +135,15 @@ LAYER_NAMES = {
     "mlp.gate_proj.weight": "ffn_gate.weight",
     "mlp.up_proj.weight": "ffn_up.weight",
     "mlp.down_proj.weight": "ffn_down.weight",
+    "block_sparse_moe.gate.weight": "ffn_gate_inp.weight",
+    "mlp.gate.weight": "ffn_gate_inp.weight",
+    "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
+    "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
+    "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
+    "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
 }
+EXPERT_NAMES = {"w1": "gate", "w2": "down", "w3": "up",
+                "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 END_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -106,7 +151,16 @@ END_NAMES = {
 }
 
 
-def randomise(model, seed, dtype):
+def is_router(name):
+    return name.endswith("mlp.gate.weight") or "moe.gate." in name or "expert_gate." in name
+
+
+def stored_type(name, p, qtype):
+    """Matrices are of the model's type; vectors and routers stay F32."""
+    return qtype if p.dim() == 2 and not is_router(name) else Q.F32
+
+
+def randomise(model, seed, qtype):
     """Weights large enough that attention is far from uniform; norms about 1; biases about 0.5."""
     gen = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
@@ -119,15 +173,16 @@ def randomise(model, seed, dtype):
             x = 0.7 * x
         else:
             x = x * (1.6 / p.shape[1] ** 0.5)
-        if p.dim() == 2:
-            x = torch.from_numpy(x.numpy().astype(dtype).astype(np.float32))
-        p.data = x
+        kind = stored_type(name, p, qtype)
+        p.data = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(x.numpy(), kind), kind))
 
 
 def gguf_name(name):
     if name in END_NAMES:
         return END_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
+    if ".experts." in rest:
+        return f"blk.{layer}.ffn_{EXPERT_NAMES[rest.split('.')[3]]}_exps.weight"
     return f"blk.{layer}.{LAYER_NAMES[rest]}"
 
 
@@ -153,7 +208,14 @@ def write_config(w, arch, cfg):
         w.add_value_length(head_dim)
     if arch == "llama":
         w.add_rope_dimension_count(head_dim)
-    scaling = cfg.rope_scaling or {}
+    if hasattr(cfg, "num_experts_per_tok"):
+        w.add_expert_count(getattr(cfg, "num_experts", None) or cfg.num_local_experts)
+        w.add_expert_used_count(cfg.num_experts_per_tok)
+    if hasattr(cfg, "moe_intermediate_size"):
+        w.add_expert_feed_forward_length(cfg.moe_intermediate_size)
+    if hasattr(cfg, "shared_expert_intermediate_size"):
+        w.add_expert_shared_feed_forward_length(cfg.shared_expert_intermediate_size)
+    scaling = getattr(cfg, "rope_scaling", None) or {}
     if scaling.get("rope_type") == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(scaling["factor"])
@@ -166,19 +228,34 @@ def llama3_factors(cfg):
     return (plain / scaled).numpy().astype(np.float32)
 
 
-def write_model(path, name, arch, cfg, model, dtype):
-    w = gguf.GGUFWriter(path, arch)
-    w.add_name(f"tiny random {name}")
-    write_config(w, arch, cfg)
-    if (cfg.rope_scaling or {}).get("rope_type") == "llama3":
-        w.add_tensor("rope_freqs.weight", llama3_factors(cfg))
+def tensors(arch, cfg, model, qtype):
+    """Name, values and type of each tensor; an expert's matrices lie behind each other in one."""
+    stacks = {}
     for key, p in model.named_parameters():
         x = p.detach().numpy().astype(np.float32)
         if arch == "llama" and "q_proj" in key:
             x = adjacent_pairs(x, cfg.num_attention_heads)
         if arch == "llama" and "k_proj" in key:
             x = adjacent_pairs(x, cfg.num_key_value_heads)
-        w.add_tensor(gguf_name(key), x.astype(dtype) if x.ndim == 2 else x)
+        if "expert_gate." in key:
+            x = x[0]
+        kind = stored_type(key, p, qtype)
+        if ".experts." in key:
+            stacks.setdefault(gguf_name(key), []).append(x)
+        else:
+            yield gguf_name(key), x, kind
+    for name, x in stacks.items():
+        yield name, np.stack(x), qtype
+
+
+def write_model(path, name, arch, cfg, model, qtype):
+    w = gguf.GGUFWriter(path, arch)
+    w.add_name(f"tiny random {name}")
+    write_config(w, arch, cfg)
+    if (getattr(cfg, "rope_scaling", None) or {}).get("rope_type") == "llama3":
+        w.add_tensor("rope_freqs.weight", llama3_factors(cfg))
+    for key, x, kind in tensors(arch, cfg, model, qtype):
+        w.add_tensor(key, gguf.quants.quantize(x, kind), raw_dtype=kind)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -194,11 +271,11 @@ def write_logits(path, ids, logits):
 
 
 def make(out, name, seed):
-    config, cls, arch, dtype = MODELS[name]
+    config, cls, arch, qtype = MODELS[name]
     cfg = config()
     model = cls(cfg).eval()
-    randomise(model, seed, dtype)
-    write_model(f"{out}/{name}.gguf", name, arch, cfg, model, dtype)
+    randomise(model, seed, qtype)
+    write_model(f"{out}/{name}.gguf", name, arch, cfg, model, qtype)
     ids = np.random.default_rng(seed).integers(0, cfg.vocab_size, N_TOK).tolist()
     model = model.double()
     # Where the f64 pass is not f64 throughout, .float() is what is left to catch.
@@ -214,4 +291,6 @@ def make(out, name, seed):
 
 if __name__ == "__main__":
     for number, model_name in enumerate(MODELS):
+        if len(sys.argv) > 2 and model_name not in sys.argv[2:]:
+            continue
         make(sys.argv[1], model_name, 1000 + number)

@@ -368,14 +368,11 @@ static int inspect_model(const struct plx_mtool_options *o, json_t *r, struct pl
 	struct plx_model *m;
 	int err = plx_model_open(o->in, &m, &why);
 
-	json_object_set_new(r, "runs", json_boolean(err == 0 && m->n_expert == 0));
+	json_object_set_new(r, "runs", json_boolean(err == 0));
 	if (err) {
 		json_object_set_new(r, "why_not", json_string(why.text));
 		return 0;
 	}
-	if (m->n_expert > 0)
-		json_object_set_new(r, "why_not",
-		                    json_string("no device of this build runs experts"));
 	json_object_set_new(r, "name", json_string(m->name));
 	json_object_set_new(r, "sizes", sizes(m));
 	json_object_set_new(r, "token", costs(m));
