@@ -290,7 +290,8 @@ struct plx_sched_draft {
 	uint64_t out_id;    /* the last step with drafts */
 	uint64_t waited_id; /* the last step that came after a wait */
 	uint64_t last_end_ns;
-	double gap_ns; /* the device idles so long while the batcher learns of its step */
+	double gap_ns;  /* the device idles so long while the batcher learns of its step */
+	uint64_t waits; /* steps that were given late for the sake of drafts */
 	uint64_t drafted[PLX_DRAFTERS], accepted[PLX_DRAFTERS];
 };
 

@@ -260,8 +260,10 @@ void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id)
 {
 	struct plx_sched_draft *d = &s->draft;
 
-	if (d->waited)
+	if (d->waited) {
 		d->waited_id = step_id;
+		d->waits++;
+	}
 	d->waited = false;
 	d->decided = false;
 }

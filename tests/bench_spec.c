@@ -1,0 +1,350 @@
+/*
+ * What drafting brings on a real model: tokens a second of the scheduler over the CPU device with
+ * drafts against without, in turn, greedy, one and four answers at once; the ids must be the same.
+ *
+ *   bench_spec [model.gguf [summary | code | talk | random | sampled | all [runs [threads
+ * [batch]]]]]
+ *
+ * summary, code, talk: prompts of tests/spec. random: prompts of ids drawn evenly from the
+ * vocabulary. sampled: the summary's prompts answered at temperature 1.5, so that nothing repeats.
+ *
+ * On one thread time is the process's CPU time, which a busy machine disturbs less.
+ *
+ * One line a workload and batch: medians and ranges of tokens a second from the first token on, the
+ * ratio of each pair of runs (median, least, most), and what was drafted and accepted.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "accel/model/tokenizer.h"
+#include "dataplane/batch/sched.h"
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+#include "tests/lib/devkit.h"
+#include "tests/lib/model_path.h"
+
+#define N_PROMPTS 4u
+#define MAX_IDS   1024u
+#define MAX_TEXT  16384u
+#define N_NEW     128u
+#define N_RANDOM  300u
+#define CTX       1536u
+#define BT        32u
+#define MAX_RUNS  25u
+
+struct answer {
+	int32_t id[N_NEW];
+	uint32_t n;
+	bool over;
+};
+
+struct bench {
+	struct devkit kit;
+	struct plx_sched sched;
+	struct plx_arena arena;
+	int32_t prompt[N_PROMPTS][MAX_IDS];
+	uint32_t n_prompt[N_PROMPTS];
+	float temperature;
+	struct answer got[N_PROMPTS], want[N_PROMPTS];
+	uint64_t begin_ns, end_ns; /* first and last id of a run */
+	uint64_t n_ids;            /* after the first */
+};
+
+static struct bench b;
+
+/* ---- prompts ---- */
+
+static uint32_t encode(const char *text)
+{
+	static struct plx_tok *t;
+	static struct plx_tok_scratch *s;
+	static uint32_t at;
+	int32_t *ids = b.prompt[at % N_PROMPTS];
+
+	if (!t) {
+		PLX_CHECK(plx_tok_open(&t, b.kit.model->gguf, NULL) == 0);
+		PLX_CHECK(plx_tok_scratch_new(&s, t, MAX_TEXT, NULL) == 0);
+	}
+	int n = plx_tok_encode(s, text, (uint32_t)strlen(text), PLX_TOK_SPECIALS, ids, MAX_IDS);
+
+	PLX_CHECK(n > 0);
+	b.n_prompt[at++ % N_PROMPTS] = (uint32_t)n;
+	return (uint32_t)n;
+}
+
+/* Turns between lines of dashes, the user's first, as a ChatML prompt. */
+static void encode_talk(char *talk)
+{
+	static char out[MAX_TEXT];
+	static const char *role[2] = {"user", "assistant"};
+	size_t len = 0;
+	uint32_t turn = 0;
+
+	for (char *next; talk; talk = next, turn++) {
+		next = strstr(talk, "-----\n");
+		if (next) {
+			*next = 0;
+			next += 6;
+		}
+		len += (size_t)snprintf(out + len, sizeof(out) - len,
+		                        "<|im_start|>%s\n%.*s<|im_end|>\n", role[turn % 2],
+		                        (int)strlen(talk) - 1, talk);
+		PLX_CHECK(len < sizeof(out));
+	}
+	snprintf(out + len, sizeof(out) - len, "<|im_start|>assistant\n");
+	encode(out);
+}
+
+static void read_prompts(const char *name)
+{
+	static char text[MAX_TEXT];
+	char path[128];
+
+	snprintf(path, sizeof(path), "tests/spec/%s.txt", name);
+	FILE *f = fopen(path, "r");
+
+	if (!f)
+		fprintf(stderr, "%s: run from the repository's root\n", path);
+	PLX_CHECK(f != NULL);
+	size_t n = fread(text, 1, sizeof(text) - 1, f);
+
+	fclose(f);
+	text[n] = 0;
+	char *at = text;
+
+	for (uint32_t i = 0; i < N_PROMPTS; i++) {
+		char *next = strstr(at, "=====\n");
+
+		PLX_CHECK(next != NULL || i == N_PROMPTS - 1);
+		if (next)
+			*next = 0;
+		encode_talk(at);
+		at = next + 6;
+	}
+}
+
+static void random_prompts(void)
+{
+	uint64_t x = 1;
+
+	for (uint32_t i = 0; i < N_PROMPTS; i++) {
+		b.n_prompt[i] = N_RANDOM;
+		for (uint32_t k = 0; k < N_RANDOM; k++) {
+			x = x * UINT64_C(6364136223846793005) + 1442695040888963407u;
+			b.prompt[i][k] = (int32_t)((x >> 33) % b.kit.model->n_vocab);
+		}
+	}
+}
+
+/* ---- the scheduler ---- */
+
+/* Now, in the time that is measured. */
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	if (b.kit.lim.n_threads > 1)
+		return plx_clock_ns();
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * PLX_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
+                     float logprob, const struct plx_top *top, uint32_t n_top, enum plx_seq_end end,
+                     uint64_t device_ns)
+{
+	(void)ctx, (void)sample, (void)logprob, (void)top, (void)n_top, (void)end;
+	(void)device_ns;
+	PLX_CHECK(index < N_NEW);
+	b.got[key].id[index] = id;
+	b.got[key].n = index + 1;
+	b.n_ids++;
+	if (index == 0) { /* of the last prompt: all decode from now on */
+		b.begin_ns = now();
+		b.n_ids = 0;
+	}
+	b.end_ns = now();
+}
+
+static void on_end(void *ctx, uint32_t key, uint16_t sample, enum plx_seq_end end,
+                   uint64_t device_ns)
+{
+	(void)ctx, (void)key, (void)sample, (void)end, (void)device_ns;
+}
+
+static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
+{
+	(void)ctx;
+	PLX_CHECK(f->kind == PLX_SCHED_DONE);
+	b.got[key].over = true;
+}
+
+static void open_sched(void)
+{
+	struct plx_sched_sink sink = {NULL, on_token, on_end, on_final};
+	struct plx_diag d = {""};
+	struct plx_sched_conf c = {.n_keys = N_PROMPTS,
+	                           .n_slots = N_PROMPTS,
+	                           .n_blocks = b.kit.lim.n_blocks,
+	                           .block_tokens = BT,
+	                           .ctx_tokens = CTX,
+	                           .max_prompt = MAX_IDS,
+	                           .max_new = N_NEW,
+	                           .step_tokens = b.kit.lim.max_step_tokens,
+	                           .step_seqs = N_PROMPTS,
+	                           .steps_in_flight = 2,
+	                           .window = CTX,
+	                           .pause_ns = UINT64_MAX,
+	                           .draft_ids = CTX};
+
+	PLX_CHECK(plx_arena_open(&b.arena, plx_sched_bytes(&c), &d) == 0);
+	PLX_CHECK(plx_sched_init(&b.sched, &b.arena, &c, &sink, &d) == 0);
+}
+
+static void add(uint32_t key)
+{
+	struct plx_sched_admit out;
+	struct plx_sched_job j = {
+	    .ids = b.prompt[key],
+	    .n_ids = b.n_prompt[key],
+	    .max_new = N_NEW,
+	    .n_samples = 1,
+	    .ignore_eos = true,
+	    .sampler = {
+		.temperature = b.temperature, .top_p = 1, .repeat_penalty = 1, .seed = 7 + key}};
+
+	b.got[key].over = false;
+	b.got[key].n = 0;
+	PLX_CHECK(plx_sched_add(&b.sched, key, &j, plx_clock_ns(), &out) == 0);
+}
+
+static void run_all(void)
+{
+	uint32_t free_step[2] = {0, 1}, n_free = 2;
+
+	while (!plx_sched_idle(&b.sched)) {
+		while (n_free > 0) {
+			uint32_t idx = free_step[n_free - 1];
+
+			if (!plx_sched_fill(&b.sched, plx_queue_step(b.kit.q, idx), 10000,
+			                    plx_clock_ns()))
+				break;
+			n_free--;
+			PLX_CHECK(plx_queue_submit(b.kit.q, idx) == 0);
+		}
+		uint32_t idx = devkit_wait(&b.kit);
+		struct plx_step *st = plx_queue_step(b.kit.q, idx);
+
+		PLX_CHECK(st->status == 0);
+		plx_sched_done(&b.sched, st, 0, plx_clock_ns());
+		free_step[n_free++] = idx;
+	}
+}
+
+/* ---- a workload ---- */
+
+/* Tokens a second from when all decode. */
+static double run(uint32_t batch, bool drafts)
+{
+	b.sched.draft.n_by = drafts ? 1 : 0;
+	for (uint32_t i = 0; i < batch; i++)
+		add(i);
+	run_all();
+	return (double)b.n_ids / ((double)(b.end_ns - b.begin_ns) / 1e9);
+}
+
+static int by_value(const void *a, const void *c)
+{
+	double x = *(const double *)a, y = *(const double *)c;
+
+	return (x > y) - (x < y);
+}
+
+static void compare(const char *name, uint32_t batch)
+{
+	for (uint32_t i = 0; i < batch; i++)
+		if (memcmp(b.got[i].id, b.want[i].id, sizeof(b.want[i].id)) != 0) {
+			printf("bench_spec: %s: with drafts answer %u differs\n", name, i);
+			exit(1);
+		}
+}
+
+static void bench(const char *name, uint32_t batch, uint32_t n_runs)
+{
+	double off[MAX_RUNS], on[MAX_RUNS], ratio[MAX_RUNS];
+
+	run(batch, false); /* the cost model learns, caches warm */
+	memcpy(b.want, b.got, sizeof(b.want));
+	run(batch, true);
+	compare(name, batch);
+	uint64_t drafted = b.sched.draft.drafted[0], accepted = b.sched.draft.accepted[0];
+
+	for (uint32_t i = 0; i < n_runs; i++) {
+		/* Who goes first changes. */
+		if (i % 2)
+			on[i] = run(batch, true);
+		off[i] = run(batch, false);
+		if (i % 2 == 0)
+			on[i] = run(batch, true);
+		compare(name, batch);
+		ratio[i] = on[i] / off[i];
+	}
+	drafted = b.sched.draft.drafted[0] - drafted;
+	accepted = b.sched.draft.accepted[0] - accepted;
+
+	qsort(off, n_runs, sizeof(off[0]), by_value);
+	qsort(on, n_runs, sizeof(on[0]), by_value);
+	qsort(ratio, n_runs, sizeof(ratio[0]), by_value);
+	printf("bench_spec: %-8s batch %u: %6.1f tokens/s (%.1f-%.1f) without, %6.1f (%.1f-%.1f) "
+	       "with drafts; ratio %.2f (%.2f-%.2f); lookup drafted %.0f a run, accepted %.0f %%; "
+	       "gap %.0f us\n",
+	       name, batch, off[n_runs / 2], off[0], off[n_runs - 1], on[n_runs / 2], on[0],
+	       on[n_runs - 1], ratio[n_runs / 2], ratio[0], ratio[n_runs - 1],
+	       (double)drafted / n_runs, drafted ? 100.0 * (double)accepted / (double)drafted : 0,
+	       b.sched.draft.gap_ns / 1000);
+	fflush(stdout);
+}
+
+static void workload(const char *name, uint32_t n_runs, uint32_t batch)
+{
+	b.temperature = strcmp(name, "sampled") == 0 ? 1.5f : 0;
+	if (strcmp(name, "random") == 0)
+		random_prompts();
+	else
+		read_prompts(strcmp(name, "sampled") == 0 ? "summary" : name);
+	if (batch != N_PROMPTS)
+		bench(name, 1, n_runs);
+	if (batch != 1)
+		bench(name, N_PROMPTS, n_runs);
+}
+
+int main(int argc, char **argv)
+{
+	static const char *all[] = {"summary", "code", "talk", "random", "sampled"};
+	const char *path = argc > 1 && argv[1][0] ? argv[1] : plx_test_model();
+	const char *only = argc > 2 && strcmp(argv[2], "all") != 0 ? argv[2] : NULL;
+	uint32_t n_runs = argc > 3 ? (uint32_t)atoi(argv[3]) : 5;
+	struct plx_dev_limits lim = devkit_limits();
+
+	if (!path) {
+		printf("bench_spec: no model; give its path\n");
+		return 0;
+	}
+	n_runs = n_runs < 1 ? 1 : n_runs > MAX_RUNS ? MAX_RUNS : n_runs;
+	lim.n_slots = N_PROMPTS;
+	lim.max_step_seqs = N_PROMPTS;
+	lim.block_tokens = BT;
+	lim.max_seq_blocks = CTX / BT;
+	lim.n_blocks = N_PROMPTS * CTX / BT;
+	lim.max_step_tokens = 256;
+	lim.n_threads = argc > 4 ? (uint32_t)atoi(argv[4]) : 2;
+	devkit_open(&b.kit, path, "auto", &lim);
+	open_sched();
+	for (uint32_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		if (!only || strcmp(only, all[i]) == 0)
+			workload(all[i], n_runs, argc > 5 ? (uint32_t)atoi(argv[5]) : 0);
+	devkit_close(&b.kit);
+	return 0;
+}
