@@ -5,7 +5,11 @@
 #include "accel/cut.h"
 #include "fw/base/check.h"
 
-#define FLOAT_COST 8.0 /* a float read, turned and written here, in those of element-wise work */
+/* A float read, turned and written, in those of element-wise work. */
+#define COST_F16   2.0
+#define COST_QUANT 24.0
+
+#define FETCH_BYTES 2048u
 
 void plx_fwd_shift_add(struct plx_fwd *f, const uint32_t *table, uint32_t index, uint32_t n_blocks,
                        uint32_t down)
@@ -20,7 +24,9 @@ struct plx_cut plx_fwd_shift_cut(const struct plx_fwd *f)
 	uint32_t n_units = (s->n_blocks - s->index) * f->m->n_layer * f->m->n_head_kv;
 	double floats = (double)n_units * f->lim.block_tokens * f->m->head_dim;
 
-	return plx_cut_op(FLOAT_COST * floats / plx_fwd_rates_of(f)->floats, n_units);
+	double cost = f->lim.kv_type == PLX_KV_F16 ? COST_F16 : COST_QUANT;
+
+	return plx_cut_op(cost * floats / plx_fwd_rates_of(f)->floats, n_units);
 }
 
 /* The angles of `down` positions, the other way round. */
@@ -43,18 +49,31 @@ static void shift_unit(const struct plx_fwd *f, uint32_t u)
 	struct plx_k_kv kv = plx_fwd_kv_view(f, s->table, layer, head);
 	enum plx_k_rope kind =
 	    m->pairing == PLX_ROPE_HALVES ? PLX_K_ROPE_HALVES : PLX_K_ROPE_ADJACENT;
-	float tab[PLX_K_HEAD_DIM_MAX], k[PLX_K_HEAD_DIM_MAX];
+	float tab[PLX_K_HEAD_DIM_MAX];
 
 	back_row(f, s->down, tab);
-	for (uint32_t p = block * bt; p < (block + 1) * bt; p++) {
-		f->k->k_load(&kv, p, k);
-		f->k->rope(k, tab, 1, m->head_dim, m->n_rot, kind);
-		f->k->k_store(&kv, p, k);
-	}
+	for (uint32_t p = block * bt; p < (block + 1) * bt; p += 16)
+		f->k->k_rotate(&kv, p, tab, m->n_rot, kind);
+}
+
+/* A unit's first lines begin to arrive. */
+static void fetch_unit(const struct plx_fwd *f, uint32_t u)
+{
+	const struct plx_fwd_shift *s = &f->shift[f->i_shift];
+	uint32_t head = u % f->m->n_head_kv, layer = u / f->m->n_head_kv % f->m->n_layer;
+	uint32_t block = s->index + u / f->m->n_head_kv / f->m->n_layer;
+	struct plx_k_kv kv = plx_fwd_kv_view(f, s->table, layer, head);
+	const char *at = (const char *)kv.base + s->table[block] * kv.block_bytes + kv.k_off;
+
+	for (uint32_t i = 0; i < FETCH_BYTES; i += 64)
+		__builtin_prefetch(at + i, 1, 2);
 }
 
 void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u)
 {
-	for (uint32_t i = u.begin; i < u.end; i++)
+	for (uint32_t i = u.begin; i < u.end; i++) {
+		if (i + 1 < u.end)
+			fetch_unit(f, i + 1);
 		shift_unit(f, i);
+	}
 }

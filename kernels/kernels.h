@@ -283,6 +283,13 @@ struct plx_kernels {
 	void (*k_store)(const struct plx_k_kv *kv, uint32_t pos, const float *k);
 
 	/*
+	 * k_rotate - rotate the K of one head at the 16 positions from pos on, a multiple of 16:
+	 * for each of them the bits of k_load, rope with tab and k_store; in f16 many times sooner.
+	 */
+	void (*k_rotate)(const struct plx_k_kv *kv, uint32_t pos, const float *tab, uint32_t n_rot,
+	                 enum plx_k_rope kind);
+
+	/*
 	 * attn_part - attention over the positions of one split,
 	 * [split*1024, (split+1)*1024), causal, of a's n_tok * n_group queries.
 	 *

@@ -292,9 +292,75 @@ static void test_shift_of_several_slots(void **state)
 	devkit_close(&kit);
 }
 
+/* A block of 32 positions with some extremes, rotated by sixteens and one by one. */
+static void rotate_both(const struct plx_kernels *k, enum plx_k_kv_type type, uint32_t dim,
+                        uint32_t n_rot, enum plx_k_rope kind, uint8_t out[2][32768])
+{
+	static const uint32_t table[1] = {0};
+	float x[PLX_K_HEAD_DIM_MAX], tab[PLX_K_HEAD_DIM_MAX];
+	uint32_t seed = dim + n_rot;
+
+	memset(out[0], 0, 2 * sizeof(out[0]));
+	plx_k_rope_row(tab, 37, n_rot, 10000, 1, NULL);
+	for (uint32_t w = 0; w < 2; w++) {
+		struct plx_k_kv kv = {.base = out[w],
+		                      .table = table,
+		                      .block_bytes = sizeof(out[w]),
+		                      .block_tokens = 32,
+		                      .head_dim = dim,
+		                      .type = type};
+
+		kv.v_off = sizeof(out[w]) / 2;
+		for (uint32_t p = 0; p < 32; p++) {
+			uint32_t s = seed + p;
+
+			for (uint32_t i = 0; i < dim; i++) {
+				s = s * 1664525u + 1013904223u;
+				x[i] =
+				    (float)((double)s / 4294967296.0 - 0.5) * (p % 3 ? 8 : 90000);
+			}
+			x[p % dim] = p == 5 ? NAN : p == 6 ? 1e-7f : x[p % dim];
+			k->kv_store(&kv, p, x, x);
+		}
+		for (uint32_t p = 16; p < 32 && w == 0; p += 16)
+			k->k_rotate(&kv, p, tab, n_rot, kind);
+		for (uint32_t p = 16; p < 32 && w == 1; p++) {
+			k->k_load(&kv, p, x);
+			k->rope(x, tab, 1, dim, n_rot, kind);
+			k->k_store(&kv, p, x);
+		}
+	}
+}
+
+static void test_shift_sixteen_at_once_are_one_by_one(void **state)
+{
+	static const enum plx_k_isa isas[] = {PLX_K_ISA_SCALAR, PLX_K_ISA_AVX2, PLX_K_ISA_AVX512};
+	static const uint32_t dims[][2] = {{16, 16}, {64, 64}, {80, 48}, {256, 128}};
+	static uint8_t both[2][32768], first[32768];
+
+	(void)state;
+	for (uint32_t n = 0; n < 2u * 3 * 4; n++) {
+		enum plx_k_rope kind = n % 2 ? PLX_K_ROPE_HALVES : PLX_K_ROPE_ADJACENT;
+
+		for (uint32_t i = 0; i < 3; i++) {
+			const struct plx_kernels *k = plx_kernels_select(isas[i]);
+
+			if (k == NULL)
+				continue;
+			rotate_both(k, (enum plx_k_kv_type)(n / 2 % 3), dims[n / 6][0],
+			            dims[n / 6][1], kind, both);
+			assert_memory_equal(both[0], both[1], sizeof(both[0]));
+			if (i == 0)
+				memcpy(first, both[0], sizeof(first));
+			assert_memory_equal(both[0], first, sizeof(first));
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_shift_sixteen_at_once_are_one_by_one),
 	    cmocka_unit_test(test_shift_rotates_what_stays),
 	    cmocka_unit_test(test_shift_same_bits_everywhere),
 	    cmocka_unit_test(test_shift_sampling_goes_on_counting),

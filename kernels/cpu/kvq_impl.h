@@ -246,23 +246,25 @@ static void kvq_k_load(const struct plx_k_kv *kv, uint32_t pos, float *k)
 	const uint32_t dim = kv->head_dim, r = pos % 16;
 	const uint8_t *group = kvq_group(kv, kv->k_off, f, pos);
 
-	for (uint32_t i = 0; i < dim; i++) {
-		uint32_t b = i / 32, c = i % 32, quad = c >> 2;
+	for (uint32_t b = 0; b < kvq_blocks(dim); b++) {
 		const uint8_t *q = group + b * f.q_bytes;
-		uint32_t at = r * 4 + (c & 3);
+		const uint8_t *h = group + kvq_h_off(f, dim) + b * f.h_bytes;
+		uint32_t n = dim - b * 32 < 32 ? dim - b * 32 : 32;
 		uint16_t d;
-		uint32_t u;
 
 		memcpy(&d, group + kvq_d_off(f, dim) + (b * 16 + r) * 2, sizeof d);
-		if (f.bits == 8) {
-			u = q[quad * 64 + at];
-		} else {
-			const uint8_t *h = group + kvq_h_off(f, dim) + b * f.h_bytes;
+		const float scale = kvq_f32(d);
 
-			u = (q[(quad & 3) * 64 + at] >> (c >> 4) * 4 & 15u) | (h[at] >> quad & 1u)
-			                                                          << 4;
+		for (uint32_t c = 0; c < n; c++) {
+			uint32_t quad = c >> 2, at = r * 4 + (c & 3), u;
+
+			if (f.bits == 8)
+				u = q[quad * 64 + at];
+			else
+				u = (q[(quad & 3) * 64 + at] >> (c >> 4) * 4 & 15u) |
+				    (h[at] >> quad & 1u) << 4;
+			k[b * 32 + c] = scale * (float)((int32_t)u - (1 << (f.bits - 1)));
 		}
-		k[i] = kvq_f32(d) * (float)((int32_t)u - (1 << (f.bits - 1)));
 	}
 	if (kv->type == PLX_K_KV_Q4)
 		had_head(k, dim);
