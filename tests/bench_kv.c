@@ -131,6 +131,7 @@ int main(int argc, char **argv)
 	          n_long + N_CHUNK <= sizeof(prompt) / sizeof(prompt[0]));
 	for (uint32_t i = 0; i < sizeof(prompt) / sizeof(prompt[0]); i++)
 		prompt[i] = (int32_t)(1000 + i * 37 % 20000);
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	open_all(path, isa, n_long);
 	bench(SHORT, N_DECODE, 1);
 	bench(n_long, N_DECODE, 1);
