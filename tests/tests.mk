@@ -6,8 +6,8 @@ tests: $(O)/relay
 
 EXTRA_test_keyfile := tools/key/keyfile.c
 
-# The io stage's rig is the one test library that needs DPDK.
-$(O)/obj/tests/lib/iorig.o: EXTRA := $(CFLAGS_DPDK)
+# The test libraries that need DPDK.
+$(O)/obj/tests/lib/iorig.o $(O)/obj/tests/lib/stagesrig.o: EXTRA := $(CFLAGS_DPDK)
 
 # The protocol without a model, on a loopback socket.
 $(O)/toy_appliance: $(call obj,tests/toy/main.c) $(O)/libtestlib.a $(O)/libclient.a $(O)/libwire.a $(O)/libbase.a
