@@ -421,6 +421,11 @@ static void say_json(const struct check *c, bool runs, const char *why, bool sou
 			json_object_update_new(
 			    t, json_pack("{s:f,s:f,s:f}", "low", isfinite(f->low) ? f->low : 0.0,
 			                 "high", isfinite(f->high) ? f->high : 0.0, "rms", rms(f)));
+		if (f->n_scale > 0)
+			json_object_update_new(
+			    t, json_pack("{s:f,s:f,s:I}", "scale_low", f->scale_low, "scale_high",
+			                 isfinite(f->scale_high) ? f->scale_high : 0.0,
+			                 "scales_zero", (json_int_t)f->n_scale_zero));
 		if (f->other)
 			json_object_update_new(t, json_pack("{s:b,s:f,s:f}", "same", f->same,
 			                                    "max_error", f->worst, "cosine",
