@@ -28,7 +28,7 @@
 #define DEV_BOUND      0.05
 #define DEV_BOUND_BF16 0.2
 
-/* The last three have experts; mixtral's are 48 wide, which the CPU device refuses (test_experts). */
+/* The last three have experts; mixtral's are 48 wide, which the CPU device refuses. */
 static const char *const names[] = {"llama",   "qwen2",    "qwen3",   "mistral",
                                     "mixtral", "qwen2moe", "qwen3moe"};
 #define N_NAMES (sizeof names / sizeof names[0])
