@@ -26,7 +26,7 @@ static double squared_error(enum plx_qtype type)
 
 static void measure(enum plx_qtype type)
 {
-	double ns[2] = {INFINITY, INFINITY}, error[2];
+	double ns[2] = {HUGE_VAL, HUGE_VAL}, error[2];
 
 	for (int round = 0; round < N_ROUND; round++)
 		for (int effort = PLX_Q_PLAIN; effort <= PLX_Q_FIT; effort++) {

@@ -137,8 +137,8 @@ static int do_tensor(void *ctx, uint32_t thread, uint64_t idx)
 	uint32_t elems = plx_qtype_block_elems(f->t->type);
 
 	hash(f);
-	f->low = INFINITY;
-	f->high = -INFINITY;
+	f->low = HUGE_VAL;
+	f->high = -HUGE_VAL;
 	for (uint64_t i = 0; i < f->t->n_elem && readable(f->t); i += SLICE_ELEMS) {
 		uint64_t n = f->t->n_elem - i < SLICE_ELEMS ? f->t->n_elem - i : SLICE_ELEMS;
 
