@@ -261,10 +261,14 @@ static void test_a_size_limit_leaves_nothing(void **state)
 	small.rlim_cur = 65536;
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
 	int rc = mtool(&d, "quantise", mtool_path("in"), "-o", mtool_path("a"), "-t", "Q8_0", NULL);
+	struct plx_diag d2;
+	int rc2 = mtool(&d2, "convert", "tests/golden/hf/llama", "-o", mtool_path("b"), NULL);
 
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
 	assert_int_equal(rc, 3);
+	assert_int_equal(rc2, 3);
 	assert_non_null(strstr(d.text, "ulimit -f"));
+	assert_non_null(strstr(d2.text, "ulimit -f"));
 	assert_int_equal(mtool_files(), 1);
 }
 
