@@ -52,7 +52,7 @@ CFLAGS_DPDK := $(call sysinc,$(PKGS_DPDK)) -include rte_config.h
 SRC_base      := $(wildcard fw/base/*.c)
 SRC_kernels   := $(wildcard kernels/cpu/*.c kernels/*.c)
 SRC_model     := $(wildcard accel/model/*.c)
-SRC_accel     := $(wildcard accel/*.c)
+SRC_accel     := $(filter-out accel/cuda_%.c,$(wildcard accel/*.c))
 SRC_wire      := $(wildcard dataplane/wire/*.c)
 SRC_batch     := $(wildcard dataplane/batch/*.c)
 SRC_dataplane := $(filter-out %.bpf.c,$(wildcard dataplane/*.c))
@@ -156,6 +156,29 @@ $(foreach t,$(TOOLDIRS),$(eval $(call tool_rule,$(t))))
 $(O)/polluxd: $(call obj,fw/main.c) $(LIBFILES)
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(filter-out %/libtestlib.a,$(filter %.a,$^)) -Wl,--end-group $(LDLIBS_DPDK) $(LDLIBS_BASE)
+
+# ---- the CUDA device ------------------------------------------------------------------------
+# A plug-in beside the programs, loaded when a board asks for a GPU; built where nvcc is found, for
+# Hopper and, through PTX, what comes after it. Everything else is built without it.
+NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a))
+NVCCFLAGS := -O3 -std=c++17 -lineinfo -fmad=false -gencode=arch=compute_90,code=[sm_90,compute_90] \
+             -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fno-threadsafe-statics -Werror all-warnings -I. -MMD -MP
+CUDA_C    := $(call obj,$(wildcard accel/cuda_*.c))
+CUDA_CU   := $(patsubst %.cu,$(O)/obj/%.cu.o,$(wildcard accel/cuda_*.cu kernels/cuda/*.cu))
+PLUGIN    := $(O)/plx_cuda.so
+
+$(CUDA_C): EXTRA := -isystem $(CUDA_HOME)/include
+$(O)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC $<";) $(NVCC) $(NVCCFLAGS) -c -o $@ $<
+$(PLUGIN): $(CUDA_C) $(CUDA_CU) $(foreach l,accel kernels base,$(O)/lib$(l).a)
+	$(if $(V),,@echo "  LD   $@";) $(CC) -shared -Wl,-Bsymbolic -Wl,-z,defs -Wl,--version-script=accel/cuda.map -o $@ \
+	  $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(CUDA_LIB) -lm -lpthread -lrt -ldl
+plugin: $(if $(CUDA_LIB),$(PLUGIN)) ## build the CUDA device, where nvcc is
+	@$(if $(CUDA_LIB),:,echo "  --   $(PLUGIN) is left out: no nvcc; give NVCC=/path/to/nvcc")
+.PHONY: plugin
 
 # ---- what people type ----------------------------------------------------------------------
 # `run`, `test`, `bench` and `fuzz` install first and then call make again, since what pkg-config

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "accel/cpu.h"
+#include "accel/cuda.h"
 #include "accel/step.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
@@ -12,14 +13,19 @@ int plx_dev_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct p
 {
 	if (strncmp(conf->kind, "cpu", sizeof(conf->kind)) == 0)
 		return plx_cpu_open(conf, out, d);
-	return plx_diag_set(d, PLX_E_UNSUPPORTED,
-	                    "device %.31s: this build has no devices of kind '%.15s'; it has: cpu",
-	                    conf->name, conf->kind);
+	if (strncmp(conf->kind, "cuda", sizeof(conf->kind)) == 0)
+		return plx_cuda_open(conf, out, d);
+	return plx_diag_set(
+	    d, PLX_E_UNSUPPORTED,
+	    "device %.31s: this build has no devices of kind '%.15s'; it has: cpu, cuda",
+	    conf->name, conf->kind);
 }
 
 uint32_t plx_dev_kind_caps(const char *kind)
 {
-	return strcmp(kind, "cpu") == 0 ? PLX_CPU_CAPS : 0;
+	return strcmp(kind, "cpu") == 0    ? PLX_CPU_CAPS
+	       : strcmp(kind, "cuda") == 0 ? PLX_CUDA_CAPS
+	                                   : 0;
 }
 
 int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out)

@@ -1,0 +1,266 @@
+/* Everything between matrix products and attention: embeddings, norms, rotation, block copies. */
+#include "kernels/cuda/mat.cuh"
+
+static uint64_t up256(uint64_t v)
+{
+	return (v + 255) & ~(uint64_t)255;
+}
+
+uint64_t plx_kc_act_bytes(uint32_t n_tok, uint32_t n_in, uint64_t *sum_bytes)
+{
+	uint64_t n_kp = ((uint64_t)n_in + 63) / 64;
+
+	*sum_bytes = up256(n_tok * n_kp * 2 * sizeof(float));
+	return up256(n_tok * n_kp * 128 * sizeof(uint16_t));
+}
+
+/* ---- embeddings ----------------------------------------------------------------------------- */
+
+/* One element of a repacked matrix, as plx_q_dequant gives it. */
+template <int TYPE>
+static __device__ float elem(const struct plx_kc_mat *m, uint32_t row, uint32_t col)
+{
+	uint32_t g = row % 8, r = row / 8 % 2, kb = col / 32 % 2, h = col / 16 % 2;
+	uint32_t lane = g * 4 + col / 4 % 4, e = h * 4 + col % 4;
+	struct raw<TYPE> w;
+
+	raw_load<TYPE>(&w, m, row / 16, col / 64, lane);
+	uint32_t rest = 0, pair = pair_at<TYPE>(&w, (int)r, (int)kb, (int)(e / 2), &rest);
+	float q = e % 2 ? bf16_high(pair) : bf16_low(pair);
+
+	if (TYPE == PLX_Q_F16 || TYPE == PLX_Q_F32)
+		return q + (e % 2 ? bf16_high(rest) : bf16_low(rest));
+	if (scale_of(TYPE) == SCALE_NONE)
+		return q;
+	float2 s = scale_at<TYPE>(&w, (int)r, (int)kb, (int)h);
+
+	return fmaf(s.x, q, s.y);
+}
+
+template <int TYPE>
+static __global__ void embed_kernel(struct plx_kc_mat w, const int32_t *id, float *x,
+                                    const struct plx_kc_count *n)
+{
+	if (blockIdx.x >= n->n_tok)
+		return;
+	for (uint32_t c = threadIdx.x; c < w.n_in; c += blockDim.x)
+		x[(uint64_t)blockIdx.x * w.n_in + c] =
+		    elem<TYPE>(&w, (uint32_t)id[blockIdx.x], c);
+}
+
+void plx_kc_embed(const struct plx_kc_mat *w, const int32_t *id, float *x,
+                  const struct plx_kc_count *n, uint32_t max_tok, struct CUstream_st *st)
+{
+	switch (w->type) {
+#define X(T)                                                                                       \
+	case T:                                                                                    \
+		embed_kernel<T><<<max_tok, 256, 0, st>>>(*w, id, x, n);                            \
+		break;
+		N_LIST(X)
+#undef X
+	default:
+		break;
+	}
+}
+
+/* ---- norms and the two-bf16 form ------------------------------------------------------------- */
+
+#define NORM_WARPS 16u
+
+/* The sum of a block's threads' values, in a fixed order; for all of them. */
+static __device__ float block_sum(float v, float *part)
+{
+	v = warp_sum(v);
+	if (threadIdx.x % WARP == 0)
+		part[threadIdx.x / WARP] = v;
+	__syncthreads();
+	v = 0.0f;
+	for (uint32_t i = 0; i < NORM_WARPS; i++)
+		v += part[i];
+	return v;
+}
+
+static __global__ void __launch_bounds__(NORM_WARPS *WARP)
+    norm_kernel(struct plx_kc_act act, const float *x, const float *w, float eps,
+                const uint32_t *src, uint32_t row0, const struct plx_kc_count *n, uint32_t most)
+{
+	__shared__ float part[NORM_WARPS];
+	uint32_t t = blockIdx.x, lane = threadIdx.x % WARP;
+
+	if (t >= count_of(n, src != NULL, row0, most))
+		return;
+	x += (uint64_t)(src != NULL ? src[row0 + t] : t) * act.n_in;
+	float sum = 0.0f;
+
+	for (uint32_t i = threadIdx.x; i < act.n_in; i += NORM_WARPS * WARP)
+		sum = fmaf(x[i], x[i], sum);
+	float r = 1.0f / sqrtf(block_sum(sum, part) / (float)act.n_in + eps);
+
+	for (uint32_t b = threadIdx.x / WARP; b < act.n_in / 32; b += NORM_WARPS)
+		split_store(&act, t, b, lane, x[b * 32 + lane] * r * w[b * 32 + lane]);
+}
+
+void plx_kc_norm(const struct plx_kc_act *act, const float *x, const float *w, float eps,
+                 const uint32_t *src, uint32_t row0, const struct plx_kc_count *n, uint32_t max_tok,
+                 struct CUstream_st *st)
+{
+	norm_kernel<<<max_tok, NORM_WARPS * WARP, 0, st>>>(*act, x, w, eps, src, row0, n, max_tok);
+}
+
+#define SPLIT_WARPS 4u
+
+static __global__ void split_kernel(struct plx_kc_act act, const float *x, const float *up,
+                                    const struct plx_kc_count *n)
+{
+	uint32_t b = blockIdx.x * SPLIT_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+
+	for (uint32_t t = blockIdx.y; t < n->n_tok && b < act.n_in / 32; t += gridDim.y) {
+		uint64_t at = (uint64_t)t * act.n_in + b * 32 + lane;
+		float v = x[at];
+
+		if (up != NULL)
+			v = v / (1.0f + expf(-v)) * up[at];
+		split_store(&act, t, b, lane, v);
+	}
+}
+
+void plx_kc_split(const struct plx_kc_act *act, const float *x, const float *up,
+                  const struct plx_kc_count *n, uint32_t max_tok, struct CUstream_st *st)
+{
+	dim3 grid((act->n_in / 32 + SPLIT_WARPS - 1) / SPLIT_WARPS, max_tok < 65535 ? max_tok : 65535);
+
+	split_kernel<<<grid, SPLIT_WARPS * WARP, 0, st>>>(*act, x, up, n);
+}
+
+/* ---- rotation, and K and V into the cache ---------------------------------------------------- */
+
+static __device__ __forceinline__ __half to_f16(float v)
+{
+	v = v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; /* NaN passes */
+	return __float2half_rn(v);
+}
+
+/* 1 / RMS of a head, or 1 where it has no norm. */
+static __device__ float head_scale(const float *x, const float *norm, uint32_t dim, float eps)
+{
+	float sum = 0.0f;
+
+	if (norm == NULL)
+		return 1.0f;
+	for (uint32_t i = threadIdx.x % WARP; i < dim; i += WARP)
+		sum = fmaf(x[i], x[i], sum);
+	return 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
+}
+
+static __device__ __forceinline__ float normed(const float *x, const float *norm, float r,
+                                               uint32_t i)
+{
+	return norm == NULL ? x[i] : x[i] * r * norm[i];
+}
+
+/* A head's q or k: norm and rotation. Values go to y (f32) or c (f16), whichever is given. */
+static __device__ void head_rotate(const struct plx_kc_rope *p, const float *x, const float *norm,
+                                   const float *tab, float *y, __half *c)
+{
+	uint32_t dim = p->kv.head_dim, half = p->n_rot / 2, lane = threadIdx.x % WARP;
+	float r = head_scale(x, norm, dim, p->eps);
+
+	for (uint32_t i = lane; i < half + (dim - p->n_rot); i += WARP) {
+		if (i >= half) {
+			uint32_t at = p->n_rot + i - half;
+			float v = normed(x, norm, r, at);
+
+			if (y != NULL)
+				y[at] = v;
+			else
+				c[at] = to_f16(v);
+			continue;
+		}
+		uint32_t i0 = p->halves ? i : 2 * i, i1 = p->halves ? i + half : 2 * i + 1;
+		float a = normed(x, norm, r, i0), b = normed(x, norm, r, i1);
+		float cs = tab[2 * i], sn = tab[2 * i + 1];
+		float u = fmaf(a, cs, -(b * sn)), v = fmaf(b, cs, a * sn);
+
+		if (y != NULL) {
+			y[i0] = u;
+			y[i1] = v;
+		} else {
+			c[i0] = to_f16(u);
+			c[i1] = to_f16(v);
+		}
+	}
+}
+
+/* Where position pos of a slot keeps K (v = 0) or V (v = 1) of a head. */
+static __device__ __half *cache_at(const struct plx_kc_kv *kv, uint32_t slot, uint32_t pos,
+                                   uint32_t layer, uint32_t v, uint32_t head)
+{
+	uint32_t block = kv->table[(uint64_t)slot * kv->max_seq_blocks + pos / kv->block_tokens];
+	uint64_t row = ((uint64_t)(layer * 2 + v) * kv->n_head_kv + head) * kv->block_tokens +
+	               pos % kv->block_tokens;
+
+	return (__half *)(kv->pool + block * kv->block_bytes) + row * kv->head_dim;
+}
+
+#define ROPE_WARPS 8u
+
+static __global__ void rope_kernel(struct plx_kc_rope p)
+{
+	uint32_t t = blockIdx.x, dim = p.kv.head_dim, lane = threadIdx.x % WARP;
+	uint32_t n_q = p.kv.n_head, n_kv = p.kv.n_head_kv;
+
+	if (t >= p.toks.n->n_tok)
+		return;
+	uint32_t pos = p.toks.pos[t], slot = p.toks.slot[t];
+	const float *tab = p.tab + (uint64_t)pos * p.n_rot;
+	float *qkv = p.qkv + (uint64_t)t * (n_q + 2 * n_kv) * dim;
+
+	for (uint32_t h = threadIdx.x / WARP; h < n_q + 2 * n_kv; h += ROPE_WARPS) {
+		float *x = qkv + (uint64_t)h * dim;
+
+		if (h < n_q) {
+			head_rotate(&p, x, p.q_norm, tab, x, NULL);
+		} else if (h < n_q + n_kv) {
+			head_rotate(&p, x, p.k_norm, tab, NULL,
+			            cache_at(&p.kv, slot, pos, p.layer, 0, h - n_q));
+		} else {
+			__half *c = cache_at(&p.kv, slot, pos, p.layer, 1, h - n_q - n_kv);
+
+			for (uint32_t i = lane; i < dim; i += WARP)
+				c[i] = to_f16(x[i]);
+		}
+	}
+}
+
+void plx_kc_rope(const struct plx_kc_rope *r, struct CUstream_st *st)
+{
+	rope_kernel<<<r->toks.max_tok, ROPE_WARPS * WARP, 0, st>>>(*r);
+}
+
+/* ---- block copies ---------------------------------------------------------------------------- */
+
+static __global__ void copy_kernel(uint8_t *pool, uint8_t *host, uint64_t block_bytes,
+                                   uint32_t n_dev, const struct plx_kc_pair *pairs, uint32_t n)
+{
+	for (uint32_t i = blockIdx.y; i < n; i += gridDim.y) {
+		struct plx_kc_pair p = pairs[i];
+		const uint4 *from = (const uint4 *)(p.src < n_dev
+		                                        ? pool + p.src * block_bytes
+		                                        : host + (p.src - n_dev) * block_bytes);
+		uint4 *to = (uint4 *)(p.dst < n_dev ? pool + p.dst * block_bytes
+		                                    : host + (p.dst - n_dev) * block_bytes);
+
+		for (uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+		     k < block_bytes / 16; k += (uint64_t)gridDim.x * blockDim.x)
+			to[k] = from[k];
+	}
+}
+
+void plx_kc_copy_blocks(uint8_t *pool, uint8_t *host, uint64_t block_bytes, uint32_t n_dev,
+                        const struct plx_kc_pair *pairs, uint32_t n, struct CUstream_st *st)
+{
+	uint64_t x = (block_bytes / 16 + 1023) / 1024;
+
+	copy_kernel<<<dim3((uint32_t)(x < 64 ? x : 64), n < 1024 ? n : 1024), 256, 0, st>>>(
+	    pool, host, block_bytes, n_dev, pairs, n);
+}
