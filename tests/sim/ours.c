@@ -210,6 +210,7 @@ static void close_ours(void *ctx)
 	struct ours *o = ctx;
 
 	plx_sched_check(&o->sched);
+	memcpy(o->s->step_err, o->sched.stats.step_err, sizeof(o->s->step_err));
 	PLX_CHECK(plx_sched_idle(&o->sched) && o->n_free == o->n_keys);
 	PLX_CHECK(plx_kv_room(&o->sched.kv) == o->sched.conf.n_blocks);
 	plx_arena_close(&o->arena);
@@ -243,6 +244,10 @@ static struct plx_sched_conf sched_conf(const struct ours *o)
 	    .n_eog = 1,
 	};
 }
+
+static_assert(sizeof(((struct sim *)0)->step_err) ==
+                  sizeof(((struct plx_sched_stats *)0)->step_err),
+              "one set of bins");
 
 struct sim_engine sim_ours(struct sim *s, const struct sim_ours_conf *conf)
 {

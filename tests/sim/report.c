@@ -57,6 +57,12 @@ void sim_result_of(const struct sim *s, const char *name, double load, struct si
 	out->est_off[1] = sim_hist_ms(&c->est_err, 0.99);
 	out->est_rel[1] = sim_hist_ms(&c->est_rel, 0.5) / 1000;
 	out->est_rel[2] = sim_hist_ms(&c->est_rel, 0.95) / 1000;
+	double all = 0, within = 0;
+
+	for (uint32_t i = 0; i < 5; i++)
+		all += (double)s->step_err[i];
+	for (uint32_t i = 0; i < 4 && all > 0; i++)
+		out->step_within[i] = (within += (double)s->step_err[i]) / all;
 	for (uint32_t i = 0; i < 128; i++)
 		out->n_err[i] = (uint32_t)c->err_count[i];
 }
@@ -113,6 +119,8 @@ void sim_report_line(const struct sim_result *r)
 	printf(" queue_full=%u kv_pressure=%u unmeetable=%u again=%u again_in=%u",
 	       r->n_err[-PLX_E_QUEUE_FULL], r->n_err[-PLX_E_KV_PRESSURE],
 	       r->n_err[-PLX_E_DEADLINE_UNMEETABLE], r->n_again, r->n_again_in);
+	printf(" step_within_5=%.3f step_within_10=%.3f step_within_25=%.3f", r->step_within[0],
+	       r->step_within[1], r->step_within[2]);
 	printf(" est_off_ms_p50=%.2f est_off_ms_p99=%.2f est_rel=%.3f est_rel_p50=%.3f "
 	       "est_rel_p95=%.3f est_over=%.3f busy=%.4f steps=%lu digest=%016lx\n",
 	       r->est_off[0], r->est_off[1], r->est_rel[0], r->est_rel[1], r->est_rel[2],

@@ -14,9 +14,10 @@ struct sim_result {
 	double burst_chat_gap[3];
 	double reject[3]; /* p50, p99, slowest */
 	double est_off[2],
-	    est_over;        /* p50, p99 of |error| ms; share of estimates above the truth */
-	double est_rel[3];   /* mean, p50, p95 of |error| / truth */
-	uint32_t n_err[128]; /* rejects by -enum plx_err */
+	    est_over;          /* p50, p99 of |error| ms; share of estimates above the truth */
+	double est_rel[3];     /* mean, p50, p95 of |error| / truth */
+	double step_within[4]; /* shares of steps within 5, 10, 25, 50 % of the cost model */
+	uint32_t n_err[128];   /* rejects by -enum plx_err */
 	uint32_t n_again, n_again_in;
 	double busy, met[SIM_KINDS]; /* shares */
 	double late_first[SIM_KINDS], late_gaps[SIM_KINDS];

@@ -46,6 +46,7 @@ struct sim {
 	uint64_t seed;
 	uint32_t n_blocks; /* of the device's pool */
 	uint64_t n_steps;
+	uint64_t step_err[5]; /* ours: as plx_sched_stats.step_err */
 	sim_watch_fn watch;
 	void *watch_ctx;
 };
