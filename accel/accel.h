@@ -370,9 +370,11 @@ int plx_dev_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
  * plx_queue_copy_blocks - copy KV blocks, after all steps submitted before on both queues and
  * before those submitted later on dst. The layout hashes must be equal, else UNSUPPORTED.
  *
- * Between queues of two devices: whoever submits on dst calls it, for steps on src of which it has
- * heard; the source blocks stay unchanged until a step submitted later on dst has completed, in
- * whatever way. Meanwhile src may be reset, and then what is copied is of no use, but not closed.
+ * Between queues of two devices: whoever submits on dst calls it, when the steps that filled the
+ * source blocks have been collected; it does not wait for what src runs meanwhile, so that answers
+ * on one device are not held up by the prompts of another. The source blocks stay unchanged until a
+ * step submitted later on dst has completed, in whatever way. Meanwhile src may be reset, and then
+ * what is copied is of no use, but not closed.
  *
  * Blocks limits.n_blocks .. n_blocks + n_host_blocks - 1 lie in host memory: they can be copied to
  * and from, but stand in no block table. A block is in at most one pair of a call as dst, and then

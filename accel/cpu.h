@@ -51,7 +51,6 @@ struct plx_cpu_entry {
 	uint32_t first_pair; /* COPY: counts from the first pair ever, modulo PLX_CPU_COPY_PAIRS */
 	uint32_t n_pair;     /* COPY */
 	struct plx_cpu *src; /* COPY: whose blocks */
-	uint64_t after;      /* COPY: entries that src must have completed first */
 };
 
 struct plx_cpu_queue {
@@ -199,12 +198,6 @@ bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
  * cache. Thread: any.  Cost: 50 to 200 ns.
  */
 void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w);
-
-/*
- * plx_cpu_run_waits - the next entry, which is there, has to wait for another device's.
- * Thread: runner, or the owner while nothing runs.
- */
-bool plx_cpu_run_waits(const struct plx_cpu *c);
 
 /* plx_cpu_run_start - begin the next entry. Thread: the owner, after it took running from 0 to 1.
  */

@@ -118,13 +118,7 @@ int plx_cpu_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
 	if (entries_full(q) || q->n_pair - q->n_pair_done + n > PLX_CPU_COPY_PAIRS)
 		return PLX_E_AGAIN;
 	struct plx_cpu_entry e = {
-	    .kind = PLX_CPU_COPY,
-	    .first_pair = q->n_pair,
-	    .n_pair = n,
-	    .src = from->cpu,
-	    /* Written by another lcore: whatever it submitted before the
-	     * caller heard of it. */
-	    .after = atomic_load_explicit(&from->n_submitted, memory_order_relaxed)};
+	    .kind = PLX_CPU_COPY, .first_pair = q->n_pair, .n_pair = n, .src = from->cpu};
 
 	for (uint32_t i = 0; i < n; i++)
 		q->pair[q->n_pair++ % PLX_CPU_COPY_PAIRS] = pairs[i];
@@ -155,14 +149,13 @@ static int collect(struct plx_cpu_queue *q, uint32_t *done_idx, uint32_t max_don
 	return (int)n;
 }
 
-/* Starts the next entry where nothing runs; false when there is nothing that can run now. */
+/* Starts the next entry where nothing runs; false when there is nothing to run at all. */
 static bool keep_running(struct plx_cpu *c)
 {
 	/* R2: pairs with R1, so that n_started and the rest of the runner's state are ours. */
 	if (atomic_load_explicit(&c->running, memory_order_acquire) != 0)
 		return true;
-	if (c->n_started == atomic_load_explicit(&c->queue->n_submitted, memory_order_relaxed) ||
-	    plx_cpu_run_waits(c))
+	if (c->n_started == atomic_load_explicit(&c->queue->n_submitted, memory_order_relaxed))
 		return false;
 	atomic_store_explicit(&c->running, 1, memory_order_relaxed);
 	plx_cpu_run_start(c);

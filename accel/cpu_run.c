@@ -77,18 +77,6 @@ static bool pending(const struct plx_cpu *c)
 	return c->n_started < atomic_load_explicit(&c->queue->n_submitted, memory_order_acquire);
 }
 
-bool plx_cpu_run_waits(const struct plx_cpu *c)
-{
-	const struct plx_cpu_queue *q = c->queue;
-	const struct plx_cpu_entry *e = &q->entry[c->n_started & (q->n_entry - 1)];
-
-	if (e->kind != PLX_CPU_COPY || e->src == c ||
-	    atomic_load_explicit(&c->abort, memory_order_relaxed) != 0)
-		return false;
-	/* Q5: pairs with Q3, so that what the other device's steps wrote is seen. */
-	return atomic_load_explicit(&e->src->queue->n_completed, memory_order_acquire) < e->after;
-}
-
 /* How the entry that runs has to end now, whatever is left of it; 0: go on. */
 static int stopped(const struct plx_cpu *c)
 {
@@ -197,7 +185,7 @@ static void go_idle(struct plx_cpu *c)
 /* Begins entries until one has a phase to open; opens it, or goes idle. */
 static void entries_next(struct plx_cpu *c)
 {
-	while (pending(c) && !plx_cpu_run_waits(c)) {
+	while (pending(c)) {
 		if (!entry_begin(c))
 			continue;
 		struct plx_cut cut;

@@ -1,6 +1,6 @@
 /*
  * KV blocks from one CPU device to another: a sequence goes on there with the same logits, bit by
- * bit, and the copy waits for what both devices were given before it.
+ * bit, while the first one runs something else.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -41,13 +41,6 @@ static void close_both(void)
 {
 	devkit_close(&there);
 	devkit_close(&here);
-}
-
-static int poll_of(struct devkit *k)
-{
-	uint32_t done;
-
-	return plx_queue_poll(k->q, 200, &done, 1);
 }
 
 /* Runs one step of a slot that stands in blocks 600 and on, and keeps its logits. */
@@ -119,17 +112,19 @@ static void copied_prefill(uint32_t threads)
 
 	open_both("tests/golden/tiny/qwen3.gguf", 16, threads);
 	run_alone();
-	/* The prompt is submitted and not run yet when the copy is. */
 	struct plx_step *s = prompt_step(&here, 40);
 
 	assert_int_equal(plx_queue_submit(here.q, 0), 0);
-	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, pairs, 3), 0);
-	for (uint32_t i = 0; i < 5; i++)
-		assert_int_equal(poll_of(&there), 0);
 	assert_int_equal(devkit_wait(&here), 0);
 	assert_int_equal(plx_step_outs(s)[0].id[0], said[0]);
 	assert_memory_equal(devkit_logits(&here, 0), want[0], sizeof(want[0]));
+	/* Another prompt is under way there, and will be when all is said here. */
+	clear(&here);
+	(void)prompt_step(&here, 300);
+	assert_int_equal(plx_queue_submit(here.q, 0), 0);
+	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, pairs, 3), 0);
 	go_on_there();
+	assert_int_equal(devkit_wait(&here), 0);
 	clear(&here);
 	close_both();
 }
@@ -156,12 +151,12 @@ static void test_copied_through_host_blocks(void **state)
 	(void)prompt_step(&here, 40);
 	assert_int_equal(plx_queue_submit(here.q, 0), 0);
 	assert_int_equal(plx_queue_copy_blocks(here.q, here.q, out, 3), 0);
+	assert_int_equal(devkit_wait(&here), 0);
+	clear(&here); /* behind the copy, which has no answer of its own */
 	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, over, 3), 0);
 	assert_int_equal(plx_queue_copy_blocks(there.q, there.q, in, 3), 0);
 	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, &bad_src, 1), PLX_E_INVAL);
 	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, &bad_dst, 1), PLX_E_INVAL);
-	assert_int_equal(devkit_wait(&here), 0);
-	clear(&here); /* behind the first copy, which has no answer of its own */
 	go_on_there();
 	close_both();
 }
@@ -184,25 +179,15 @@ static void test_other_layouts_are_refused(void **state)
 	close_both();
 }
 
-/* A copy that waits for another device's step ends with its own device's reset. */
-static void test_reset_drops_a_waiting_copy(void **state)
+/* A reset of either side in between: of no use, but nothing is held up. */
+static void test_copies_survive_resets(void **state)
 {
 	static const struct plx_block_copy pair = {40, 600};
-	uint32_t done;
 
 	(void)state;
 	open_both("tests/golden/tiny/qwen3.gguf", 16, 1);
-	(void)prompt_step(&here, 40);
-	assert_int_equal(plx_queue_submit(here.q, 0), 0);
 	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, &pair, 1), 0);
-	struct plx_step *s = prompt_step(&there, 600);
-
-	assert_int_equal(plx_queue_submit(there.q, 0), 0);
-	assert_int_equal(poll_of(&there), 0);
 	assert_int_equal(plx_dev_reset(there.dev), 0);
-	assert_int_equal(plx_queue_poll(there.q, 200, &done, 1), 1);
-	assert_int_equal(s->status, PLX_E_LOST);
-	/* And the other way round: what was waited for is LOST, and the copy goes on. */
 	assert_int_equal(plx_queue_copy_blocks(there.q, here.q, &pair, 1), 0);
 	assert_int_equal(plx_dev_reset(here.dev), 0);
 	run_alone();
@@ -215,7 +200,7 @@ int main(void)
 	    cmocka_unit_test(test_copied_prefill_gives_the_same_logits),
 	    cmocka_unit_test(test_copied_through_host_blocks),
 	    cmocka_unit_test(test_other_layouts_are_refused),
-	    cmocka_unit_test(test_reset_drops_a_waiting_copy),
+	    cmocka_unit_test(test_copies_survive_resets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,7 +27,6 @@ struct fake_entry {
 	uint32_t step_idx;
 	struct plx_block_copy pair;
 	struct plx_fake *src; /* COPY: whose blocks */
-	uint32_t after;       /* COPY: entries that src must have done first */
 	uint64_t at_ns;       /* STEP: given */
 };
 
@@ -40,7 +39,6 @@ struct fake_queue {
 	struct fake_entry fifo[FIFO];
 	uint32_t head, tail; /* of fifo */
 	uint32_t polled;     /* polls of the oldest step */
-	uint32_t drop_to;    /* copies before it wait for nobody: the device was reset */
 };
 
 struct plx_fake {
@@ -207,8 +205,8 @@ static int fake_copy(struct plx_queue *dst, struct plx_queue *src,
 		if (pairs[i].src >= n_from || pairs[i].dst >= n_blocks)
 			return PLX_E_INVAL;
 	for (uint32_t i = 0; i < n; i++)
-		f->queue.fifo[f->queue.tail++ % FIFO] = (struct fake_entry){
-		    .is_copy = true, .pair = pairs[i], .src = from, .after = from->queue.tail};
+		f->queue.fifo[f->queue.tail++ % FIFO] =
+		    (struct fake_entry){.is_copy = true, .pair = pairs[i], .src = from};
 	return 0;
 }
 
@@ -301,12 +299,6 @@ static void run_step(struct plx_fake *f, struct plx_step *st)
 	st->end_ns = f->conf.step_ns ? f->now_ns : plx_clock_ns();
 }
 
-/* Whether a copy has to wait for another device. */
-static bool copy_waits(const struct plx_fake *f, const struct fake_entry *e)
-{
-	return e->src != f && (int32_t)(e->src->queue.head - e->after) < 0;
-}
-
 static void run_copy(struct plx_fake *f, const struct fake_entry *e)
 {
 	size_t bytes = sizeof(*f->kv) * f->chk.lim.block_tokens;
@@ -361,8 +353,6 @@ static int fake_poll(struct plx_queue *q, uint32_t budget_us, uint32_t *done, ui
 		const struct fake_entry *e = &fq->fifo[fq->head % FIFO];
 
 		if (e->is_copy) {
-			if ((int32_t)(fq->drop_to - fq->head) <= 0 && copy_waits(f, e))
-				break;
 			run_copy(f, e);
 			continue;
 		}
@@ -397,7 +387,6 @@ static int fake_reset(struct plx_dev *dev)
 		return f->conf.reset_err;
 	f->generation++;
 	f->n_resets++;
-	f->queue.drop_to = f->queue.tail;
 	plx_step_checker_reset(&f->chk);
 	memset(f->kv, 0xee,
 	       sizeof(*f->kv) * ((size_t)l->n_blocks + l->n_host_blocks) * l->block_tokens);
