@@ -102,10 +102,12 @@ static void test_draft_lengths_keep_bounds(void **state)
 	step.limit_ns = 999;
 	assert_true(lengths(s, 4, &step) == 1);
 	assert_int_equal(s[0].n + s[1].n + s[2].n + s[3].n, 0);
-	/* Sure ones have nothing to give up but all. */
-	s[0] = (struct plx_draft_share){.p = sure, .most = 15, .tok_ns = 1};
-	step.limit_ns = 1005;
-	assert_true(lengths(s, 1, &step) == 1 && s[0].n == 0);
+	/* Equals share evenly what there is. */
+	for (uint32_t i = 0; i < 4; i++)
+		s[i] = (struct plx_draft_share){.p = sure, .most = 15, .tok_ns = 1};
+	step.limit_ns = 1010;
+	assert_true(lengths(s, 4, &step) > 3.4);
+	assert_true(s[0].n == 3 && s[1].n == 3 && s[2].n == 2 && s[3].n == 2);
 }
 
 /* ---- look-up ---- */
@@ -145,22 +147,25 @@ static void test_lookup_says_what_came_behind(void **state)
 
 	(void)state;
 	assert_int_equal(by.learn(by.ctx, 1, ids, 10, 10, 4), 4);
-	by.propose(by.ctx, 1, ids, 10, 8, &d);
+	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	assert_int_equal(d.n, 0); /* it has not seen all */
 	assert_int_equal(by.learn(by.ctx, 1, ids, 10, 10, 100), 6);
-	by.propose(by.ctx, 1, ids, 10, 8, &d);
+	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	assert_int_equal(d.n, 8);
 	assert_memory_equal(d.id, want, sizeof(want));
+	by.propose(by.ctx, 1, ids, 10, 8, 0.99, &d);
+	assert_int_equal(d.n, 0); /* no chance is that good */
+	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	/* The longer what matches already, the surer. */
 	assert_true(d.p[0] > 0.3f && d.p[0] < d.p[7] && d.p[7] < 1);
 	/* The other slot knows nothing of it. */
 	by.learn(by.ctx, 0, ids + 7, 3, 3, 100);
-	by.propose(by.ctx, 0, ids + 7, 3, 8, &d);
+	by.propose(by.ctx, 0, ids + 7, 3, 8, 0, &d);
 	assert_int_equal(d.n, 0);
 	/* A new sequence in the slot. */
 	by.begin(by.ctx, 1);
 	by.learn(by.ctx, 1, ids + 7, 3, 3, 100);
-	by.propose(by.ctx, 1, ids + 7, 3, 8, &d);
+	by.propose(by.ctx, 1, ids + 7, 3, 8, 0, &d);
 	assert_int_equal(d.n, 0);
 }
 
@@ -176,21 +181,21 @@ static void test_lookup_learns_that_it_is_wrong(void **state)
 		ids[i] = (int32_t)(i % 2 ? 100 + i : 1);
 	for (uint32_t n = 1; n <= IDS; n++) {
 		by.learn(by.ctx, 0, ids, n, 1, 10);
-		by.propose(by.ctx, 0, ids, n, 1, &d);
+		by.propose(by.ctx, 0, ids, n, 1, 0, &d);
 		if (n == 3)
 			first = d.p[0];
 	}
-	by.propose(by.ctx, 0, ids, IDS - 1, 1, &d);
+	by.propose(by.ctx, 0, ids, IDS - 1, 1, 0, &d);
 	assert_int_equal(d.n, 0); /* asked about less than it has seen */
 	ids[0] = 1;
 	by.begin(by.ctx, 1);
 	by.learn(by.ctx, 1, ids, IDS - 1, IDS - 1, IDS); /* in a prompt: nothing is judged */
-	by.propose(by.ctx, 1, ids, IDS - 1, 1, &d);
+	by.propose(by.ctx, 1, ids, IDS - 1, 1, 0, &d);
 	assert_true(d.n == 1 && first > 0.1f);
 	assert_true(d.p[0] < first); /* all sequences together know it too */
 	by.begin(by.ctx, 0);
 	by.learn(by.ctx, 0, ids, IDS - 1, 1, IDS);
-	by.propose(by.ctx, 0, ids, IDS - 1, 1, &d);
+	by.propose(by.ctx, 0, ids, IDS - 1, 1, 0, &d);
 	assert_true(d.n == 1 && d.p[0] < 0.05f);
 }
 
@@ -203,7 +208,7 @@ static void test_lookup_learns_that_it_is_right(void **state)
 	for (uint32_t i = 0; i < IDS; i++)
 		ids[i] = (int32_t)(i % 10);
 	by.learn(by.ctx, 0, ids, IDS, 1, IDS);
-	by.propose(by.ctx, 0, ids, IDS, 15, &d);
+	by.propose(by.ctx, 0, ids, IDS, 15, 0, &d);
 	assert_int_equal(d.n, 15);
 	for (uint32_t i = 0; i < 15; i++) {
 		assert_int_equal(d.id[i], (IDS + i) % 10);

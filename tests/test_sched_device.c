@@ -125,11 +125,11 @@ static uint32_t guess_learn(void *ctx, uint32_t slot, const int32_t *ids, uint32
 }
 
 static void guess_propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
-                          struct plx_draft *out)
+                          double least, struct plx_draft *out)
 {
 	const struct plx_seq *q = &sched.seq[slot];
 
-	(void)ctx, (void)ids, (void)n;
+	(void)ctx, (void)ids, (void)n, (void)least;
 	out->n = 0;
 	for (uint32_t i = q->n_out; i < N_NEW && out->n < most; i++) {
 		int32_t id = want[q->ent].id[q->sample][i];

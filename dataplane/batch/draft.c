@@ -1,10 +1,7 @@
 /* How many drafts are worth their time; draft.h states the rule. */
 #include "dataplane/batch/draft.h"
 
-#define ROUNDS      8 /* Dinkelbach's steps converge faster than linearly; four are rarely exceeded */
-#define STRICT      1.25
-#define MOST_STRICT 64
-#define FAINT       0.02 /* chances below it are not to be believed */
+#define ROUNDS 8 /* Dinkelbach's steps converge faster than linearly; four are rarely exceeded */
 
 struct sum {
 	double ids; /* expected beside one a sequence */
@@ -23,7 +20,7 @@ static struct sum lengths_at(struct plx_draft_share *share, uint32_t n_share, do
 
 		for (s->n = 0; s->n < s->most; s->n++) {
 			p *= (double)s->p[s->n];
-			if (p < FAINT || p <= rate * s->tok_ns)
+			if (p < PLX_DRAFT_FAINT || p <= rate * s->tok_ns)
 				break;
 			sum.ids += p;
 		}
@@ -40,10 +37,35 @@ static double rate_of(const struct plx_draft_step *step, const struct sum *sum)
 	return (step->n_seq + sum->ids) / (step->plain_ns + wait + sum->ns);
 }
 
-static bool too_much(const struct plx_draft_step *step, const struct sum *sum)
+static bool fits(const struct plx_draft_step *step, const struct sum *sum, double more_ns)
 {
-	return sum->tok > step->max_tok ||
-	       (step->limit_ns > 0 && sum->tok > 0 && step->plain_ns + sum->ns > step->limit_ns);
+	return sum->tok < step->max_tok &&
+	       (step->limit_ns <= 0 || step->plain_ns + sum->ns + more_ns <= step->limit_ns);
+}
+
+/* As many of them as fit: everybody's first draft, then everybody's second ... */
+static struct sum cut(struct plx_draft_share *share, uint32_t n_share,
+                      const struct plx_draft_step *step)
+{
+	struct sum sum = {0};
+
+	for (uint32_t i = 0; i < n_share; i++) {
+		share[i].most = share[i].n;
+		share[i].n = 0;
+		share[i].chance = 1;
+	}
+	for (uint32_t d = 0; d < PLX_MAX_DRAFT; d++)
+		for (uint32_t i = 0; i < n_share; i++) {
+			struct plx_draft_share *s = &share[i];
+
+			if (s->n < d || s->most <= d || !fits(step, &sum, s->tok_ns))
+				continue;
+			s->chance *= (double)s->p[s->n++];
+			sum.ids += s->chance;
+			sum.ns += s->tok_ns;
+			sum.tok++;
+		}
+	return sum;
 }
 
 double plx_draft_lengths(struct plx_draft_share *share, uint32_t n_share,
@@ -61,15 +83,9 @@ double plx_draft_lengths(struct plx_draft_share *share, uint32_t n_share,
 		rate = next;
 		sum = lengths_at(share, n_share, rate);
 	}
-	/* Less for everybody until it fits. */
-	double strict = rate;
-
-	for (int i = 0; i < MOST_STRICT && too_much(step, &sum); i++) {
-		strict *= STRICT;
-		sum = lengths_at(share, n_share, strict);
-	}
+	sum = cut(share, n_share, step);
 	rate = rate_of(step, &sum);
-	if (sum.tok > 0 && !too_much(step, &sum) && rate >= PLX_DRAFT_WORTH * plain)
+	if (sum.tok > 0 && rate >= PLX_DRAFT_WORTH * plain)
 		return rate / plain;
 	for (uint32_t i = 0; i < n_share; i++)
 		share[i].n = 0;

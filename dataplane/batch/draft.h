@@ -27,7 +27,8 @@
 
 #include "accel/accel.h"
 
-#define PLX_DRAFTERS 4u
+#define PLX_DRAFTERS    4u
+#define PLX_DRAFT_FAINT 0.02 /* a chance below it is not to be believed */
 
 /* What a drafter proposes for one sequence. */
 struct plx_draft {
@@ -49,17 +50,21 @@ struct plx_drafter {
 	 */
 	uint32_t (*learn)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n,
 	                  uint32_t n_prompt, uint32_t most);
-	/* At most `most` ids behind ids[0..n); none where it has not seen all of them. */
+	/*
+	 * At most `most` ids behind ids[0..n), as long as the chance that all are right is at least
+	 * `least`; none where it has not seen all of them.
+	 */
 	void (*propose)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
-	                struct plx_draft *out);
+	                double least, struct plx_draft *out);
 };
 
 /* One sequence that could carry drafts. */
 struct plx_draft_share {
 	const float *p;
-	uint32_t most;
+	uint32_t most; /* of p; lowered to what is worth its time */
 	double tok_ns; /* what each draft adds to the step */
 	uint32_t n;    /* out: drafts it should carry */
+	double chance; /* that all of them are right */
 };
 
 struct plx_draft_step {

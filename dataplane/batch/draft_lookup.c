@@ -103,12 +103,13 @@ static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, 
 }
 
 static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
-                    struct plx_draft *out)
+                    double least, struct plx_draft *out)
 {
 	const struct plx_lookup *l = ctx;
 	const struct plx_lookup_slot *s = &l->slot[slot];
 	const struct plx_suffix *x = &s->index;
 	uint32_t state = x->match;
+	double all = 1;
 
 	out->n = 0;
 	if (x->n != n || x->match_len == 0)
@@ -117,9 +118,13 @@ static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, ui
 		uint32_t from = x->match_end + out->n;
 		bool branches = state != PLX_SUFFIX_NONE && plx_suffix_branches(x, state);
 		int32_t id = from < n ? ids[from] : out->id[from - n];
+		float p = chance(l, s, class_of(x->match_len + out->n, branches));
 
+		all *= (double)p;
+		if (all < least)
+			return;
 		out->id[out->n] = id;
-		out->p[out->n] = chance(l, s, class_of(x->match_len + out->n, branches));
+		out->p[out->n] = p;
 		if (state != PLX_SUFFIX_NONE)
 			state = plx_suffix_step(x, state, id);
 	}

@@ -109,13 +109,13 @@ static uint32_t draft_limit(const struct plx_sched *s, const struct plx_seq *q)
 	return plx_kv_room(&s->kv) > s->n_run ? n : least(n, held);
 }
 
-static void propose(struct plx_sched *s, uint32_t slot, uint32_t most)
+static void propose(struct plx_sched *s, uint32_t slot, uint32_t most, double least_p)
 {
 	struct plx_sched_draft *d = &s->draft;
 	struct plx_seq *q = &s->seq[slot];
 
 	for (uint32_t b = 0; b < d->n_by; b++) {
-		d->by[b].propose(d->by[b].ctx, slot, q->ids, q->n_prompt + q->n_out, most,
+		d->by[b].propose(d->by[b].ctx, slot, q->ids, q->n_prompt + q->n_out, most, least_p,
 		                 &d->plan[slot]);
 		q->drafter = (uint8_t)b;
 		if (d->plan[slot].n > 0)
@@ -136,19 +136,19 @@ static void find_shares(struct plx_sched *s, double plain_ns)
 		struct plx_cost_work more = s->view.work;
 
 		d->plan[slot].n = 0;
-		if (most > 0)
-			propose(s, slot, most);
-		if (d->plan[slot].n == 0)
+		if (most == 0)
 			continue;
 		more.decodes++;
 		more.context += plx_seq_pos(q);
-		double ns = plx_cost_ns(&s->cost, &more) - plain_ns;
+		double ns = fmax(plx_cost_ns(&s->cost, &more) - plain_ns, TOK_LEAST * plain_ns);
 
+		/* What is worth less than a step's time without drafts is in no choice. */
+		propose(s, slot, most, fmax(ns * s->view.work.decodes / plain_ns, PLX_DRAFT_FAINT));
+		if (d->plan[slot].n == 0)
+			continue;
 		d->slot[d->n_share] = slot;
-		d->share[d->n_share++] =
-		    (struct plx_draft_share){.p = d->plan[slot].p,
-		                             .most = d->plan[slot].n,
-		                             .tok_ns = fmax(ns, TOK_LEAST * plain_ns)};
+		d->share[d->n_share++] = (struct plx_draft_share){
+		    .p = d->plan[slot].p, .most = d->plan[slot].n, .tok_ns = ns};
 	}
 }
 

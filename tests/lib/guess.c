@@ -21,12 +21,13 @@ static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, 
 }
 
 static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
-                    struct plx_draft *out)
+                    double least, struct plx_draft *out)
 {
 	struct guess *u = ctx;
 	const struct plx_seq *q = &u->g->s.seq[slot];
 	const struct rig_req *r = &u->g->r[q->ent];
 
+	assert_true(least > 0);
 	assert_ptr_equal(ids, q->ids);
 	assert_int_equal(n, q->n_prompt + q->n_out);
 	out->n = 0;
