@@ -252,6 +252,44 @@ static void test_sched_window_pauses_then_cancels(void **state)
 	world_close(&w);
 }
 
+/* A cancelled request's blocks are free as soon as the steps that name them are back: no step is
+ * filled with it again. */
+static void test_sched_cancel_frees_blocks_within_a_step(void **state)
+{
+	struct plx_sched_admit out;
+	int32_t p[100];
+
+	(void)state;
+	world_open(&w, 4, 40, 64, 4, 2, false);
+	world_no_eog(&w);
+	world_prompt(p, 100, 5);
+	for (uint32_t k = 0; k < 2; k++) {
+		struct plx_sched_job j = world_job(&w, k, p, 100, 1 + k, 40, k);
+
+		assert_int_equal(world_add(&w, k, &j, &out), 0);
+	}
+	for (uint32_t i = 0; i < 6; i++)
+		world_turn(&w);
+	/* Nothing is in flight: at once. */
+	assert_int_equal(w.s.n_steps_out, 0);
+	plx_sched_cancel(&w.s, 1, 1, w.now);
+	uint32_t left = w.s.seq[w.s.ent[0].slot[0]].n_blocks;
+
+	assert_int_equal(plx_kv_room(&w.s.kv), 40 - left);
+	/* Two are: when the second is back. */
+	plx_fake_conf(w.fake)->polls = 1;
+	world_turn(&w);
+	assert_int_equal(w.s.n_steps_out, 2);
+	plx_sched_cancel(&w.s, 0, 1, w.now);
+	assert_true(plx_kv_room(&w.s.kv) < 40);
+	for (uint32_t i = 0; i < 4 && w.s.n_steps_out > 0; i++)
+		assert_int_equal(world_turn(&w), 0);
+	assert_int_equal(plx_kv_room(&w.s.kv), 40);
+	assert_int_equal(w.n_cancelled, 2);
+	world_run_out(&w);
+	world_close(&w);
+}
+
 static void test_sched_deadlines(void **state)
 {
 	struct plx_sched_admit out;
@@ -487,6 +525,7 @@ int main(void)
 	    cmocka_unit_test(test_sched_starts_by_priority_then_arrival),
 	    cmocka_unit_test(test_sched_tenant_at_its_share_waits_alone),
 	    cmocka_unit_test(test_sched_window_pauses_then_cancels),
+	    cmocka_unit_test(test_sched_cancel_frees_blocks_within_a_step),
 	    cmocka_unit_test(test_sched_deadlines),
 	    cmocka_unit_test(test_sched_step_fault_ends_what_it_ran),
 	    cmocka_unit_test(test_sched_quarantine_lasts_until_reset),
