@@ -610,6 +610,8 @@ static void random_add(void)
 	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
 	j.flags = rnd(4) ? 0u : (uint32_t)PLX_SEQF_DETERMINISTIC;
 	j.deadline_ns = rnd(8) ? 0 : g.now + rnd(200000);
+	if (rnd(4) == 0)
+		fleet_beyond(&g, &j, key, 1 + rnd(FLEET_NEW));
 	fleet_add(&g, key, &j);
 }
 
@@ -743,7 +745,7 @@ static void repair_all(void)
 static void test_fleet_random_operations(void **state)
 {
 	uint64_t tokens = 0, done = 0, handed = 0, imported = 0, rescued = 0, dropped = 0,
-		 failed = 0, stalled = 0, returned = 0;
+		 failed = 0, stalled = 0, returned = 0, shifts = 0;
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= 40; seed++) {
@@ -771,10 +773,13 @@ static void test_fleet_random_operations(void **state)
 		failed += g.f.stats.failed;
 		stalled += g.f.stats.stalled;
 		returned += g.f.stats.returned;
+		for (uint32_t i = 0; i < g.f.conf.n_dev; i++)
+			shifts += g.f.dev[i].sched.stats.shifts;
 		fleet_close(&g);
 	}
 	/* The operations reached what they are meant to reach. */
 	assert_true(tokens > 100000 && done > 4000);
+	assert_true(shifts > 60);
 	assert_true(handed > 200 && imported > 100 && rescued > 200);
 	assert_true(failed > 50 && stalled > 5 && returned > 40 && dropped > 10);
 }

@@ -60,6 +60,10 @@ static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 			assert_int_not_equal(f->end[i], PLX_SEQ_END_NONE);
 		if (f->kind == PLX_SCHED_DONE || f->n_out[i])
 			assert_int_equal(f->n_out[i], r->n_got[i]);
+		uint32_t n = r->n_prompt + f->n_out[i];
+
+		if (f->kind == PLX_SCHED_DONE && r->beyond && n > FLEET_CTX + 1)
+			assert_int_equal(f->n_left[i], 32 * (1 + (n - 2 - FLEET_CTX) / 32));
 		if (f->kind == PLX_SCHED_DONE && r->ended[i])
 			assert_int_equal(f->end[i], r->ended[i]);
 	}
@@ -132,6 +136,7 @@ static struct plx_fleet_dev_conf conf_of(const struct fleet_shape *s, uint32_t i
 	                                             .window = 1000,
 	                                             .pause_ns = UINT64_MAX,
 	                                             .prefix_cache = !s->no_cache,
+	                                             .can_shift = true,
 	                                             .secret = 99,
 	                                             .eog = {FLEET_EOG},
 	                                             .n_eog = 1}};
@@ -198,6 +203,20 @@ struct plx_sched_job fleet_job(struct fleet_rig *g, uint32_t key, const int32_t 
 	    .max_new = max_new,
 	    .n_samples = n_samples,
 	    .sampler = {.top_p = 1, .repeat_penalty = 1.25f, .penalty_window = 64, .seed = seed}};
+}
+
+void fleet_beyond(struct fleet_rig *g, struct plx_sched_job *j, uint32_t key, uint32_t max_new)
+{
+	static const struct plx_fake_window w = {
+	    .window = FLEET_CTX, .sinks = FLEET_BT, .drop = FLEET_CTX / FLEET_BT / 4 * FLEET_BT};
+	struct fleet_req *r = &g->r[key];
+
+	j->beyond = r->beyond = true;
+	j->max_new = r->max_new = max_new;
+	for (uint32_t i = 0; i < r->n_samples; i++)
+		r->n_want[i] =
+		    plx_fake_expect_window(plx_fake_conf(g->dev[0].fake), &w, r->prompt,
+		                           r->n_prompt, j->sampler.seed, i, max_new, r->want[i]);
 }
 
 int fleet_add(struct fleet_rig *g, uint32_t key, const struct plx_sched_job *job)

@@ -33,7 +33,7 @@ struct fleet_shape {
 };
 
 struct fleet_req {
-	bool live;
+	bool live, beyond;
 	int32_t prompt[FLEET_CTX];
 	uint32_t n_prompt, n_samples, max_new;
 	int32_t want[FLEET_SAMPLES][FLEET_NEW];
@@ -69,6 +69,8 @@ void fleet_close(struct fleet_rig *g);
 struct plx_sched_job fleet_job(struct fleet_rig *g, uint32_t key, const int32_t *prompt,
                                uint32_t n_prompt, uint32_t n_samples, uint32_t max_new,
                                uint64_t seed);
+/* fleet_beyond - the job may outgrow its context: what it should say then. After fleet_job. */
+void fleet_beyond(struct fleet_rig *g, struct plx_sched_job *j, uint32_t key, uint32_t max_new);
 int fleet_add(struct fleet_rig *g, uint32_t key, const struct plx_sched_job *job);
 
 /* fleet_turn - fill, submit and collect on every device, resets too; then time moves on. */
