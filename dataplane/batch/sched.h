@@ -47,11 +47,12 @@
  * others grow by. What a request takes to start is counted, not what it may come to need: blocks
  * are taken as it goes. (A tenant's share is counted by what its requests may need, so that it is
  * never exceeded.) The median ratio of truth to expectation is followed, a step of 2 % up or down a
- * request, and multiplies what ACCEPT says; stats.ttft_err counts how far that was off. Refused at
- * once: what would come after its objective (60 s where it has none), as KV_PRESSURE where memory
- * is why, and what would make one already admitted, among the next 64 behind it, miss its own. It
- * is told to come again after twice the time by which it was late, since others come meanwhile:
- * in the simulator three in four are let in then at 95 % of capacity, one in two at 200 %.
+ * request (the first 25 larger), and multiplies what ACCEPT says; stats.ttft_err counts how far
+ * that was off. Refused at once: what would come after its objective (60 s where it has none), as
+ * KV_PRESSURE where memory is why, and what would make one already admitted, among the next 64
+ * behind it, miss its own. It is told to come again after twice the time by which it was late,
+ * since others come meanwhile: in the simulator three in four are let in then at 95 % of capacity,
+ * one in two at 200 %.
  *
  * Beyond the context. A request that allows it (job.beyond) goes on where its context is full: the
  * oldest tokens leave (shift.h), and final says how many. Its prompt may be as long as max_prompt
@@ -264,14 +265,15 @@ struct plx_sched_view {
 
 /* What the scheduler knows of time. */
 struct plx_sched_pace {
-	double usual_ns;    /* a step of decodes alone, with what objectives need, on average */
-	uint32_t n_usual;   /* steps that this is the mean of */
-	double out_ns;      /* steps in flight are expected to take */
-	double truth[2];    /* median of true time to the first token / its raw estimate: where the
-	                       device bounds it, where slots or blocks do */
-	double answer;      /* smoothed ids of an answer */
-	double ttft_err;    /* smoothed |estimate / truth - 1| */
-	uint64_t out_since; /* the first step in flight runs since then */
+	double usual_ns;     /* a step of decodes alone, with what objectives need, on average */
+	uint32_t n_usual;    /* steps that this is the mean of */
+	double out_ns;       /* steps in flight are expected to take */
+	double truth[2];     /* median of true time to the first token / its raw estimate: where the
+	                        device bounds it, where slots or blocks do */
+	uint64_t n_truth[2]; /* first tokens that it is of */
+	double answer;       /* smoothed ids of an answer */
+	double ttft_err;     /* smoothed |estimate / truth - 1| */
+	uint64_t out_since;  /* the first step in flight runs since then */
 };
 
 /* Who drafts, and what is known of drafting (sched_draft.c). */

@@ -21,7 +21,8 @@
 #define SMOOTH         (1.0 / 16)
 #define BEHIND_NS      INT64_C(4000000000)
 #define RETRY_LEAST_NS 1e6
-#define TRUTH_STEP     1.02 /* what one first token moves the correction by */
+#define TRUTH_STEP     0.02 /* what one first token moves the correction by */
+#define TRUTH_FIRST    0.5  /* the first one, the n-th an n-th of it */
 
 static uint64_t least_of(uint64_t a, uint64_t b)
 {
@@ -344,6 +345,7 @@ void plx_sched_first_came(struct plx_sched *s, const struct plx_sched_ent *e)
 	s->stats.ttft_later += truth > said;
 	p->ttft_err += SMOOTH * (fmin(err, 2) - p->ttft_err);
 	double *t = &p->truth[e->by_place], ratio = truth / (double)e->raw_ns / *t;
+	double step = 1 + fmax(TRUTH_STEP, TRUTH_FIRST / (double)++p->n_truth[e->by_place]);
 
-	*t = fmin(fmax(ratio > 1 ? *t * TRUTH_STEP : *t / TRUTH_STEP, 0.25), 4);
+	*t = fmin(fmax(ratio > 1 ? *t * step : *t / step, 0.25), 4);
 }
