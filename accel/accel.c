@@ -34,6 +34,11 @@ int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out)
 	return dev->ops->info(dev, out);
 }
 
+int plx_dev_experts_get(struct plx_dev *dev, struct plx_dev_experts *out)
+{
+	return dev->ops->experts != NULL ? dev->ops->experts(dev, out) : PLX_E_UNSUPPORTED;
+}
+
 int plx_dev_load_begin(struct plx_dev *dev, const struct plx_model *model,
                        const struct plx_dev_limits *limits, struct plx_diag *d)
 {

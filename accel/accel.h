@@ -253,6 +253,13 @@ struct plx_block_copy {
 	uint32_t dst; /* block of the destination queue's device */
 };
 
+/* How the experts of a device's model were used since it was loaded, over all layers. */
+struct plx_dev_experts {
+	uint64_t tokens;  /* served, each by every expert that it chose */
+	uint64_t passes;  /* over an expert's weights, for all its tokens of a step */
+	uint64_t busiest; /* tokens of the expert that had most of them, each step anew */
+};
+
 /*
  * What a device implements. Callers use the plx_dev_* and plx_queue_* functions below, which add
  * the argument checks that are the same for all.
@@ -275,6 +282,7 @@ struct plx_dev_ops {
 	                   const struct plx_block_copy *pairs, uint32_t n);
 	int (*reset)(struct plx_dev *dev);
 	void (*close)(struct plx_dev *dev);
+	int (*experts)(struct plx_dev *dev, struct plx_dev_experts *out); /* NULL: runs none */
 };
 
 /* First member of every device's own struct, and of every queue's. */
@@ -312,6 +320,15 @@ uint32_t plx_dev_kind_caps(const char *kind);
 
 /* plx_dev_info_get - what the device is and can do now. Thread: any. */
 int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
+
+/*
+ * plx_dev_experts_get - what each step added up to; tokens / passes is how many shared a pass, and
+ * busiest / tokens times the number of experts how uneven they were (1: not at all).
+ *
+ * Thread: any.  Cost: three loads.
+ * Errors: UNSUPPORTED (no experts here).
+ */
+int plx_dev_experts_get(struct plx_dev *dev, struct plx_dev_experts *out);
 
 /*
  * plx_dev_load_begin, plx_dev_load_poll - load the model and allocate every table.

@@ -7,6 +7,7 @@
 
 #include <xxhash.h>
 
+#include "accel/forward_moe.h"
 #include "fw/base/err.h"
 
 static int isa_of(const char *name)
@@ -100,6 +101,16 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	return PLX_E_OK;
 }
 
+static int cpu_experts(struct plx_dev *dev, struct plx_dev_experts *out)
+{
+	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)dev;
+
+	if (!c->loaded || c->fwd.moe == NULL)
+		return PLX_E_UNSUPPORTED;
+	plx_fwd_moe_counts(&c->fwd, out);
+	return PLX_E_OK;
+}
+
 /* All of the machine's memory is the device's: nothing to allocate apart, register or export. */
 static int cpu_mem_alloc(struct plx_dev *dev, size_t bytes, void **out)
 {
@@ -168,4 +179,5 @@ const struct plx_dev_ops plx_cpu_ops = {
     .copy_blocks = plx_cpu_copy_blocks,
     .reset = plx_cpu_reset,
     .close = cpu_close,
+    .experts = cpu_experts,
 };

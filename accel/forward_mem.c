@@ -20,15 +20,6 @@ uint32_t plx_fwd_layer_mats(const struct plx_model *m)
 	return plx_fwd_first_ffn(m) + 3 * (m->n_expert > 0 ? plx_fwd_n_ffn(m) : 1);
 }
 
-/* Expert e's rows out of those of all. */
-static struct plx_tensor expert_rows(const struct plx_model *m, struct plx_tensor t, uint32_t e)
-{
-	t.n_rows /= m->n_expert;
-	t.bytes /= m->n_expert;
-	t.data += e * t.bytes;
-	return t;
-}
-
 /* A vector as a matrix of one row. */
 static struct plx_tensor one_row(const float *v, uint32_t n)
 {
@@ -43,13 +34,12 @@ struct plx_tensor plx_fwd_layer_mat(const struct plx_model *m, uint32_t il, uint
 	uint32_t first = plx_fwd_first_ffn(m), part = i < first ? 0 : (i - first) % 3;
 	const struct plx_tensor *head[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->router};
 	const struct plx_tensor *ffn[] = {&l->gate, &l->up, &l->down};
-	const struct plx_tensor *all[] = {&l->exp_gate, &l->exp_up, &l->exp_down};
 
 	if (i < first)
 		return i == 5 ? one_row(l->shared_gate, m->n_embd) : *head[i];
 	uint32_t e = (i - first) / 3;
 
-	return e < m->n_expert ? expert_rows(m, *all[part], e) : *ffn[part];
+	return e < m->n_expert ? plx_model_expert(m, l, (enum plx_expert_part)part, e) : *ffn[part];
 }
 
 /* The widths that must be whole blocks; the experts' where there are experts. */

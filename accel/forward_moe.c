@@ -99,12 +99,20 @@ static void jobs_add(struct plx_fwd_moe *x, uint32_t expert, uint32_t row, uint3
 		    expert, row + i, n - i < PLX_FWD_TOK_CHUNK ? n - i : PLX_FWD_TOK_CHUNK};
 }
 
+/* Only the runner adds; relaxed, since who reads wants a count and nothing that it stands for. */
+static void count(_Atomic uint64_t *c, uint64_t n)
+{
+	uint64_t v = atomic_load_explicit(c, memory_order_relaxed);
+
+	atomic_store_explicit(c, v + n, memory_order_relaxed);
+}
+
 /* Counts each expert's tokens, makes its jobs, and leaves its first assignment in n_of. */
 static void jobs_make(struct plx_fwd *f)
 {
 	struct plx_fwd_moe *x = f->moe;
 	uint64_t *heat = x->heat + (size_t)f->il * f->m->n_expert;
-	uint32_t row = 0;
+	uint32_t row = 0, n_pass = 0, most = 0;
 
 	memset(x->n_of, 0, f->m->n_expert * sizeof(*x->n_of));
 	for (uint32_t i = 0; i < n_assign(f); i++)
@@ -115,10 +123,15 @@ static void jobs_make(struct plx_fwd *f)
 
 		jobs_add(x, e, row, n);
 		heat[e] += n;
+		n_pass += n > 0;
+		most = n > most ? n : most;
 		x->n_of[e] = row;
 		row += n;
 	}
 	x->n_routed = x->n_job;
+	count(&x->tokens, row);
+	count(&x->passes, n_pass);
+	count(&x->busiest, most);
 	if (f->m->n_ff_shared > 0)
 		jobs_add(x, f->m->n_expert, 0, f->n_tok);
 }
@@ -264,6 +277,15 @@ uint32_t plx_fwd_moe_jobs(const struct plx_model *m, uint32_t n_tok)
 	uint64_t routed = rows / PLX_FWD_TOK_CHUNK + (m->n_expert < rows ? m->n_expert : rows);
 
 	return (uint32_t)(routed + n_tok / PLX_FWD_TOK_CHUNK + 1);
+}
+
+void plx_fwd_moe_counts(const struct plx_fwd *f, struct plx_dev_experts *out)
+{
+	const struct plx_fwd_moe *x = f->moe;
+
+	out->tokens = atomic_load_explicit(&x->tokens, memory_order_relaxed);
+	out->passes = atomic_load_explicit(&x->passes, memory_order_relaxed);
+	out->busiest = atomic_load_explicit(&x->busiest, memory_order_relaxed);
 }
 
 enum plx_fwd_op plx_fwd_moe_next(const struct plx_fwd *f)

@@ -23,6 +23,7 @@
 #ifndef PLX_ACCEL_FORWARD_MOE_H
 #define PLX_ACCEL_FORWARD_MOE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "accel/cut.h"
@@ -36,16 +37,17 @@ struct plx_fwd_job {
 };
 
 struct plx_fwd_moe {
-	uint32_t n_used;   /* experts of a token, the shared one not counted */
-	uint32_t stride;   /* floats of a token's router logits */
-	float *logits;     /* [max_step_tokens][stride] */
-	uint32_t *pick;    /* [max_step_tokens][n_used] experts, increasing */
-	float *weight;     /* [max_step_tokens][n_used] */
-	uint32_t *row_of;  /* [max_step_tokens][n_used] the assignment of each */
-	uint32_t *tok_of;  /* [max_step_tokens * n_used] the token of an assignment */
-	float *scale;      /* [max_step_tokens * (n_used + 1)] its weight; the shared ones behind */
-	uint32_t *n_of;    /* [n_expert] scratch of GROUP */
-	uint64_t *heat;    /* [n_layer][n_expert] tokens it has served */
+	uint32_t n_used;  /* experts of a token, the shared one not counted */
+	uint32_t stride;  /* floats of a token's router logits */
+	float *logits;    /* [max_step_tokens][stride] */
+	uint32_t *pick;   /* [max_step_tokens][n_used] experts, increasing */
+	float *weight;    /* [max_step_tokens][n_used] */
+	uint32_t *row_of; /* [max_step_tokens][n_used] the assignment of each */
+	uint32_t *tok_of; /* [max_step_tokens * n_used] the token of an assignment */
+	float *scale;     /* [max_step_tokens * (n_used + 1)] its weight; the shared ones behind */
+	uint32_t *n_of;   /* [n_expert] scratch of GROUP */
+	uint64_t *heat;   /* [n_layer][n_expert] tokens it has served */
+	_Atomic uint64_t tokens, passes, busiest; /* runner writes: struct plx_dev_experts */
 	uint32_t n_routed; /* jobs of the current layer, the shared expert's behind them */
 	uint32_t n_job;
 	struct plx_fwd_job *job;
@@ -58,6 +60,9 @@ struct plx_fwd_moe {
 
 /* plx_fwd_moe_jobs - most jobs of a step of n_tok tokens. */
 uint32_t plx_fwd_moe_jobs(const struct plx_model *m, uint32_t n_tok);
+
+/* plx_fwd_moe_counts - how the experts were used. Thread: any. */
+void plx_fwd_moe_counts(const struct plx_fwd *f, struct plx_dev_experts *out);
 
 /* plx_fwd_moe_next - the op after one of ROUTER .. EXP_DOWN. Thread: as plx_fwd_next. */
 enum plx_fwd_op plx_fwd_moe_next(const struct plx_fwd *f);

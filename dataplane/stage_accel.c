@@ -141,6 +141,18 @@ static uint32_t take_commands(struct plx_stage_accel *s, uint64_t now_ns)
 	}
 }
 
+static void account_experts(struct plx_stage_accel *s)
+{
+	struct plx_dev_experts now;
+
+	if (plx_dev_experts_get(s->dev, &now) != 0)
+		return;
+	plx_count(s->page, PLX_M_EXPERT_TOKENS, now.tokens - s->experts.tokens);
+	plx_count(s->page, PLX_M_EXPERT_PASSES, now.passes - s->experts.passes);
+	plx_count(s->page, PLX_M_EXPERT_BUSIEST, now.busiest - s->experts.busiest);
+	s->experts = now;
+}
+
 static void account(struct plx_stage_accel *s, const struct plx_step *st, int err)
 {
 	uint64_t ns = st->end_ns > st->start_ns ? st->end_ns - st->start_ns : 0;
@@ -148,6 +160,7 @@ static void account(struct plx_stage_accel *s, const struct plx_step *st, int er
 	plx_count(s->page, PLX_M_DEV_STEPS, 1);
 	plx_count(s->page, PLX_M_DEV_NS, ns);
 	plx_hist_add(&s->page->hist[PLX_H_STEP], ns);
+	account_experts(s);
 	if (err)
 		plx_count(s->page, PLX_M_DEV_FAULTS, 1);
 }

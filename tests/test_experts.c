@@ -212,6 +212,77 @@ static void test_the_honest_head_opens(void **state)
 	free(image);
 }
 
+/* g with a tensor for each expert in place of each stack, as files before April 2024 have it. */
+static struct plx_gguf *one_by_one(const struct plx_gguf *g, uint8_t **image)
+{
+	struct plx_gguf *out;
+	struct plx_gw w = {0};
+	const uint8_t *from[256];
+
+	for (uint32_t i = 0; i < plx_gguf_n_kv(g); i++)
+		plx_gw_kv(&w, plx_gguf_kv_at(g, i));
+	for (uint32_t i = 0; i < plx_gguf_n_tensor(g); i++) {
+		const struct plx_gguf_tensor *t = plx_gguf_tensor_at(g, i);
+		uint64_t n = t->n_dims == 3 ? t->dim[2] : 1;
+
+		for (uint64_t e = 0; e < n; e++) {
+			char name[64];
+			int stem = (int)t->name.len - (n > 1 ? (int)strlen("_exps.weight") : 0);
+
+			snprintf(name, sizeof name, "%.*s", stem, t->name.ptr);
+			if (n > 1)
+				snprintf(name + stem, sizeof name - (size_t)stem, ".%u.weight",
+				         (unsigned)e);
+			from[w.n_tensor] = t->data + e * (t->bytes / n);
+			plx_gw_tensor(&w, plx_gw_name(name), t->type, n > 1 ? 2 : t->n_dims,
+			              t->dim);
+		}
+	}
+	assert_int_equal(plx_gw_finish(&w, NULL), 0);
+	*image = calloc(1, w.file_bytes);
+	assert_non_null(*image);
+	memcpy(*image, w.head.p, w.head.n);
+	for (uint32_t i = 0; i < w.n_tensor; i++)
+		memcpy(*image + w.place[i].off, from[i], w.place[i].bytes);
+	assert_int_equal(plx_gguf_open_mem(*image, w.file_bytes, &out, NULL), 0);
+	plx_gw_free(&w);
+	return out;
+}
+
+/* The bits of the logits after a prompt; the device closes m. */
+static uint64_t logits_of(struct plx_model *m)
+{
+	static const int32_t ids[] = {5, 9, 1, 77, 30, 2, 8, 8};
+	struct plx_dev_limits lim = devkit_limits();
+	struct devseq q = {.prompt = ids, .n_prompt = 8, .n_new = 3};
+	struct devkit k;
+
+	q.sampler = devkit_greedy();
+	devkit_open_model(&k, m, "auto", &lim);
+	devkit_run(&k, &q, 1);
+	devkit_close(&k);
+	return q.hash;
+}
+
+static void test_experts_one_by_one(void **state)
+{
+	struct plx_model *m, *whole;
+	struct plx_gguf *g;
+	uint8_t *image;
+
+	(void)state;
+	assert_int_equal(plx_gguf_open(mtool_path("qwen3moe"), &g, NULL), 0);
+	assert_int_equal(plx_model_from_gguf(one_by_one(g, &image), &m, NULL), 0);
+	plx_gguf_close(g);
+	assert_non_null(plx_gguf_tensor_find(m->gguf, "blk.1.ffn_down.7.weight"));
+	assert_ptr_equal(plx_model_expert(m, &m->layer[1], PLX_EXPERT_DOWN, 7).data,
+	                 plx_gguf_tensor_find(m->gguf, "blk.1.ffn_down.7.weight")->data);
+	assert_int_equal(plx_model_open(mtool_path("qwen3moe"), &whole, NULL), 0);
+	assert_int_equal(m->layer[1].exp_up.bytes, whole->layer[1].exp_up.bytes);
+	assert_true(logits_of(m) == logits_of(whole));
+	free(image);
+}
+
 static int info_without_caps(struct plx_dev *dev, struct plx_dev_info *out)
 {
 	(void)dev;
@@ -259,6 +330,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_lies_are_refused),
 	    cmocka_unit_test(test_the_honest_head_opens),
+	    cmocka_unit_test(test_experts_one_by_one),
 	    cmocka_unit_test(test_a_device_without_experts_refuses),
 	    cmocka_unit_test(test_the_cpu_device_refuses_a_width),
 	};

@@ -189,6 +189,13 @@ static void test_tokens_are_counted(void **state)
 		assert_int_equal(sum, il < 2 ? 96 : 16);
 		assert_true(n_hit > 4);
 	}
+	struct plx_dev_experts n;
+
+	/* 24 tokens in steps of 5 5 5 5 4, 4 experts each; the last layer runs in one of them. */
+	assert_int_equal(plx_dev_experts_get(k.dev, &n), 0);
+	assert_int_equal(n.tokens, 96 + 96 + 16);
+	assert_true(n.passes >= 11 * 4 && n.passes < n.tokens);
+	assert_true(n.busiest >= 11 && n.busiest <= 24 + 24 + 4);
 	devkit_close(&k);
 }
 

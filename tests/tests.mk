@@ -54,3 +54,5 @@ EXTRA_test_model_tool := $(MODEL_TOOL)
 EXTRA_test_st := tools/model/st.c
 EXTRA_fuzz_st := tools/model/st.c
 EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL)) tools/model/write.c
+
+EXTRA_bench_moe := tools/model/write.c

@@ -196,16 +196,79 @@ static int take_shared(struct builder *b, struct plx_layer *l)
 	return take_matrix(b, "ffn_down_shexp.weight", n_ff, n_embd, &l->down);
 }
 
-static int take_experts(struct builder *b, struct plx_layer *l)
+static const char *const part_name[] = {"gate", "up", "down"};
+
+/* One matrix of every expert from a tensor each; all of one type. */
+static int take_singles(struct builder *b, struct plx_layer *l, enum plx_expert_part part,
+                        struct plx_tensor *out)
+{
+	const struct plx_model *m = b->m;
+	bool down = part == PLX_EXPERT_DOWN;
+	uint32_t cols = down ? m->n_ff_expert : m->n_embd;
+	uint32_t rows = down ? m->n_embd : m->n_ff_expert;
+	struct plx_tensor t = {0}, first = {0};
+
+	for (uint32_t e = 0; e < m->n_expert; e++) {
+		char stem[48], name[NAME_BYTES];
+
+		snprintf(stem, sizeof stem, "ffn_%s.%u.weight", part_name[part], e);
+		int err = take_matrix(b, stem, cols, rows, &t);
+
+		if (err)
+			return err;
+		first = e == 0 ? t : first;
+		if (t.type != first.type)
+			return plx_diag_set(b->d, PLX_E_UNSUPPORTED,
+			                    "%s: tensor '%s' is of another type than the first "
+			                    "expert's; convert the model again",
+			                    plx_gguf_name(m->gguf), full_name(b, stem, name));
+		l->exp_one[part * m->n_expert + e] = t.data;
+	}
+	first.data = NULL;
+	first.n_rows *= m->n_expert; /* within 32 bits: 1024 experts of 2^19 rows */
+	first.bytes *= m->n_expert;
+	*out = first;
+	return 0;
+}
+
+static int take_all_singles(struct builder *b, struct plx_layer *l)
+{
+	struct plx_model *m = b->m;
+	size_t n = (size_t)3 * m->n_expert;
+	int err;
+
+	if (!m->exp_one)
+		m->exp_one = calloc(n * m->n_layer, sizeof *m->exp_one);
+	if (!m->exp_one)
+		return plx_diag_set(b->d, PLX_E_NOMEM, "%s: no memory for tables; free some",
+		                    plx_gguf_name(m->gguf));
+	l->exp_one = m->exp_one + n * (uint32_t)b->layer;
+	if ((err = take_singles(b, l, PLX_EXPERT_GATE, &l->exp_gate)) ||
+	    (err = take_singles(b, l, PLX_EXPERT_UP, &l->exp_up)))
+		return err;
+	return take_singles(b, l, PLX_EXPERT_DOWN, &l->exp_down);
+}
+
+static int take_stacks(struct builder *b, struct plx_layer *l)
 {
 	const struct plx_model *m = b->m;
 	uint32_t n = m->n_expert, n_ff = m->n_ff_expert;
 	int err;
 
-	if ((err = take_matrix(b, "ffn_gate_inp.weight", m->n_embd, n, &l->router)) ||
-	    (err = take_matrices(b, "ffn_gate_exps.weight", m->n_embd, n_ff, n, &l->exp_gate)) ||
-	    (err = take_matrices(b, "ffn_up_exps.weight", m->n_embd, n_ff, n, &l->exp_up)) ||
-	    (err = take_matrices(b, "ffn_down_exps.weight", n_ff, m->n_embd, n, &l->exp_down)))
+	if ((err = take_matrices(b, "ffn_gate_exps.weight", m->n_embd, n_ff, n, &l->exp_gate)) ||
+	    (err = take_matrices(b, "ffn_up_exps.weight", m->n_embd, n_ff, n, &l->exp_up)))
+		return err;
+	return take_matrices(b, "ffn_down_exps.weight", n_ff, m->n_embd, n, &l->exp_down);
+}
+
+static int take_experts(struct builder *b, struct plx_layer *l)
+{
+	const struct plx_model *m = b->m;
+	int err = take_matrix(b, "ffn_gate_inp.weight", m->n_embd, m->n_expert, &l->router);
+
+	if (!err)
+		err = peek(b, "ffn_gate.0.weight") ? take_all_singles(b, l) : take_stacks(b, l);
+	if (err)
 		return err;
 	return take_shared(b, l);
 }
@@ -437,12 +500,25 @@ int plx_model_open(const char *path, struct plx_model **out, struct plx_diag *d)
 	return err ? err : plx_model_from_gguf(g, out, d);
 }
 
+struct plx_tensor plx_model_expert(const struct plx_model *m, const struct plx_layer *l,
+                                   enum plx_expert_part part, uint32_t e)
+{
+	const struct plx_tensor *all[] = {&l->exp_gate, &l->exp_up, &l->exp_down};
+	struct plx_tensor t = *all[part];
+
+	t.n_rows /= m->n_expert;
+	t.bytes /= m->n_expert;
+	t.data = l->exp_one ? l->exp_one[part * m->n_expert + e] : t.data + e * t.bytes;
+	return t;
+}
+
 void plx_model_close(struct plx_model *m)
 {
 	if (!m)
 		return;
 	plx_gguf_close(m->gguf);
 	free(m->layer);
+	free(m->exp_one);
 	free(m->vec);
 	free(m);
 }

@@ -97,11 +97,14 @@ struct plx_layer {
 	struct plx_tensor gate; /* [n_ff][n_embd] */
 	struct plx_tensor up;   /* [n_ff][n_embd] */
 	struct plx_tensor down; /* [n_embd][n_ff] */
-	/* Experts, all zero without. The rows of expert e follow those of e - 1. */
+	/* Experts, all zero without. The rows of expert e follow those of e - 1, or, in files that
+	 * have a tensor for each (before April 2024), lie where exp_one says and data is NULL:
+	 * plx_model_expert knows. */
 	struct plx_tensor router;   /* [n_expert][n_embd] */
 	struct plx_tensor exp_gate; /* [n_expert * n_ff_expert][n_embd] */
 	struct plx_tensor exp_up;   /* [n_expert * n_ff_expert][n_embd] */
 	struct plx_tensor exp_down; /* [n_expert * n_embd][n_ff_expert] */
+	const uint8_t **exp_one;    /* [3][n_expert] gate, up, down, or NULL */
 	const float *shared_gate;   /* [n_embd] or NULL */
 };
 
@@ -133,6 +136,7 @@ struct plx_model {
 	struct plx_tensor output;   /* [n_vocab][n_embd] */
 	const float *output_norm;   /* [n_embd] */
 	struct plx_layer *layer;    /* [n_layer] */
+	const uint8_t **exp_one;    /* memory behind the layers' exp_one, or NULL */
 	uint64_t weight_bytes;      /* of all tensors in the file */
 	uint64_t n_param;           /* elements of all tensors in the file */
 	float *vec;                 /* memory behind the float vectors above */
@@ -164,6 +168,16 @@ int plx_model_from_gguf(struct plx_gguf *g, struct plx_model **out, struct plx_d
 
 /* plx_model_close - free; NULL is accepted. */
 void plx_model_close(struct plx_model *m);
+
+enum plx_expert_part {
+	PLX_EXPERT_GATE,
+	PLX_EXPERT_UP,
+	PLX_EXPERT_DOWN,
+};
+
+/* plx_model_expert - one matrix of expert e < n_expert of a layer, the shared one not counted. */
+struct plx_tensor plx_model_expert(const struct plx_model *m, const struct plx_layer *l,
+                                   enum plx_expert_part part, uint32_t e);
 
 /* plx_arch_name - "llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe". */
 const char *plx_arch_name(enum plx_arch arch);

@@ -200,6 +200,16 @@ static double mat_bytes(const struct plx_k_mat *w)
 	return (double)plx_k_pack_bytes(w->type, w->n_out, w->n_in);
 }
 
+/* Of a step of one token; of a layer's experts all are alike. */
+static double experts_bytes(const struct plx_fwd_layer *l, uint32_t op, uint32_t n_used)
+{
+	if (op == PLX_FWD_ROUTER)
+		return mat_bytes(&l->router);
+	if (op == PLX_FWD_EXP_UP)
+		return n_used * (mat_bytes(&l->expert[0].gate) + mat_bytes(&l->expert[0].up));
+	return op == PLX_FWD_EXP_DOWN ? n_used * mat_bytes(&l->expert[0].down) : 0;
+}
+
 /* Bytes of weights and of K and V that op has to read in a step, once each. */
 static double op_bytes(const struct devprof *p, uint32_t op, uint32_t context)
 {
@@ -213,11 +223,13 @@ static double op_bytes(const struct devprof *p, uint32_t op, uint32_t context)
 			sum += mat_bytes(&l->wq) + mat_bytes(&l->wk) + mat_bytes(&l->wv);
 		else if (op == PLX_FWD_OUT)
 			sum += mat_bytes(&l->wo);
-		else if (op == PLX_FWD_GATE_UP)
+		else if (op == PLX_FWD_GATE_UP && f->moe == NULL)
 			sum += mat_bytes(&l->gate) + mat_bytes(&l->up);
-		else if (op == PLX_FWD_DOWN)
+		else if (op == PLX_FWD_DOWN && f->moe == NULL)
 			sum += mat_bytes(&l->down);
-		else if (op == PLX_FWD_ATTN)
+		else if (f->moe != NULL)
+			sum += experts_bytes(l, op, f->m->n_expert_used);
+		if (op == PLX_FWD_ATTN)
 			sum += 4.0 * f->m->n_head_kv * f->m->head_dim * context;
 	}
 	return op == PLX_FWD_HEAD ? mat_bytes(&f->head) : sum;

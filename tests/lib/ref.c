@@ -301,15 +301,6 @@ static void feed_forward(const struct plx_ref *r, const struct plx_tensor mat[3]
 
 /* ---- experts --------------------------------------------------------------------------------- */
 
-/* Rows of expert e out of those of all n. */
-static struct plx_tensor expert(struct plx_tensor all, uint32_t e, uint32_t n)
-{
-	all.n_rows /= n;
-	all.bytes /= n;
-	all.data += e * all.bytes;
-	return all;
-}
-
 /* One token's router output to its experts' weights: 0 for those it does not use. */
 static void choose_experts(const struct plx_model *m, double *s)
 {
@@ -346,8 +337,9 @@ static void experts(const struct plx_ref *r, const struct plx_layer *l, double *
 	for (uint32_t t = 0; t < n_tok; t++)
 		choose_experts(m, s + (size_t)t * n);
 	for (uint32_t e = 0; e < n; e++) {
-		struct plx_tensor mat[] = {expert(l->exp_gate, e, n), expert(l->exp_up, e, n),
-		                           expert(l->exp_down, e, n)};
+		struct plx_tensor mat[] = {plx_model_expert(m, l, PLX_EXPERT_GATE, e),
+		                           plx_model_expert(m, l, PLX_EXPERT_UP, e),
+		                           plx_model_expert(m, l, PLX_EXPERT_DOWN, e)};
 
 		for (uint32_t t = 0; t < n_tok; t++)
 			scale[t] = s[(size_t)t * n + e];
