@@ -10,7 +10,7 @@
  *
  * On one thread time is the process's CPU time, which a busy machine disturbs less.
  *
- * One line a workload and batch: medians and ranges of tokens a second from the first token on, the
+ * One line a workload and batch: medians and ranges of tokens a second while all decode, the
  * ratio of each pair of runs (median, least, most), and what was drafted and accepted.
  */
 #include <stdio.h>
@@ -49,6 +49,7 @@ struct bench {
 	float temperature;
 	struct answer got[N_PROMPTS], want[N_PROMPTS];
 	uint64_t begin_ns, end_ns; /* first and last id of a run */
+	bool first_over;           /* an answer is complete: from now on fewer decode */
 	uint64_t n_ids;            /* after the first */
 };
 
@@ -160,6 +161,8 @@ static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, i
 	PLX_CHECK(index < N_NEW);
 	b.got[key].id[index] = id;
 	b.got[key].n = index + 1;
+	if (b.first_over)
+		return;
 	b.n_ids++;
 	if (index == 0) { /* of the last prompt: all decode from now on */
 		b.begin_ns = now();
@@ -179,6 +182,7 @@ static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	(void)ctx;
 	PLX_CHECK(f->kind == PLX_SCHED_DONE);
 	b.got[key].over = true;
+	b.first_over = true;
 }
 
 static void open_sched(void)
@@ -212,6 +216,7 @@ static void add(uint32_t key, uint32_t n_new)
 	    .max_new = n_new,
 	    .n_samples = 1,
 	    .ignore_eos = true,
+	    .ttft_slo_ns = 3600 * PLX_NS_PER_S,
 	    .sampler = {
 		.temperature = b.temperature, .top_p = 1, .repeat_penalty = 1, .seed = 7 + key}};
 
@@ -245,10 +250,11 @@ static void run_all(void)
 
 /* ---- a workload ---- */
 
-/* Tokens a second from when all decode. */
+/* Tokens a second while all decode. */
 static double run(uint32_t batch, bool drafts)
 {
 	b.sched.draft.n_by = drafts ? 1 : 0;
+	b.first_over = false;
 	for (uint32_t i = 0; i < batch; i++)
 		add(i, batch > 1 ? N_NEW / 2 : N_NEW);
 	run_all();
