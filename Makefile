@@ -85,7 +85,7 @@ TOOL_BINS  := $(patsubst %,$(O)/plx-%,$(TOOLDIRS))
 POLLUXD    := $(if $(wildcard fw/main.c),$(O)/polluxd)
 
 .DEFAULT_GOAL := all
-all: $(POLLUXD) $(TOOL_BINS) ## build polluxd and the tools
+all: $(POLLUXD) $(TOOL_BINS) $(if $(filter release,$(MODE)),plugin) ## build polluxd and the tools
 tests: $(TEST_BINS)
 benches: $(BENCH_BINS)
 fuzzers: $(FUZZ_BINS)
