@@ -22,8 +22,8 @@ void plx_mini_init(struct plx_mini *m)
 	                                           "\xc4\xa0",
 	                                           "ab",
 	                                           "abc",
-	                                           "\xc4\xa0"
-	                                           "ab",
+	                                           ("\xc4\xa0"
+	                                            "ab"),
 	                                           "<x>",
 	                                           "<x>>",
 	                                           "<tag>"};
