@@ -70,8 +70,8 @@ check model_5_template with 5 "nosuch" --chat-template nosuch --check
 bad 's/isa: auto/isa: avx9/'
 check device_6_isa with 6 "bad.yml:$(line avx9): device cpu0: no instruction set 'avx9'"
 check device_6_isa_checked with 6 "bad.yml:$(line avx9): device cpu0" --check
-bad 's/kind: cpu/kind: cuda/'
-check device_6_kind with 6 "this build has no devices of kind 'cuda'; it has: cpu" --check
+bad 's/kind: cpu/kind: abacus/'
+check device_6_kind with 6 "this build has no devices of kind 'abacus'; it has: cpu" --check
 
 bad 's/iface: plx0/iface: plx9/'
 check port_7_no_interface with 7 "bad.yml:$(line plx9): port wire0: interface plx9 does not exist here"

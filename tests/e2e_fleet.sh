@@ -22,6 +22,7 @@ board af_packet
 check starts start || { report; exit 1; }
 for p in "${prompts[@]}"; do ask --quiet --max-new 12 "$p" | sed -z 's/\n$//; s/\n/\\n/g; s/$/\n/'; done >"$tmp/alone"
 long 160 >"$tmp/long"
+long 600 >"$tmp/longer"
 texts() { same "$(grep -c . "$tmp/alone")" 3 && [ "$(wc -w <"$tmp/long")" -gt 40 ]; }
 check one_device_texts texts
 stop TERM
@@ -56,19 +57,20 @@ check all_were_handed_over handed
 
 # ---- one freezes ----
 pair
-printf 'timers: {stall_ms: 300}\n' >>"$tmp/board.yml"
+# Without drafts, which would be through the text before anything can freeze.
+printf 'timers: {stall_ms: 300}\nlimits: {draft_tokens: 0}\n' >>"$tmp/board.yml"
 check starts_again start --log-level debug || { report; exit 1; }
 thread_of() { local t; for t in /proc/"$daemon"/task/*; do case $(cat "$t/comm") in *worker-"$1") basename "$t";; esac; done; }
 frozen() {
 	local p i tid pids=""
-	for i in 1 2 3 4; do long 160 >"$tmp/long.$i" 2>"$tmp/err.$i" & pids="$pids $!"; done
+	for i in 1 2 3 4; do long 600 >"$tmp/long.$i" 2>"$tmp/err.$i" & pids="$pids $!"; done
 	sleep 0.5
 	tid=$(thread_of 1); echo "thread $tid"
 	[ -n "$tid" ] || return 1
 	"$bin/overseer" freeze "$tid" 6000 & p=$!
 	for i in $pids; do wait "$i" || { cat "$tmp"/err.*; return 1; }; done
 	wait $p
-	for i in 1 2 3 4; do same "$(cat "$tmp/long.$i")" "$(cat "$tmp/long")" || return 1; done
+	for i in 1 2 3 4; do same "$(cat "$tmp/long.$i")" "$(cat "$tmp/longer")" || return 1; done
 }
 check frozen_device_loses_nothing frozen
 check it_serves_on same_long

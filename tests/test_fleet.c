@@ -142,8 +142,9 @@ static void test_fleet_that_is_full_says_so(void **state)
 
 	assert_int_equal(
 	    a->full + a->pressed + a->unmeetable + b->full + b->pressed + b->unmeetable, 1);
-	struct plx_sched_job j = fleet_job(&g, FLEET_KEYS - 1, p, 60, 4, 50, 1);
+	struct plx_sched_job j = fleet_job(&g, FLEET_KEYS - 1, p, 60, 1, 50, 1);
 
+	j.n_samples = 4;
 	assert_int_equal(fleet_add(&g, FLEET_KEYS - 1, &j), PLX_E_TOO_LARGE);
 	fleet_run_out(&g);
 	fleet_close(&g);
