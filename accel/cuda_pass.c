@@ -120,7 +120,8 @@ static uint32_t attention_launch(struct plx_cu *c, const struct plx_cu_layer *l,
 	                           .toks = rope.toks,
 	                           .qkv = c->qkv,
 	                           .part = size.n_split > 0 ? c->part : NULL,
-	                           .out = c->att,
+	                           .out = m->head_dim % 32 == 0 ? NULL : c->att,
+	                           .act = c->act_att,
 	                           .scale = (float)(1.0 / sqrt(m->head_dim)),
 	                           .n_split = size.n_split,
 	                           .layer = il};
@@ -128,8 +129,10 @@ static uint32_t attention_launch(struct plx_cu *c, const struct plx_cu_layer *l,
 
 	plx_kc_rope(&rope, c->stream);
 	plx_kc_attention(&attn, c->stream);
-	plx_kc_split(&c->act_att, c->att, NULL, c->mem.count, size.max_tok, c->stream);
-	return (size.n_split > 0 ? 4 : 3) + products(c, &c->act_att, size.max_tok, &out, 1);
+	if (attn.out != NULL)
+		plx_kc_split(&c->act_att, c->att, NULL, c->mem.count, size.max_tok, c->stream);
+	return (size.n_split > 0 ? 3u : 2u) + (attn.out != NULL ? 1u : 0u) +
+	       products(c, &c->act_att, size.max_tok, &out, 1);
 }
 
 static uint32_t ffn_launch(struct plx_cu *c, const struct plx_cu_layer *l, uint32_t max_tok)

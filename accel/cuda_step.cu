@@ -5,8 +5,8 @@
  * one block does them, a warp a sequence.
  */
 #include "accel/cuda_int.h"
+#include "kernels/cuda/common.cuh"
 
-#define WARP    32u
 #define THREADS 1024u
 #define WARPS   (THREADS / WARP)
 
@@ -226,6 +226,8 @@ static __device__ void seq_lay(const struct plx_cu_mem *m, const struct view *v,
 static __global__ void __launch_bounds__(THREADS) begin_kernel(const struct plx_cu_mem m)
 {
 	__shared__ uint32_t scan[THREADS];
+
+	step_wait();
 	struct plx_cu_state *st = m.state;
 	uint32_t at = (uint32_t)st->serial % PLX_CU_ENTRIES;
 	uint8_t *record = m.records + (uint64_t)__ldcv(&m.bell->ring[at]) * m.record_bytes;
@@ -255,7 +257,7 @@ static __global__ void __launch_bounds__(THREADS) begin_kernel(const struct plx_
 
 void plx_cu_step_begin(const struct plx_cu_mem *m, struct CUstream_st *st)
 {
-	begin_kernel<<<1, THREADS, 0, st>>>(*m);
+	step_launch(begin_kernel, 1, THREADS, st, *m);
 }
 
 /* ---- results --------------------------------------------------------------------------------- */
@@ -332,6 +334,7 @@ static __device__ void complete(const struct plx_cu_mem *m, int32_t status)
 
 static __global__ void __launch_bounds__(THREADS) finish_kernel(const struct plx_cu_mem m)
 {
+	step_wait();
 	const struct view v = view_of(&m);
 	uint32_t i = threadIdx.x;
 
@@ -351,7 +354,7 @@ static __global__ void __launch_bounds__(THREADS) finish_kernel(const struct plx
 
 void plx_cu_step_finish(const struct plx_cu_mem *m, struct CUstream_st *st)
 {
-	finish_kernel<<<1, THREADS, 0, st>>>(*m);
+	step_launch(finish_kernel, 1, THREADS, st, *m);
 }
 
 static __global__ void copied_kernel(const struct plx_cu_mem m)

@@ -173,6 +173,18 @@ static __device__ __forceinline__ float merge_one(float o, float part, float kee
 	return fmaf(part, add, o * keep);
 }
 
+/* Dimension d of a head's result; warps come as a whole where it goes to act. */
+static __device__ __forceinline__ void result_put(const struct plx_kc_attn *a, uint32_t tok,
+                                                  uint32_t head, uint32_t d, float v)
+{
+	uint64_t at = (uint64_t)head * a->kv.head_dim + d;
+
+	if (a->out != NULL)
+		a->out[(uint64_t)tok * a->kv.n_head * a->kv.head_dim + at] = v;
+	else
+		split_store(&a->act, tok, (uint32_t)(at / 32), (uint32_t)(at % 32), v);
+}
+
 static __device__ void queries_load(struct room *m, const struct job *j)
 {
 	const struct plx_kc_kv *kv = &j->a->kv;
@@ -214,6 +226,7 @@ static __global__ void __launch_bounds__(SPLIT) part_kernel(const __grid_constan
 	struct job j;
 	uint32_t split = blockIdx.z;
 
+	step_wait();
 	if (!job_find(&j, &a) || split * SPLIT >= j.seen)
 		return;
 	queries_load(&m, &j);
@@ -242,6 +255,7 @@ static __global__ void __launch_bounds__(SPLIT) merge_kernel(const __grid_consta
 	uint32_t tok = blockIdx.x, head = blockIdx.y, dim = a.kv.head_dim;
 	struct merged r = {EMPTY, 0.0f, {}};
 
+	step_wait();
 	if (tok >= a.toks.n->n_tok)
 		return;
 	uint32_t n = a.toks.pos[tok] / SPLIT + 1;
@@ -255,7 +269,7 @@ static __global__ void __launch_bounds__(SPLIT) merge_kernel(const __grid_consta
 			r.o[k] = merge_one(r.o[k], p[d], keep, add);
 	}
 	for (uint32_t k = 0, d = threadIdx.x; d < dim; k++, d += SPLIT)
-		a.out[((uint64_t)tok * a.kv.n_head + head) * dim + d] = r.o[k] / r.sum;
+		result_put(&a, tok, head, d, r.o[k] / r.sum);
 }
 
 /* A block all splits of its heads. */
@@ -266,6 +280,7 @@ static __global__ void __launch_bounds__(SPLIT) whole_kernel(const __grid_consta
 	struct job j;
 	uint32_t dim = a.kv.head_dim;
 
+	step_wait();
 	if (!job_find(&j, &a))
 		return;
 #pragma unroll
@@ -297,12 +312,11 @@ static __global__ void __launch_bounds__(SPLIT) whole_kernel(const __grid_consta
 	}
 #pragma unroll
 	for (uint32_t i = 0; i < GROUP; i++) {
-		float *out = a.out + ((uint64_t)j.tok * a.kv.n_head + j.head0 + i) * dim;
-
 #pragma unroll
 		for (uint32_t k = 0; k < PLX_KC_HEAD_MAX / SPLIT; k++)
 			if (i < j.n && threadIdx.x + k * SPLIT < dim)
-				out[threadIdx.x + k * SPLIT] = r[i].o[k] / r[i].sum;
+				result_put(&a, j.tok, j.head0 + i, threadIdx.x + k * SPLIT,
+				           r[i].o[k] / r[i].sum);
 	}
 }
 
@@ -312,9 +326,9 @@ void plx_kc_attention(const struct plx_kc_attn *a, struct CUstream_st *st)
 	uint32_t units = a->kv.n_head_kv * ((group + GROUP - 1) / GROUP);
 
 	if (a->part == NULL) {
-		whole_kernel<<<dim3(a->toks.max_tok, units), SPLIT, 0, st>>>(*a);
+		step_launch(whole_kernel, dim3(a->toks.max_tok, units), SPLIT, st, *a);
 		return;
 	}
-	part_kernel<<<dim3(a->toks.max_tok, units, a->n_split), SPLIT, 0, st>>>(*a);
-	merge_kernel<<<dim3(a->toks.max_tok, a->kv.n_head), SPLIT, 0, st>>>(*a);
+	step_launch(part_kernel, dim3(a->toks.max_tok, units, a->n_split), SPLIT, st, *a);
+	step_launch(merge_kernel, dim3(a->toks.max_tok, a->kv.n_head), SPLIT, st, *a);
 }

@@ -2,6 +2,8 @@
 #ifndef PLX_KERNELS_CUDA_COMMON_CUH
 #define PLX_KERNELS_CUDA_COMMON_CUH
 
+#include <cuda_runtime.h>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -43,6 +45,36 @@ static __device__ __forceinline__ void split_store(const struct plx_kc_act *a, u
 	to[8] = __bfloat16_as_ushort(lo);
 	if (k == 0)
 		a->sum[(uint64_t)tok * a->n_kp * 2 + b] = sum;
+}
+
+/*
+ * Kernels of a step follow one another closely: each lets the next one be placed at once, and waits
+ * for the one before to be complete, and what it wrote to be visible, before it touches anything
+ * that a step changes. All threads call it, those that have nothing to do too: the kernel after
+ * the next relies on it.
+ */
+static __device__ __forceinline__ void step_wait(void)
+{
+	asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* Launches a kernel that calls step_wait; errors are cudaGetLastError's. */
+template <class... P, class... A>
+static void step_launch(void (*kernel)(P...), dim3 grid, uint32_t threads, struct CUstream_st *st,
+                        A... args)
+{
+	cudaLaunchAttribute at = {};
+	cudaLaunchConfig_t c = {};
+
+	at.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at.val.programmaticStreamSerializationAllowed = 1;
+	c.gridDim = grid;
+	c.blockDim = dim3(threads);
+	c.stream = st;
+	c.attrs = &at;
+	c.numAttrs = 1;
+	(void)cudaLaunchKernelEx(&c, kernel, static_cast<P>(args)...);
 }
 
 /* Tokens that a launch works on: all of a step's, or some of its rows. */

@@ -63,6 +63,7 @@ int plx_kc_lab_matmul(uint32_t type, const void *raw, uint64_t row_bytes, uint32
 	mm.max_tok = n_tok;
 	if (l.e == cudaSuccess) {
 		plx_kc_pack(&mm.seg[0].w, stored, row_bytes, 0, n_out, NULL);
+		l.e = cudaDeviceSynchronize(); /* products ask for weights before they wait */
 		plx_kc_split(&mm.act, in, NULL, n, n_tok, NULL);
 		plx_kc_matmul(&mm, NULL);
 	}
@@ -84,6 +85,7 @@ int plx_kc_lab_embed(uint32_t type, const void *raw, uint64_t row_bytes, uint32_
 	                 n_out, n_in);
 	if (l.e == cudaSuccess) {
 		plx_kc_pack(&w, stored, row_bytes, 0, n_out, NULL);
+		l.e = cudaDeviceSynchronize();
 		plx_kc_embed(&w, ids, out, n, n_tok, NULL);
 	}
 	return end(&l, y, out, (size_t)n_tok * n_in * sizeof(float));

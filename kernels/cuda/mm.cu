@@ -4,24 +4,24 @@
  * A warp's unit is a tile of 16 rows by 32 columns: stored integers become bf16 exactly, are
  * multiplied by both bf16 parts of up to 8 tokens, and the block's sum is scaled in f32:
  *   p = sum over the 32 of q (hi + lo);  acc = fma(d, p, acc);  acc = fma(m, sum of x, acc)
- * Columns are dealt out in stretches of 64 to 8 chains, stretch i to chain i % 8; a result is the
- * sum of the 8 chains in their order. For few tokens a block's 8 warps are the chains of one tile;
- * for many, a warp does all 8 chains of its tiles one after another. So the bits are the same, for
+ * Columns are dealt out in stretches of 64 to 16 chains, stretch i to chain i % 16; a result is
+ * the sum of the chains in their order. For few tokens a block's 16 warps are the chains of one tile;
+ * for many, a warp does all chains of its tiles one after another. So the bits are the same, for
  * any number of tokens.
  */
 #include "kernels/cuda/mat.cuh"
 
-#define CHAINS    8u
+#define CHAINS    16u
 #define MANY_TILE 2u /* row tiles of a warp, for many tokens */
 #define MANY_TOK  4u /* token tiles of 8 */
 #define MANY_WARP 8u
 
 static __device__ __forceinline__ void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-	             "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+	    "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* A lane's share of 8 tokens' 32 columns, and the sums of its two tokens. */
@@ -150,37 +150,69 @@ static __device__ __forceinline__ struct plx_kc_seg seg_of(const struct plx_kc_m
 
 /* ---- few tokens: a block a tile, a warp a chain ---------------------------------------------- */
 
+/* Stretches that a warp has asked for: some 64 bytes a lane. */
+#define AHEAD(type, n) (n_load(type) >= 4 || (n) >= 4 ? 2u : 4u)
+
+template <int TYPE, int N>
+static __device__ __forceinline__ void stretch_add(float acc[N][4], const struct raw<TYPE> *w,
+                                                   const struct reader *r, uint32_t kp)
+{
+	constexpr bool early = N < 4; /* else there are no registers for it */
+	struct operand b[2][N];
+
+#pragma unroll
+	for (int kb = 0; early && kb < 2; kb++)
+#pragma unroll
+		for (int i = 0; i < N; i++)
+			operand_load<wants_sum<TYPE>()>(&b[kb][i], r, i, kp * 2 + kb);
+#pragma unroll
+	for (int kb = 0; kb < 2; kb++) {
+		uint32_t a[2][4], rest[2][4];
+
+		tile_operand<TYPE>(w, kb, 0, a[0], rest[0]);
+		tile_operand<TYPE>(w, kb, 1, a[1], rest[1]);
+#pragma unroll
+		for (int i = 0; i < N; i++) {
+			if (!early)
+				operand_load<wants_sum<TYPE>()>(&b[kb][i], r, i, kp * 2 + kb);
+			block_add<TYPE>(acc[i], w, kb, a, rest, &b[kb][i]);
+		}
+	}
+}
+
 template <int TYPE, int N>
 static __global__ void __launch_bounds__(CHAINS *WARP) few_kernel(const struct plx_kc_mm m)
 {
 	__shared__ float part[CHAINS][N * 128];
-	uint32_t n_tok = count_of(m.n, m.of_rows, m.row0, m.max_tok);
 	uint32_t tile = blockIdx.x, lane = threadIdx.x % WARP, chain = threadIdx.x / WARP;
+	const struct plx_kc_seg s = seg_of(m, 1, &tile);
+	float acc[N][4] = {};
+
+	struct raw<TYPE> w[AHEAD(TYPE, N)];
+
+	/* What memory is asked for is used several rounds later. */
+#pragma unroll
+	for (uint32_t i = 0; i < AHEAD(TYPE, N); i++)
+		if (chain + i * CHAINS < s.w.n_kp)
+			raw_load<TYPE>(&w[i], &s.w, tile, chain + i * CHAINS, lane);
+	/* Weights are nobody's to write: they are on their way while the kernel before ends. */
+	step_wait();
+	uint32_t n_tok = count_of(m.n, m.of_rows, m.row0, m.max_tok);
 
 	if (n_tok == 0)
 		return;
-	const struct plx_kc_seg s = seg_of(m, 1, &tile);
 	const struct reader r = reader_of(&m, n_tok, 0);
-	float acc[N][4] = {};
 
-#pragma unroll 2
-	for (uint32_t kp = chain; kp < s.w.n_kp; kp += CHAINS) {
-		struct raw<TYPE> w;
-
-		raw_load<TYPE>(&w, &s.w, tile, kp, lane);
+	for (uint32_t kp0 = chain; kp0 < s.w.n_kp; kp0 += AHEAD(TYPE, N) * CHAINS) {
 #pragma unroll
-		for (int kb = 0; kb < 2; kb++) {
-			uint32_t a[2][4], rest[2][4];
+		for (uint32_t i = 0; i < AHEAD(TYPE, N); i++) {
+			uint32_t kp = kp0 + i * CHAINS, next = kp + AHEAD(TYPE, N) * CHAINS;
 
-			tile_operand<TYPE>(&w, kb, 0, a[0], rest[0]);
-			tile_operand<TYPE>(&w, kb, 1, a[1], rest[1]);
-#pragma unroll
-			for (int i = 0; i < N; i++) {
-				struct operand b;
-
-				operand_load<wants_sum<TYPE>()>(&b, &r, i, kp * 2 + kb);
-				block_add<TYPE>(acc[i], &w, kb, a, rest, &b);
-			}
+			if (kp >= s.w.n_kp)
+				break;
+			stretch_add<TYPE, N>(acc, &w[i], &r, kp);
+			if (next < s.w.n_kp)
+				raw_load<TYPE>(&w[i], &s.w, tile, next, lane);
 		}
 	}
 #pragma unroll
@@ -203,17 +235,22 @@ static __global__ void __launch_bounds__(CHAINS *WARP) few_kernel(const struct p
 /* ---- many tokens: a warp two tiles by 32 tokens, chain after chain --------------------------- */
 
 template <int TYPE>
-static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][4],
+static __device__ __forceinline__ void many_load(struct raw<TYPE> w[MANY_TILE],
                                                  const struct plx_kc_mat *mat, uint32_t tile,
-                                                 uint32_t kp, const struct reader *r)
+                                                 uint32_t kp)
 {
-	struct raw<TYPE> w[MANY_TILE];
-
+	/* Beside an odd last tile it is read twice; nothing is written past the rows. */
 #pragma unroll
 	for (uint32_t j = 0; j < MANY_TILE; j++)
-		/* Beside an odd last tile it is read twice; nothing is written past the rows. */
 		raw_load<TYPE>(&w[j], mat, min(tile + j, (mat->n_out + 15) / 16 - 1), kp,
 		               threadIdx.x % WARP);
+}
+
+template <int TYPE>
+static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][4],
+                                                 const struct raw<TYPE> w[MANY_TILE], uint32_t kp,
+                                                 const struct reader *r)
+{
 #pragma unroll
 	for (int kb = 0; kb < 2; kb++) {
 		uint32_t a[MANY_TILE][2][4], rest[MANY_TILE][2][4];
@@ -238,6 +275,7 @@ static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][
 template <int TYPE>
 static __global__ void __launch_bounds__(MANY_WARP *WARP) many_kernel(const struct plx_kc_mm m)
 {
+	step_wait();
 	uint32_t n_tok = count_of(m.n, m.of_rows, m.row0, m.max_tok);
 	uint32_t unit = blockIdx.x * MANY_WARP + threadIdx.x / WARP;
 	uint32_t tok0 = blockIdx.y * MANY_TOK * 8;
@@ -251,12 +289,23 @@ static __global__ void __launch_bounds__(MANY_WARP *WARP) many_kernel(const stru
 		return;
 	const struct reader r = reader_of(&m, n_tok, tok0);
 	float sum[MANY_TILE][MANY_TOK][4] = {};
+	struct raw<TYPE> next[MANY_TILE];
 
 	for (uint32_t chain = 0; chain < CHAINS; chain++) {
 		float acc[MANY_TILE][MANY_TOK][4] = {};
 
-		for (uint32_t kp = chain; kp < s.w.n_kp; kp += CHAINS)
-			many_step<TYPE>(acc, &s.w, tile, kp, &r);
+		if (chain < s.w.n_kp)
+			many_load<TYPE>(next, &s.w, tile, chain);
+		for (uint32_t kp = chain; kp < s.w.n_kp; kp += CHAINS) {
+			struct raw<TYPE> w[MANY_TILE];
+
+#pragma unroll
+			for (uint32_t j = 0; j < MANY_TILE; j++)
+				w[j] = next[j];
+			if (kp + CHAINS < s.w.n_kp)
+				many_load<TYPE>(next, &s.w, tile, kp + CHAINS);
+			many_step<TYPE>(acc, w, kp, &r);
+		}
 #pragma unroll
 		for (uint32_t i = 0; i < MANY_TILE * MANY_TOK * 4; i++)
 			sum[i / 16][i / 4 % 4][i % 4] += acc[i / 16][i / 4 % 4][i % 4];
@@ -284,15 +333,16 @@ template <int TYPE> static void launch(const struct plx_kc_mm *m, struct CUstrea
 		units += (n + MANY_TILE - 1) / MANY_TILE;
 	}
 	if (m->max_tok <= 8)
-		few_kernel<TYPE, 1><<<tiles, CHAINS * WARP, 0, st>>>(*m);
+		step_launch(few_kernel<TYPE, 1>, tiles, CHAINS * WARP, st, *m);
 	else if (m->max_tok <= 16)
-		few_kernel<TYPE, 2><<<tiles, CHAINS * WARP, 0, st>>>(*m);
+		step_launch(few_kernel<TYPE, 2>, tiles, CHAINS * WARP, st, *m);
 	else if (m->max_tok <= 32)
-		few_kernel<TYPE, 4><<<tiles, CHAINS * WARP, 0, st>>>(*m);
+		step_launch(few_kernel<TYPE, 4>, tiles, CHAINS * WARP, st, *m);
 	else
-		many_kernel<TYPE><<<dim3((units + MANY_WARP - 1) / MANY_WARP,
-		                         (m->max_tok + MANY_TOK * 8 - 1) / (MANY_TOK * 8)),
-		                    MANY_WARP * WARP, 0, st>>>(*m);
+		step_launch(many_kernel<TYPE>,
+		            dim3((units + MANY_WARP - 1) / MANY_WARP,
+		                 (m->max_tok + MANY_TOK * 8 - 1) / (MANY_TOK * 8)),
+		            MANY_WARP * WARP, st, *m);
 }
 
 void plx_kc_matmul(const struct plx_kc_mm *m, struct CUstream_st *st)

@@ -41,6 +41,7 @@ template <int TYPE>
 static __global__ void embed_kernel(struct plx_kc_mat w, const int32_t *id, float *x,
                                     const struct plx_kc_count *n)
 {
+	step_wait();
 	if (blockIdx.x >= n->n_tok)
 		return;
 	for (uint32_t c = threadIdx.x; c < w.n_in; c += blockDim.x)
@@ -54,7 +55,7 @@ void plx_kc_embed(const struct plx_kc_mat *w, const int32_t *id, float *x,
 	switch (w->type) {
 #define X(T)                                                                                       \
 	case T:                                                                                    \
-		embed_kernel<T><<<max_tok, 256, 0, st>>>(*w, id, x, n);                            \
+		step_launch(embed_kernel<T>, max_tok, 256, st, *w, id, x, n);                      \
 		break;
 		N_LIST(X)
 #undef X
@@ -87,6 +88,7 @@ static __global__ void __launch_bounds__(NORM_WARPS *WARP)
 	__shared__ float part[NORM_WARPS];
 	uint32_t t = blockIdx.x, lane = threadIdx.x % WARP;
 
+	step_wait();
 	if (t >= count_of(n, src != NULL, row0, most))
 		return;
 	x += (uint64_t)(src != NULL ? src[row0 + t] : t) * act.n_in;
@@ -104,7 +106,8 @@ void plx_kc_norm(const struct plx_kc_act *act, const float *x, const float *w, f
                  const uint32_t *src, uint32_t row0, const struct plx_kc_count *n, uint32_t max_tok,
                  struct CUstream_st *st)
 {
-	norm_kernel<<<max_tok, NORM_WARPS * WARP, 0, st>>>(*act, x, w, eps, src, row0, n, max_tok);
+	step_launch(norm_kernel, max_tok, NORM_WARPS * WARP, st, *act, x, w, eps, src, row0, n,
+	            max_tok);
 }
 
 #define SPLIT_WARPS 4u
@@ -114,6 +117,7 @@ static __global__ void split_kernel(struct plx_kc_act act, const float *x, const
 {
 	uint32_t b = blockIdx.x * SPLIT_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
+	step_wait();
 	for (uint32_t t = blockIdx.y; t < n->n_tok && b < act.n_in / 32; t += gridDim.y) {
 		uint64_t at = (uint64_t)t * act.n_in + b * 32 + lane;
 		float v = x[at];
@@ -129,7 +133,7 @@ void plx_kc_split(const struct plx_kc_act *act, const float *x, const float *up,
 {
 	dim3 grid((act->n_in / 32 + SPLIT_WARPS - 1) / SPLIT_WARPS, max_tok < 65535 ? max_tok : 65535);
 
-	split_kernel<<<grid, SPLIT_WARPS * WARP, 0, st>>>(*act, x, up, n);
+	step_launch(split_kernel, grid, SPLIT_WARPS * WARP, st, *act, x, up, n);
 }
 
 /* ---- rotation, and K and V into the cache ---------------------------------------------------- */
@@ -209,6 +213,7 @@ static __global__ void rope_kernel(struct plx_kc_rope p)
 	uint32_t t = blockIdx.x, dim = p.kv.head_dim, lane = threadIdx.x % WARP;
 	uint32_t n_q = p.kv.n_head, n_kv = p.kv.n_head_kv;
 
+	step_wait();
 	if (t >= p.toks.n->n_tok)
 		return;
 	uint32_t pos = p.toks.pos[t], slot = p.toks.slot[t];
@@ -234,7 +239,7 @@ static __global__ void rope_kernel(struct plx_kc_rope p)
 
 void plx_kc_rope(const struct plx_kc_rope *r, struct CUstream_st *st)
 {
-	rope_kernel<<<r->toks.max_tok, ROPE_WARPS * WARP, 0, st>>>(*r);
+	step_launch(rope_kernel, r->toks.max_tok, ROPE_WARPS * WARP, st, *r);
 }
 
 /* ---- block copies ---------------------------------------------------------------------------- */

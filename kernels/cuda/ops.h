@@ -176,7 +176,7 @@ void plx_kc_rope(const struct plx_kc_rope *r, struct CUstream_st *st);
  *
  * @part     [n_tok][n_head][n_split][head_dim + 2] or NULL.
  * @n_split  with part: most splits of a token.
- * @out      [n_tok][n_head * head_dim].
+ * @out      [n_tok][n_head * head_dim]; NULL: act takes it, where head_dim % 32 == 0.
  */
 struct plx_kc_attn {
 	struct plx_kc_kv kv;
@@ -184,6 +184,7 @@ struct plx_kc_attn {
 	const float *qkv;
 	float *part;
 	float *out;
+	struct plx_kc_act act;
 	float scale;
 	uint32_t n_split;
 	uint32_t layer;

@@ -151,14 +151,24 @@ static __device__ uint32_t best_after(const struct row *r, float last, uint32_t 
 static __device__ bool max_find(struct row *r, uint32_t *first, struct room *m)
 {
 	unsigned long long nan = 0;
+	float x = -CUDART_INF_F;
+	uint32_t id = UINT32_MAX;
 
-	for (uint32_t i = threadIdx.x; i < r->n; i += THREADS)
-		nan += r->x[i] != r->x[i];
+#pragma unroll 8
+	for (uint32_t i = threadIdx.x; i < r->n; i += THREADS) {
+		float v = r->x[i];
+
+		nan += v != v;
+		if (is_before(v, i, x, id)) {
+			x = v;
+			id = i;
+		}
+	}
 	nan = block_add(nan, m);
-	*first = best_after(r, CUDART_INF_F, 0, &r->max, m);
-	if (r->n > 0 && r->x[0] == CUDART_INF_F)
-		return false; /* the one +inf that best_after passes over */
-	return nan == 0 && r->max > -CUDART_INF_F && r->max < CUDART_INF_F;
+	block_first(&x, &id, m);
+	r->max = x;
+	*first = id;
+	return nan == 0 && x > -CUDART_INF_F && x < CUDART_INF_F;
 }
 
 /* ---- cuts ------------------------------------------------------------------------------------ */
@@ -422,8 +432,10 @@ static __device__ bool logprobs_make(struct row *r, const struct plx_kc_sampling
 	float last = CUDART_INF_F;
 	uint32_t last_id = 0, first;
 
-	if (!max_find(r, &first, m))
+	/* Without a penalty they are those whose largest is known. */
+	if (s->n_recent > 0 && !max_find(r, &first, m))
 		return false;
+#pragma unroll 8
 	for (uint32_t i = threadIdx.x; i < r->n; i += THREADS)
 		sum += weight_of(r->x[i], r->max, 1.0f);
 	sum = block_add(sum, m);
@@ -474,6 +486,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 	__shared__ struct room m;
 	__shared__ struct plx_kc_sampling s;
 
+	step_wait();
 	if (blockIdx.x >= count_of(n, 1, row0, most))
 		return;
 	float *x = logits + (uint64_t)blockIdx.x * stride;
@@ -503,6 +516,6 @@ void plx_kc_sample(float *logits, uint32_t stride, uint32_t n_vocab,
                    const struct plx_kc_count *n, uint32_t row0, uint32_t max_row,
                    struct CUstream_st *st)
 {
-	sample_kernel<<<max_row, THREADS, 0, st>>>(logits, stride, n_vocab, how, out, n, row0,
-	                                           max_row);
+	step_launch(sample_kernel, max_row, THREADS, st, logits, stride, n_vocab, how, out, n, row0,
+	            max_row);
 }
