@@ -40,6 +40,8 @@ static void on_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	(void)ctx, (void)key, (void)f;
 }
 
+static uint32_t draft_ids; /* of the look-up drafter; 0: no drafts */
+
 struct bench {
 	struct plx_arena arena;
 	struct plx_sched s;
@@ -84,7 +86,8 @@ static void bench_open(struct bench *b, bool cache)
 	                           .steps_in_flight = 2,
 	                           .window = UINT32_MAX,
 	                           .pause_ns = UINT64_MAX,
-	                           .prefix_cache = cache};
+	                           .prefix_cache = cache,
+	                           .draft_ids = draft_ids};
 
 	memset(b, 0, sizeof(*b));
 	PLX_CHECK(plx_arena_open(&b->arena, plx_sched_bytes(&c), &d) == 0);
@@ -198,6 +201,8 @@ int main(void)
 
 	grown += measure("256 sequences decode, prefix cache", true, false);
 	grown += measure("256 decode beside chunks of prompts, cache", true, true);
+	draft_ids = CTX;
+	grown += measure("256 decode beside prompts, cache, drafts on", true, true);
 	printf("sched %-44s %7zu bytes\n", "heap taken while they ran", grown);
 	return 0;
 }

@@ -10,6 +10,11 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
+/*
+ * With more than this running nothing is drafted or learnt: a step's rows are computed then, not
+ * waited for, so drafts would not pay, and asking all would make steps late.
+ */
+#define RUN_MOST    64u
 #define LEARN_LEAST 64u     /* ids looked at before a step in any case */
 #define LEARN_MOST  1024u   /* and at most */
 #define LEARN_NS    150.0   /* about what one takes */
@@ -189,6 +194,8 @@ bool plx_sched_draft_waits(struct plx_sched *s)
 
 	if (d->n_by == 0 || s->n_steps_out == 0)
 		return false;
+	if (s->n_run > RUN_MOST)
+		return d->out;
 	if (!d->out && !d->decided) {
 		learn(s);
 		d->pays = choose(s);
@@ -203,7 +210,7 @@ void plx_sched_draft_plan(struct plx_sched *s)
 	struct plx_sched_draft *d = &s->draft;
 
 	d->n_share = 0;
-	if (d->n_by == 0 || s->n_steps_out > 0)
+	if (d->n_by == 0 || s->n_steps_out > 0 || s->n_run > RUN_MOST)
 		return;
 	learn(s);
 	if (!choose(s))
