@@ -11,8 +11,8 @@
 #include "fw/base/err.h"
 
 /*
- * With more than this running nothing is drafted or learnt: a step's rows are computed then, not
- * waited for, so drafts would not pay, and asking all would make steps late.
+ * With more than this running nothing is drafted or learnt: asking all would take longer than a
+ * step may be filled in. A limit of the scheduler's own time, whatever the device could gain.
  */
 #define RUN_MOST    64u
 #define LEARN_LEAST 64u     /* ids looked at before a step in any case */
