@@ -58,9 +58,10 @@ SRC_batch     := $(wildcard dataplane/batch/*.c)
 SRC_dataplane := $(filter-out %.bpf.c,$(wildcard dataplane/*.c))
 SRC_fw        := $(filter-out fw/main.c,$(wildcard fw/*.c))
 SRC_client    := $(wildcard tools/client/*.c)
+SRC_gguf      := $(wildcard tools/gguf/*.c)
 SRC_testlib   := $(wildcard tests/lib/*.c)
 
-LIBS_ALL := testlib fw dataplane batch client wire accel model kernels base
+LIBS_ALL := testlib fw dataplane batch client gguf wire accel model kernels base
 LIBFILES := $(foreach l,$(LIBS_ALL),$(O)/lib$(l).a)
 NODPDK   := $(filter-out %/libfw.a %/libdataplane.a,$(LIBFILES))
 

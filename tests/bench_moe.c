@@ -22,7 +22,7 @@
 #include "tests/lib/devkit.h"
 #include "tests/lib/devprof.h"
 #include "tests/lib/qdata.h"
-#include "tools/model/write.h"
+#include "tools/gguf/write.h"
 
 #define N_LAYER  12u
 #define N_EMBD   1024u

@@ -31,10 +31,11 @@ allowed dataplane "$base" 'kernels/' 'accel/' 'dataplane/'
 allowed fw "$base" 'kernels/' 'accel/' 'dataplane/' 'fw/'
 allowed tools/client "$base" "$wire" 'tools/client/'
 allowed tools/client/example '-' # knows the installed header alone
+allowed tools/gguf "$base" "$model" 'kernels/quant\.h' 'tools/gguf/'
 allowed tools/key "$base" "$wire" 'tools/client/' 'tools/key/'
-allowed tools/tune "$base" "$wire" 'accel/' 'kernels/' 'tools/client/' 'tools/tune/'
+allowed tools/tune "$base" "$wire" "$batch" 'accel/' 'kernels/' 'tools/client/' 'tools/gguf/' 'tools/tune/'
 for d in $(grep -oE '^tools/[^/]+' <<<"$code" | sort -u); do
-	[[ $ruled == *" $d "* ]] || allowed "$d" "$base" "$wire" "$model" 'kernels/quant\.h' 'tools/client/' "$d/"
+	[[ $ruled == *" $d "* ]] || allowed "$d" "$base" "$wire" "$model" 'kernels/quant\.h' 'tools/client/' 'tools/gguf/' "$d/"
 done
 for d in $(xargs -n1 dirname <<<"$code" | sort -u | grep -vE '^(tests|fpga)(/|$)'); do
 	[[ $ruled == *" $d "* ]] || say "$d: a folder of code without a rule; add one to tests/lint.sh"

@@ -17,7 +17,7 @@
 #include "fw/base/err.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/mtool.h"
-#include "tools/model/write.h"
+#include "tools/gguf/write.h"
 
 struct lie {
 	const char *model;

@@ -26,11 +26,11 @@
 #include "kernels/kernels.h"
 #include "tests/lib/mtool.h"
 #include "tests/lib/qdata.h"
-#include "tools/model/emit.h"
+#include "tools/gguf/emit.h"
 #include "tools/model/facts.h"
 #include "tools/model/options.h"
-#include "tools/model/out.h"
-#include "tools/model/progress.h"
+#include "tools/gguf/out.h"
+#include "tools/gguf/progress.h"
 
 #define COLS 512u
 #define ROWS 1100u /* more than one item */

@@ -36,7 +36,7 @@ tests: $(O)/overseer
 EXTRA_test_ask := tools/ask/options.c
 
 # Model files for benchmarks, and what a token of one reads: for tests/bench_cpu.sh.
-$(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c) $(addprefix tools/model/,facts.c out.c rules.c write.c)) $(O)/libtestlib.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
+$(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c) tools/model/facts.c) $(O)/libtestlib.a $(O)/libgguf.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lutf8proc -lxxhash -lm
 benches: $(O)/mkmodel
@@ -53,6 +53,4 @@ EXTRA_test_experts := $(MODEL_TOOL)
 EXTRA_test_model_tool := $(MODEL_TOOL)
 EXTRA_test_st := tools/model/st.c
 EXTRA_fuzz_st := tools/model/st.c
-EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL)) tools/model/write.c
-
-EXTRA_bench_moe := tools/model/write.c
+EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL))

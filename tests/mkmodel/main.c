@@ -19,9 +19,9 @@
 #include "fw/base/diag.h"
 #include "tests/lib/qdata.h"
 #include "tools/model/facts.h"
-#include "tools/model/out.h"
-#include "tools/model/rules.h"
-#include "tools/model/write.h"
+#include "tools/gguf/out.h"
+#include "tools/gguf/rules.h"
+#include "tools/gguf/write.h"
 
 struct shape {
 	const char *name;

@@ -15,10 +15,10 @@
 #include "accel/model/tokenizer.h"
 #include "fw/base/err.h"
 #include "tools/model/commands.h"
-#include "tools/model/emit.h"
+#include "tools/gguf/emit.h"
 #include "tools/model/hf.h"
-#include "tools/model/out.h"
-#include "tools/model/pool.h"
+#include "tools/gguf/out.h"
+#include "tools/gguf/pool.h"
 #include "tools/model/st.h"
 
 #define LAYER_TENSORS 24u /* at most */

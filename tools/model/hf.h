@@ -15,7 +15,7 @@
 
 #include "accel/model/model.h"
 #include "fw/base/diag.h"
-#include "tools/model/write.h"
+#include "tools/gguf/write.h"
 
 struct plx_hf {
 	char folder[PATH_MAX]; /* "" or with a slash at its end */

@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "tools/model/commands.h"
-#include "tools/model/out.h"
+#include "tools/gguf/out.h"
 
 static int complain(const struct plx_diag *d, int rc)
 {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "fw/base/err.h"
-#include "tools/model/pool.h"
+#include "tools/gguf/pool.h"
 
 enum { OPT_TENSOR = 256, OPT_PLAIN, OPT_PRE, OPT_AGAINST, OPT_HASHES, OPT_CHECK, OPT_BOARD };
 enum { OPT_DEVICE = 300, OPT_CONTEXT, OPT_JSON, OPT_FORCE, OPT_THREADS };

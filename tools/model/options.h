@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 #include "fw/base/diag.h"
-#include "tools/model/rules.h"
+#include "tools/gguf/rules.h"
 
 enum plx_mtool_exit {
 	PLX_MTOOL_OK = 0,

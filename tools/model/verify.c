@@ -16,9 +16,9 @@
 #include "fw/base/err.h"
 #include "kernels/quant.h"
 #include "tools/model/commands.h"
-#include "tools/model/out.h"
-#include "tools/model/pool.h"
-#include "tools/model/progress.h"
+#include "tools/gguf/out.h"
+#include "tools/gguf/pool.h"
+#include "tools/gguf/progress.h"
 
 #define SLICE_ELEMS 65536u
 #define HEX_BYTES   33

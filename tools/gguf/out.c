@@ -1,5 +1,5 @@
 /* Output files: temporary name, reserved room, fsync, rename. */
-#include "tools/model/out.h"
+#include "tools/gguf/out.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* Threads take items by one counter. */
-#include "tools/model/pool.h"
+#include "tools/gguf/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -7,7 +7,7 @@
 #include <stdbool.h>
 
 #include "fw/base/err.h"
-#include "tools/model/out.h"
+#include "tools/gguf/out.h"
 
 struct pool {
 	plx_pool_fn fn;

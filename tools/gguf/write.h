@@ -4,8 +4,8 @@
  *
  * Running out of memory is remembered and said once, by plx_gw_finish.
  */
-#ifndef PLX_TOOLS_MODEL_WRITE_H
-#define PLX_TOOLS_MODEL_WRITE_H
+#ifndef PLX_TOOLS_GGUF_WRITE_H
+#define PLX_TOOLS_GGUF_WRITE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,8 +5,8 @@
  * rename. A full disk, an error or Ctrl-C leaves neither half a file under the final name nor the
  * temporary one (SIGKILL leaves the latter).
  */
-#ifndef PLX_TOOLS_MODEL_OUT_H
-#define PLX_TOOLS_MODEL_OUT_H
+#ifndef PLX_TOOLS_GGUF_OUT_H
+#define PLX_TOOLS_GGUF_OUT_H
 
 #include <limits.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* Formats by tensor; rules.h says which. */
-#include "tools/model/rules.h"
+#include "tools/gguf/rules.h"
 
 #include <fnmatch.h>
 #include <stdio.h>

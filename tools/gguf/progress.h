@@ -2,8 +2,8 @@
  * A progress bar on the terminal: one line on standard error that is redrawn ten times a second and
  * wiped at the end. Nothing is written where standard error is no terminal.
  */
-#ifndef PLX_TOOLS_MODEL_PROGRESS_H
-#define PLX_TOOLS_MODEL_PROGRESS_H
+#ifndef PLX_TOOLS_GGUF_PROGRESS_H
+#define PLX_TOOLS_GGUF_PROGRESS_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

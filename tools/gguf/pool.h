@@ -1,8 +1,8 @@
 /*
  * A few threads that share a list of items.
  */
-#ifndef PLX_TOOLS_MODEL_POOL_H
-#define PLX_TOOLS_MODEL_POOL_H
+#ifndef PLX_TOOLS_GGUF_POOL_H
+#define PLX_TOOLS_GGUF_POOL_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* Metadata and table gather in memory, since the header counts them. */
-#include "tools/model/write.h"
+#include "tools/gguf/write.h"
 
 #include <stdlib.h>
 #include <string.h>

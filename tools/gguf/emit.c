@@ -1,5 +1,5 @@
 /* Items are stretches of rows of about a million bytes; each thread has its own buffers. */
-#include "tools/model/emit.h"
+#include "tools/gguf/emit.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -8,9 +8,9 @@
 
 #include "fw/base/check.h"
 #include "fw/base/err.h"
-#include "tools/model/out.h"
-#include "tools/model/pool.h"
-#include "tools/model/progress.h"
+#include "tools/gguf/out.h"
+#include "tools/gguf/pool.h"
+#include "tools/gguf/progress.h"
 
 #define ITEM_ELEMS 262144u
 #define F16_LIMIT  65520.0f /* rounds to infinity from here on */

@@ -1,5 +1,5 @@
 /* "quantising  [=========>          ]  47 %  121.3 MiB/s  0:12 left" */
-#include "tools/model/progress.h"
+#include "tools/gguf/progress.h"
 
 #include <stdio.h>
 #include <string.h>

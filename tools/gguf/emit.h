@@ -2,14 +2,14 @@
  * Tensors into a GGUF file: read, converted, checked and written by several threads, each row to
  * the place that the table gives it. So the file is the same whatever the number of threads.
  */
-#ifndef PLX_TOOLS_MODEL_EMIT_H
-#define PLX_TOOLS_MODEL_EMIT_H
+#ifndef PLX_TOOLS_GGUF_EMIT_H
+#define PLX_TOOLS_GGUF_EMIT_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/quant.h"
-#include "tools/model/write.h"
+#include "tools/gguf/write.h"
 
 struct plx_emit_tensor {
 	char name[PLX_GGUF_MAX_NAME_BYTES + 1];

@@ -9,8 +9,8 @@
  *   rows that are no whole number of blocks of 256 fall back, Q4_K to Q5_0, Q5_K to Q5_1, Q6_K to
  *     Q8_0; rows that are no multiple of 32, to F16.
  */
-#ifndef PLX_TOOLS_MODEL_RULES_H
-#define PLX_TOOLS_MODEL_RULES_H
+#ifndef PLX_TOOLS_GGUF_RULES_H
+#define PLX_TOOLS_GGUF_RULES_H
 
 #include <stdbool.h>
 #include <stdint.h>
