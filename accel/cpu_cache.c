@@ -27,7 +27,7 @@ static uint64_t sums_off(uint32_t n_mat)
 
 uint64_t plx_cache_table_bytes(const struct plx_cache_plan *plan)
 {
-	uint64_t n = sums_off(plan->n_mat) + plx_cache_n_chunk(plan->data_bytes) * sizeof(uint64_t);
+	uint64_t n = sums_off(plan->n_mat) + plx_cache_plan_chunks(plan) * sizeof(uint64_t);
 
 	return (n + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 }
@@ -40,8 +40,9 @@ void plx_cache_table_make(uint8_t *table, const struct plx_cache_plan *plan)
 	                           .model_mtime_ns = plan->model_mtime_ns,
 	                           .data_off = plx_cache_table_bytes(plan),
 	                           .data_bytes = plan->data_bytes,
-	                           .chunk_bytes = PLX_CACHE_CHUNK,
-	                           .n_chunk = plx_cache_n_chunk(plan->data_bytes),
+	                           .chunk_bytes =
+	                               plan->chunk_bytes != 0 ? plan->chunk_bytes : PLX_CACHE_CHUNK,
+	                           .n_chunk = plx_cache_plan_chunks(plan),
 	                           .n_mat = plan->n_mat};
 
 	memcpy(h.magic, magic, sizeof(h.magic));
@@ -126,7 +127,7 @@ static int table_judge(const uint8_t *table, uint8_t *want, uint64_t bytes,
 {
 	int err = head_judge((const void *)table, (const void *)want, why);
 	uint64_t sums = sums_off(plan->n_mat);
-	uint64_t n_sum = plx_cache_n_chunk(plan->data_bytes) * sizeof(uint64_t);
+	uint64_t n_sum = plx_cache_plan_chunks(plan) * sizeof(uint64_t);
 
 	if (err != 0)
 		return err;
@@ -173,7 +174,7 @@ int plx_cache_open_fd(struct plx_cache *c, int fd, const struct plx_cache_plan *
 	*c = (struct plx_cache){.fd = fd,
 	                        .data_off = plx_cache_table_bytes(plan),
 	                        .data_bytes = plan->data_bytes,
-	                        .n_chunk = plx_cache_n_chunk(plan->data_bytes)};
+	                        .n_chunk = plx_cache_plan_chunks(plan)};
 	int err = table_read(c, plan, why);
 
 	if (err != 0) {

@@ -6,7 +6,7 @@
  *
  *   0         struct plx_cache_head
  *   128       struct plx_cache_mat [n_mat]
- *   ...       u64 [n_chunk]: XXH3-64 of each chunk of PLX_CACHE_CHUNK bytes of data
+ *   ...       u64 [n_chunk]: XXH3-64 of each chunk of chunk_bytes bytes of data
  *   data_off  data_bytes, up to the end of the file; data_off is a multiple of 4096
  *
  * All of it but the checksums is known before the file is read, from the model: so it is compared,
@@ -71,6 +71,7 @@ struct plx_cache_plan {
 	uint8_t model_hash[PLX_CACHE_HASH_BYTES];
 	const struct plx_cache_mat *mat; /* [n_mat] */
 	uint64_t data_bytes;
+	uint64_t chunk_bytes; /* 0: PLX_CACHE_CHUNK */
 };
 
 struct plx_cache {
@@ -86,6 +87,14 @@ struct plx_cache {
 static inline uint32_t plx_cache_n_chunk(uint64_t data_bytes)
 {
 	return (uint32_t)((data_bytes + PLX_CACHE_CHUNK - 1) / PLX_CACHE_CHUNK);
+}
+
+/* plx_cache_plan_chunks - chunks of a plan, which may have a size of its own for them. */
+static inline uint32_t plx_cache_plan_chunks(const struct plx_cache_plan *p)
+{
+	uint64_t chunk = p->chunk_bytes != 0 ? p->chunk_bytes : PLX_CACHE_CHUNK;
+
+	return (uint32_t)((p->data_bytes + chunk - 1) / chunk);
 }
 
 /*
@@ -106,7 +115,7 @@ int plx_cache_open_fd(struct plx_cache *c, int fd, const struct plx_cache_plan *
                       struct plx_diag *why);
 
 /*
- * plx_cache_read - chunk i of the data into its place.
+ * plx_cache_read - chunk i of the data into its place, where chunks have the usual size.
  *
  * @data  out, start of all the data; [i * PLX_CACHE_CHUNK, ...) is written.
  *
@@ -159,6 +168,16 @@ int plx_cache_write_start(struct plx_cache_writer *w, const char *path,
  * complete is removed. Both free what it took and may be called again. */
 void plx_cache_write_wait(struct plx_cache_writer *w);
 void plx_cache_write_stop(struct plx_cache_writer *w);
+
+/* plx_cache_tmp_open - a new file at path, locked for as long as *fd is open, in place of one that
+ * a dead process left. Errors: AGAIN (another process has it), FULL, IO; why says so. */
+int plx_cache_tmp_open(const char *path, int *fd, struct plx_diag *why);
+
+/*
+ * plx_cache_tmp_keep - the file at tmp, complete, gets its name: fsync, rename, fsync of the
+ * folder. Cost: waits for the disk.  Errors: FULL, IO; the caller removes tmp then.
+ */
+int plx_cache_tmp_keep(int fd, const char *tmp, const char *path, struct plx_diag *why);
 
 /* ---- shared by both files ------------------------------------------------------------------- */
 

@@ -37,11 +37,11 @@
 
 /* ---- the temporary file --------------------------------------------------------------------- */
 
-static int os_error(struct plx_cache_writer *w, const char *what)
+static int os_error(struct plx_diag *why, const char *what)
 {
 	int err = errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? PLX_E_FULL : PLX_E_IO;
 
-	return plx_diag_set(&w->why, err, "%s: %s", what, strerror(errno));
+	return plx_diag_set(why, err, "%s: %s", what, strerror(errno));
 }
 
 static bool is_named(int fd, const char *path)
@@ -69,23 +69,22 @@ static bool drop_leftover(const char *tmp)
 	return ours;
 }
 
-/* A new, locked file at w->tmp; AGAIN where another process is at it. */
-static int tmp_open(struct plx_cache_writer *w, int *fd)
+int plx_cache_tmp_open(const char *path, int *fd, struct plx_diag *why)
 {
 	for (int i = 0; i < TRIES; i++) {
-		*fd = open(w->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+		*fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 		if (*fd < 0 && errno != EEXIST)
-			return os_error(w, "it can't be made");
-		if (*fd < 0 && !drop_leftover(w->tmp))
+			return os_error(why, "it can't be made");
+		if (*fd < 0 && !drop_leftover(path))
 			break;
 		if (*fd < 0)
 			continue;
-		if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && is_named(*fd, w->tmp))
+		if (flock(*fd, LOCK_EX | LOCK_NB) == 0 && is_named(*fd, path))
 			return PLX_E_OK;
 		close(*fd); /* taken for a leftover before it was locked */
 	}
 	*fd = -1;
-	return plx_diag_set(&w->why, PLX_E_AGAIN, "another process is writing it");
+	return plx_diag_set(why, PLX_E_AGAIN, "another process is writing it");
 }
 
 /* ---- the thread ----------------------------------------------------------------------------- */
@@ -103,7 +102,7 @@ static int write_all(struct plx_cache_writer *w, int fd, const uint8_t *p, uint6
 		if (put < 0 && errno == EINTR)
 			continue;
 		if (put <= 0)
-			return os_error(w, "it can't be written");
+			return os_error(&w->why, "it can't be written");
 		p += put;
 		off += (uint64_t)put;
 		n -= (uint64_t)put;
@@ -150,15 +149,13 @@ static int write_file(struct plx_cache_writer *w, int fd)
 	/* Full is found out before anything is written, where the file system can. */
 	if (fallocate(fd, 0, 0, (off_t)(w->data_off + w->data_bytes)) != 0 && errno != EOPNOTSUPP &&
 	    errno != ENOSYS)
-		return os_error(w, "it can't be made as large as it must be");
+		return os_error(&w->why, "it can't be made as large as it must be");
 	for (uint32_t i = 0; err == 0 && i < plx_cache_n_chunk(w->data_bytes); i++)
 		err = write_chunk(w, fd, i);
 	if (err != 0)
 		return err;
 	plx_cache_table_seal(w->table, w->data_off);
 	err = write_all(w, fd, w->table, w->data_off, 0);
-	if (err == 0 && fsync(fd) != 0)
-		err = os_error(w, "it can't be written");
 	return err;
 }
 
@@ -178,18 +175,26 @@ static void sync_folder(const char *path)
 	close(fd);
 }
 
+int plx_cache_tmp_keep(int fd, const char *tmp, const char *path, struct plx_diag *why)
+{
+	if (fsync(fd) != 0)
+		return os_error(why, "it can't be written");
+	if (rename(tmp, path) != 0)
+		return os_error(why, "it can't be renamed");
+	sync_folder(path);
+	return PLX_E_OK;
+}
+
 static int write_cache(struct plx_cache_writer *w)
 {
-	int fd, err = tmp_open(w, &fd);
+	int fd, err = plx_cache_tmp_open(w->tmp, &fd, &w->why);
 
 	if (err != 0)
 		return err;
 	err = write_file(w, fd);
-	if (err == 0 && rename(w->tmp, w->path) != 0)
-		err = os_error(w, "it can't be renamed");
 	if (err == 0)
-		sync_folder(w->path);
-	else
+		err = plx_cache_tmp_keep(fd, w->tmp, w->path, &w->why);
+	if (err != 0)
 		(void)unlink(w->tmp);
 	close(fd); /* and with it the lock, once the name is gone */
 	return err;
