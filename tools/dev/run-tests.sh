@@ -10,7 +10,7 @@ for t in "$@"; do
 	timeout -k 5 "${PLX_TEST_TIMEOUT:-180}" "$t" >"$log" 2>&1; rc=$?
 	ms=$(( ($(date +%s%N) - start) / 1000000 ))
 	ran=$(sed -n 's/^\[==========\] \([0-9]*\) test(s) run.*/\1/p' "$log" | tail -1)
-	bad=$(sed -n 's/^ *\([0-9]*\) FAILED TEST(S).*/\1/p' "$log" | tail -1); bad=${bad:-0}; skip=$(grep -cE '^\[  SKIPPED \] [a-z]' "$log")
+	bad=$(sed -n 's/^ *\([0-9]*\) FAILED TEST(S).*/\1/p' "$log" | tail -1); bad=${bad:-0}; skip=$(grep -E '^\[  SKIPPED \] [a-z]' "$log" | sort -u | wc -l) # named twice: where it ran, and in the sum
 	if [ -z "$ran" ]; then ran=1; skip=0; if [ $rc = 77 ]; then skip=1; fi; fi
 	if [ $rc != 0 ] && [ $rc != 77 ] && [ "$bad" = 0 ]; then bad=1; fi
 	[ "$bad" -gt "$ran" ] && ran=$bad
