@@ -53,6 +53,7 @@ enum plx_dev_cap {
 	PLX_CAP_COPY = 1 << 10,    /* copy_blocks */
 	PLX_CAP_SHIFT = 1 << 11,   /* PLX_DELTA_SHIFT: positions move down */
 	PLX_CAP_EXPERTS = 1 << 12, /* models with experts */
+	PLX_CAP_SCORE = 1 << 13,   /* PLX_TOKF_SCORE: log-probabilities of given ids */
 };
 
 struct plx_dev_info {
@@ -96,12 +97,18 @@ struct plx_dev_limits {
 enum plx_tok_flag {
 	PLX_TOKF_LOGITS = 1 << 0, /* sample after this token */
 	PLX_TOKF_HIDDEN = 1 << 1, /* return its final hidden row */
+	/*
+	 * Say how likely a given id is after this token: pos[1] is the id, and pos[2] is, when the
+	 * step came back, the bits of its log-probability (f32, natural logarithm, of the model's
+	 * distribution before any sampling option). Nothing is sampled in a sequence that has any.
+	 */
+	PLX_TOKF_SCORE = 1 << 2,
 };
 
 /* One token to run. Tokens of one sequence are contiguous and in order of position. */
 struct plx_step_tok {
 	int32_t id;      /* vocabulary id, PLX_TOK_LAST or PLX_TOK_EMBED(row) */
-	uint32_t pos[3]; /* position; text uses pos[0], images all three */
+	uint32_t pos[3]; /* position; text uses pos[0], images all three; PLX_TOKF_SCORE */
 	int32_t parent;  /* tree: index in the step of the token before it; -1: the one before */
 	uint32_t flags;  /* enum plx_tok_flag */
 };

@@ -55,7 +55,7 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 		f->id[at] = tok_id(slot, &t[j]);
 		f->pos[at] = t[j].pos[0];
 		plx_slot_sampler_note(&slot->sampler, slot->n_left + f->pos[at], f->id[at]);
-		if ((t[j].flags & PLX_TOKF_LOGITS) != 0) {
+		if ((t[j].flags & (PLX_TOKF_LOGITS | PLX_TOKF_SCORE)) != 0) {
 			c->row_seq[f->n_row] = i;
 			f->row[f->n_row++] = at;
 		}
@@ -99,7 +99,15 @@ static void row_begin(struct plx_cpu *c, uint32_t i)
 	uint32_t seq = c->row_seq[row];
 	const struct plx_step_seq *q = &plx_step_seqs(c->step)[seq];
 	const struct plx_cpu_slot *slot = &c->slot[q->slot];
+	const struct plx_step_tok *t = &plx_step_toks(c->step)[c->fwd.row[row]];
 	char *tops = (char *)c->step + top_off(c, seq);
+
+	if ((t->flags & PLX_TOKF_SCORE) != 0) {
+		plx_slot_score_begin(&c->choosing[i], c->k,
+		                     c->fwd.logits + (size_t)i * c->fwd.logit_stride, c->m->n_vocab,
+		                     t->pos[1], c->scratch + i * c->scratch_bytes);
+		return;
+	}
 	struct plx_top *top =
 	    (struct plx_top *)(void *)tops + (size_t)row_rank(c, row, q) * q->n_top;
 
@@ -160,7 +168,21 @@ static void rows_accept(struct plx_cpu *c, const struct plx_step_seq *q, uint32_
 	}
 }
 
-static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, bool sampled,
+/* The log-probabilities that a sequence's tokens asked for; FAULT where one is not a number. */
+static int rows_score(struct plx_cpu *c, uint32_t row, uint32_t end)
+{
+	for (; row < end; row++) {
+		const struct plx_choice *ch = &c->choice[row];
+
+		if (ch->status != 0)
+			return ch->status;
+		memcpy(&plx_step_toks(c->step)[c->fwd.row[row]].pos[2], &ch->logprob,
+		       sizeof(ch->logprob));
+	}
+	return 0;
+}
+
+static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, uint32_t end,
                        struct plx_step_out *out)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(c->step)[i];
@@ -171,8 +193,13 @@ static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, bool sampled
 		out->status = PLX_E_FAULT;
 		return;
 	}
-	if (!sampled)
+	if (row == end)
 		return;
+	if ((plx_step_toks(c->step)[c->fwd.row[row]].flags & PLX_TOKF_SCORE) != 0) {
+		out->status = rows_score(c, row, end);
+		slot->failed = out->status != 0;
+		return;
+	}
 	rows_accept(c, q, row, out);
 	if (out->status != 0) {
 		slot->failed = true;
@@ -196,7 +223,7 @@ void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s)
 
 		while (row < c->fwd.n_row && c->row_seq[row] == i)
 			row++;
-		seq_finish(c, i, first, row > first, &plx_step_outs(s)[i]);
+		seq_finish(c, i, first, row, &plx_step_outs(s)[i]);
 	}
 }
 

@@ -67,6 +67,20 @@ void plx_slot_sampler_begin(struct plx_choosing *g, const struct plx_slot_sample
 	plx_k_sample_begin(scratch, k, &how, logits, n_vocab, pos, 0);
 }
 
+void plx_slot_score_begin(struct plx_choosing *g, const struct plx_kernels *k, float *logits,
+                          uint32_t n_vocab, uint32_t id, void *scratch)
+{
+	g->k = k;
+	g->logits = logits;
+	g->top = NULL;
+	g->n_top = 0;
+	g->n_vocab = n_vocab;
+	g->n_recent = 0;
+	g->state = PLX_CHOOSING_LOGPROBS;
+	g->choice = (struct plx_choice){.status = PLX_E_FAULT, .id = (int32_t)id};
+	plx_k_logprobs_begin(scratch, k, logits, n_vocab, id, 0);
+}
+
 /* When the id is known the logits become what they were. */
 static void id_step(struct plx_choosing *g, uint32_t budget, void *scratch)
 {

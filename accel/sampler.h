@@ -77,6 +77,9 @@ struct plx_choosing {
 void plx_slot_sampler_begin(struct plx_choosing *g, const struct plx_slot_sampler *s,
                             const struct plx_kernels *k, float *logits, uint32_t n_vocab,
                             uint32_t pos, struct plx_top *top, uint32_t n_top, void *scratch);
+/* plx_slot_score_begin - no choice, but how likely `id` is: g->choice is it with its logprob. */
+void plx_slot_score_begin(struct plx_choosing *g, const struct plx_kernels *k, float *logits,
+                          uint32_t n_vocab, uint32_t id, void *scratch);
 bool plx_slot_sampler_step(struct plx_choosing *g, uint32_t budget, void *scratch);
 
 /*

@@ -219,7 +219,11 @@ static int tok_check(const struct plx_step_checker *c, const struct plx_step_tok
 	uint32_t idx = q->first_tok + i;
 	bool sampled = (t->flags & PLX_TOKF_LOGITS) != 0;
 
-	if ((t->flags & ~(uint32_t)(PLX_TOKF_LOGITS | PLX_TOKF_HIDDEN)) != 0)
+	if ((t->flags & ~(uint32_t)(PLX_TOKF_LOGITS | PLX_TOKF_HIDDEN | PLX_TOKF_SCORE)) != 0)
+		return PLX_E_INVAL;
+	if ((t->flags & PLX_TOKF_SCORE) != 0 && (c->caps & PLX_CAP_SCORE) == 0)
+		return PLX_E_UNSUPPORTED;
+	if ((t->flags & PLX_TOKF_SCORE) != 0 && t->pos[1] >= c->n_vocab)
 		return PLX_E_INVAL;
 	if ((t->flags & PLX_TOKF_HIDDEN) != 0 && (c->caps & PLX_CAP_HIDDEN) == 0)
 		return PLX_E_UNSUPPORTED;
@@ -265,6 +269,7 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 	slot->mark = c->serial;
 	const struct plx_step_tok *t = tok + q->first_tok;
 	uint64_t last_pos = (uint64_t)t[0].pos[0] + q->n_tok - 1;
+	uint32_t flags = 0;
 
 	if (last_pos / c->lim.block_tokens >= slot->n_blocks)
 		return PLX_E_INVAL;
@@ -278,7 +283,10 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 		err = tok_check(c, t + i, q, i, slot->has_last);
 		if (err != 0)
 			return err;
+		flags |= t[i].flags;
 	}
+	if ((flags & PLX_TOKF_SCORE) != 0 && (flags & PLX_TOKF_LOGITS) != 0)
+		return PLX_E_INVAL;
 	if ((t[q->n_tok - 1].flags & PLX_TOKF_LOGITS) != 0)
 		slot->has_last = true;
 	return PLX_E_OK;

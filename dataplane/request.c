@@ -56,7 +56,7 @@ size_t plx_links_bytes(const struct plx_config *cfg, uint32_t n_io)
 	const struct plx_cfg_limits *m = &cfg->lim;
 	size_t ptr = sizeof(void *), evs = plx_links_events(cfg);
 	size_t pools = m->n_requests * (sizeof(struct plx_req) + body_bytes(cfg) +
-	                                4 * (size_t)m->prompt_tokens + 64) +
+	                                9 * (size_t)m->prompt_tokens + 192) +
 	               evs * sizeof(struct plx_ev) + 4096;
 	size_t per_io = plx_ring_bytes(m->ring_entries, (uint32_t)ptr) +
 	                2 * plx_ring_bytes((uint32_t)evs, (uint32_t)ptr) +
@@ -141,7 +141,9 @@ static int open_pools(struct plx_links *l, struct plx_arena *a)
 		r->idx = i;
 		r->body = plx_arena_take(a, body_bytes(l->cfg), 64);
 		r->ids = plx_arena_take(a, 4 * (size_t)m->prompt_tokens, 64);
-		if (!r->body || !r->ids)
+		r->mark = plx_arena_take(a, m->prompt_tokens, 64);
+		r->score = plx_arena_take(a, 4 * (size_t)m->prompt_tokens, 64);
+		if (!r->body || !r->ids || !r->mark || !r->score)
 			return PLX_E_NOMEM;
 		PLX_CHECK(plx_ring_req_push(&l->req_free, &r));
 	}

@@ -44,8 +44,9 @@ struct plx_result {
 	struct plx_msg_load load; /* REJECT: at that moment */
 	uint32_t prompt_tokens;
 	uint32_t cached_tokens;
-	uint32_t numeric_kind;     /* DONE: of the device that ran it last; 0: as io knows it */
-	bool kind_changed;         /* DONE: others ran a part of it */
+	uint32_t numeric_kind; /* DONE: of the device that ran it last; 0: as io knows it */
+	bool kind_changed;     /* DONE: others ran a part of it */
+	struct plx_msg_done_compress compress; /* DONE, with the option COMPRESS */
 	uint64_t ns[PLX_NS_COUNT]; /* tok fills TOK and DETOK, batch QUEUE, PREFILL, DECODE; io the
 	                              rest */
 	char detail[96];           /* REJECT: for a person, may be ""; never prompt text */
@@ -58,7 +59,10 @@ struct plx_req {
 	uint32_t idx;  /* place in the pool, 0..n_requests-1: index of each stage's own tables */
 	uint32_t gen;  /* grows each time this place is taken */
 	uint8_t *body; /* [lim.request_bytes] the REQ message; view points into it */
-	int32_t *ids;  /* [lim.prompt_tokens] prompt, written by tok */
+	int32_t *ids;  /* [lim.prompt_tokens] prompt, written by tok; what is pruned, by batch */
+	uint8_t *
+	    mark; /* [lim.prompt_tokens] enum plx_compress_mark, by tok, with the option COMPRESS */
+	float *score; /* [lim.prompt_tokens] batch's: log-probabilities of ids */
 
 	/* Filled by io before the push; nobody writes them afterwards. */
 	uint32_t io_idx; /* which io stage owns the session */

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "dataplane/batch/compress.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 
@@ -128,7 +129,7 @@ size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 
 	for (uint32_t i = 0; i < f.n_dev; i++)
 		f.dev[i].sched = c;
-	return plx_fleet_bytes(&f) + cfg->lim.n_requests * (2 * sizeof(uint32_t) + 16 + have) + 320;
+	return plx_fleet_bytes(&f) + cfg->lim.n_requests * (3 * sizeof(uint32_t) + 16 + have) + 384;
 }
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -203,8 +204,9 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->place = plx_arena_take(a, n * sizeof(*s->place), 64);
 	s->last_ns = plx_arena_take(a, n * sizeof(*s->last_ns), 64);
 	s->said_ns = plx_arena_take(a, n * sizeof(*s->said_ns), 64);
+	s->scored = plx_arena_take(a, n * sizeof(*s->scored), 64);
 	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
-	if (!s->live || !s->place || !s->last_ns || !s->said_ns || !s->have)
+	if (!s->live || !s->place || !s->last_ns || !s->said_ns || !s->have || !s->scored)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
 	return fleet_init(s, a, d);
 }
@@ -305,6 +307,10 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	struct plx_result *res = &r->res;
 
 	live_remove(s, key);
+	if (f->kind == PLX_SCHED_SCORED) {
+		s->scored[s->n_scored++] = key;
+		return;
+	}
 	if (f->kind == PLX_SCHED_REJECT)
 		plx_req_reject(s->links, r, f->err, NULL);
 	res->kind = f->kind;
@@ -334,7 +340,7 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 
 	return (struct plx_sched_job){
 	    .ids = r->ids,
-	    .n_ids = r->n_ids,
+	    .n_ids = r->n_ids - r->res.compress.n_pruned,
 	    .max_new = m->max_new,
 	    .n_samples = m->n_samples,
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
@@ -442,11 +448,38 @@ static uint32_t retry_us(uint64_t ns)
 	return us < RETRY_MOST_US ? (uint32_t)us : RETRY_MOST_US;
 }
 
+static void live_add(struct plx_stage_batch *s, uint32_t key)
+{
+	s->place[key] = s->n_live;
+	s->live[s->n_live++] = key;
+}
+
+/* First the prompt is scored; what is asked of the answer comes afterwards. */
+static struct plx_sched_job score_job_of(const struct plx_req *r)
+{
+	struct plx_sched_job job = job_of(r);
+
+	job.n_samples = 1;
+	job.n_top = 0;
+	job.beyond = false;
+	job.score = r->score;
+	return job;
+}
+
+static void refused(struct plx_stage_batch *s, struct plx_req *r, int err,
+                    const struct plx_sched_admit *admit)
+{
+	plx_req_reject(s->links, r, err, admit->why);
+	r->res.retry_after_us = retry_us(admit->retry_ns);
+	give_back(s, r);
+}
+
 static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 {
 	struct plx_sched_admit admit = {0};
 	const char *why;
 	uint8_t cause = cancel_cause(s, r);
+	bool scores = r->view.compress.by != 0 && r->n_ids > 1;
 
 	r->batch_ns = s->now_ns;
 	r->res.prompt_tokens = r->n_ids;
@@ -454,9 +487,9 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		cancelled(s, r, cause);
 		return;
 	}
-	struct plx_sched_job job = job_of(r);
+	struct plx_sched_job job = scores ? score_job_of(r) : job_of(r);
 
-	job.have = have_of(s, r);
+	job.have = scores ? NULL : have_of(s, r);
 	int e = check_request(s, r, &why);
 
 	if (e) {
@@ -466,18 +499,51 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 	}
 	e = plx_fleet_add(&s->fleet, r->idx, &job, s->now_ns, &admit);
 	if (e) {
-		plx_req_reject(s->links, r, e, admit.why);
-		r->res.retry_after_us = retry_us(admit.retry_ns);
-		give_back(s, r);
+		refused(s, r, e, &admit);
 		return;
 	}
 	s->last_ns[r->idx] = 0;
 	const struct plx_sched *sched = &s->fleet.dev[s->fleet.ent[r->idx].dev].sched;
+	bool judged = sched->ent[r->idx].raw_ns && !scores;
 
-	s->said_ns[r->idx] = sched->ent[r->idx].raw_ns ? s->now_ns + admit.est_ttft_ns : 0;
-	s->place[r->idx] = s->n_live;
-	s->live[s->n_live++] = r->idx;
+	s->said_ns[r->idx] = judged ? s->now_ns + admit.est_ttft_ns : 0;
+	live_add(s, r->idx);
 	accept(s, r, &admit);
+}
+
+/* A prompt was scored: what says least of it goes, the rest is run. */
+static void take_scored(struct plx_stage_batch *s, struct plx_req *r)
+{
+	const struct plx_req_compress *c = &r->view.compress;
+	struct plx_compress_goal goal = {c->by == PLX_COMPRESS_LOSS, c->target};
+	struct plx_compress_result out;
+	struct plx_sched_admit admit = {0};
+	uint8_t cause = cancel_cause(s, r);
+
+	if (cause) {
+		cancelled(s, r, cause);
+		return;
+	}
+	(void)plx_compress_prune(r->ids, r->mark, r->score, r->n_ids, &goal, &out);
+	r->res.compress.n_pruned = out.n_removed;
+	r->res.compress.loss = out.loss;
+	plx_count(s->page, PLX_M_BATCH_PRUNED, out.n_removed);
+	struct plx_sched_job job = job_of(r);
+
+	job.have = have_of(s, r);
+	job.since_ns = r->batch_ns;
+	int e = plx_fleet_add(&s->fleet, r->idx, &job, s->now_ns, &admit);
+
+	if (e)
+		refused(s, r, e, &admit);
+	else
+		live_add(s, r->idx);
+}
+
+static void take_all_scored(struct plx_stage_batch *s)
+{
+	while (s->n_scored > 0)
+		take_scored(s, &s->links->req[s->scored[--s->n_scored]]);
 }
 
 static uint32_t take_requests(struct plx_stage_batch *s)
@@ -721,6 +787,7 @@ static const struct {
     COUNT(BATCH_COW, tier.n_cow),
     COUNT(BATCH_SHIFTS, stats.shifts),
     COUNT(BATCH_LEFT, stats.left_tokens),
+    COUNT(BATCH_SCORED, stats.scored_tokens),
     COUNT(TTFT_OFF_10, stats.ttft_err[0]),
     COUNT(TTFT_OFF_25, stats.ttft_err[1]),
     COUNT(TTFT_OFF_50, stats.ttft_err[2]),
@@ -782,7 +849,10 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 	struct plx_stage_batch *s = state;
 
 	s->now_ns = now_ns;
-	uint32_t work = take_results(s) + take_notes(s) + take_requests(s);
+	uint32_t work = take_results(s);
+
+	take_all_scored(s);
+	work += take_notes(s) + take_requests(s);
 	bool tick = now_ns - s->tick_ns >= TICK_NS;
 
 	if (work || tick)

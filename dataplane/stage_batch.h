@@ -14,7 +14,7 @@
 
 #define PLX_BATCH_MAX_STEPS    16
 #define PLX_BATCH_FLEET_COUNTS 7
-#define PLX_BATCH_COUNTS       30
+#define PLX_BATCH_COUNTS       31
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {
@@ -60,6 +60,8 @@ struct plx_stage_batch {
 	uint32_t n_live;             /* keys the scheduler has */
 	uint32_t *live;              /* [n_requests] them, in no order */
 	uint32_t *place;             /* [n_requests] where in live a key is */
+	uint32_t n_scored;           /* of scored */
+	uint32_t *scored;            /* [n_requests] keys whose prompts were scored, to be pruned */
 	struct plx_sched_have *have; /* [n_requests][n_samples] of resumed requests */
 	uint64_t
 	    *said_ns; /* [n_requests] when ACCEPT said that the first token comes; 0: a guess */

@@ -79,18 +79,21 @@ static void write_cancelled(struct plx_answer *a, uint8_t cause, const struct pl
 static void write_done(const struct plx_stage_io *io, struct plx_answer *a, const struct plx_req *r)
 {
 	const struct plx_result *res = &r->res;
-	struct plx_msg_done m = {.n_samples = r->view.m.n_samples,
-	                         .flags = res->kind_changed ? PLX_DONE_KIND_CHANGED : 0,
-	                         .numeric_kind = res->numeric_kind ? res->numeric_kind
-	                                                           : io->sh->conf.numeric_kind,
-	                         .prompt_tokens = res->prompt_tokens,
-	                         .cached_tokens = res->cached_tokens};
+	bool compressed = r->view.compress.by != 0;
+	struct plx_msg_done m = {
+	    .n_samples = r->view.m.n_samples,
+	    .flags = (uint16_t)((res->kind_changed ? PLX_DONE_KIND_CHANGED : 0) |
+	                        (compressed ? PLX_DONE_COMPRESSED : 0)),
+	    .numeric_kind = res->numeric_kind ? res->numeric_kind : io->sh->conf.numeric_kind,
+	    .prompt_tokens = res->prompt_tokens,
+	    .cached_tokens = res->cached_tokens};
 
 	memcpy(m.ns, res->ns, sizeof(m.ns));
 	m.ns[PLX_NS_RX] = r->whole_ns - r->rx_ns;
 	m.ns[PLX_NS_TX] = a->wait_ns;
 	m.ns[PLX_NS_TTFT] = a->first_token_ns != 0 ? a->first_token_ns - r->whole_ns : 0;
-	int n = plx_msg_done_encode(a->final_msg, sizeof(a->final_msg), &m, res->sample);
+	int n = plx_msg_done_encode(a->final_msg, sizeof(a->final_msg), &m, res->sample,
+	                            &res->compress);
 
 	PLX_CHECK(n > 0);
 	a->final_type = PLX_T_DONE;

@@ -56,8 +56,9 @@ size_t plx_stage_tok_bytes(const struct plx_config *cfg)
 	return plx_talk_bytes(&kept) +
 	       n_answers(cfg) * (sizeof(struct plx_detok) + tops_bytes(cfg) + 64) + max_text(cfg) +
 	       PLX_MESSAGES_MAX * sizeof(struct plx_chat_msg) +
-	       plx_tok_segs() * (sizeof(struct plx_chat_seg) + sizeof(struct plx_tok_span)) +
-	       evs * sizeof(struct plx_ev *) + 1024;
+	       plx_tok_segs() * (sizeof(struct plx_chat_seg) + sizeof(struct plx_tok_span) +
+	                         sizeof(struct plx_compress_span)) +
+	       4 * (size_t)cfg->lim.prompt_tokens + 128 + evs * sizeof(struct plx_ev *) + 1024;
 }
 
 static int check_limits(const struct plx_config *cfg, const struct plx_tok *tok, struct plx_diag *d)
@@ -89,7 +90,9 @@ static int take_in(struct plx_stage_tok *s, struct plx_arena *a, struct plx_diag
 	in->msg = plx_arena_take(a, PLX_MESSAGES_MAX * sizeof(*in->msg), 64);
 	in->seg = plx_arena_take(a, plx_tok_segs() * sizeof(*in->seg), 64);
 	in->span = plx_arena_take(a, plx_tok_segs() * sizeof(*in->span), 64);
-	if (!in->text || !in->msg || !in->seg || !in->span)
+	in->tok_end = plx_arena_take(a, 4 * (size_t)s->links->cfg->lim.prompt_tokens, 64);
+	in->free_span = plx_arena_take(a, plx_tok_segs() * sizeof(*in->free_span), 64);
+	if (!in->text || !in->msg || !in->seg || !in->span || !in->tok_end || !in->free_span)
 		return plx_diag_set(d, PLX_E_NOMEM, "the tok stage's arena is too small");
 	return plx_tok_scratch_new(&in->scratch, s->tok, in->max_text, d);
 }
@@ -252,7 +255,7 @@ static void keep(struct plx_stage_tok *s, const struct plx_req *r)
 	struct plx_talk_end e = {.owner = plx_tok_owner(r),
 	                         .req_id = r->req_id,
 	                         .prompt = r->ids,
-	                         .n_prompt = r->n_ids,
+	                         .n_prompt = r->n_ids - r->res.compress.n_pruned,
 	                         .n_samples = r->view.m.n_samples};
 
 	if (r->res.kind != PLX_FINAL_DONE || !owner_is_there(s->links, e.owner))

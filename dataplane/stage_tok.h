@@ -22,6 +22,7 @@
 #define PLX_DATAPLANE_STAGE_TOK_H
 
 #include "accel/model/chat.h"
+#include "dataplane/batch/compress.h"
 #include "dataplane/batch/talk.h"
 #include "dataplane/detok.h"
 #include "dataplane/request.h"
@@ -31,6 +32,7 @@ enum plx_tok_work {
 	PLX_TOK_IDLE,
 	PLX_TOK_COPY,   /* ids that came as such */
 	PLX_TOK_ENCODE, /* a text in the scratch */
+	PLX_TOK_MARK,   /* what of the prompt may be left out */
 	PLX_TOK_PRIME,  /* ids that the client of a resumed request has already */
 	PLX_TOK_REFUSE, /* the request goes back when an event is free */
 };
@@ -49,6 +51,14 @@ struct plx_tok_in {
 	struct plx_chat_seg *seg;  /* [PLX_CHAT_SEGS(PLX_MESSAGES_MAX)] */
 	struct plx_tok_span *span; /* as many */
 	struct plx_tok_scratch *scratch;
+	/* MARK: */
+	const char *prompt; /* the text that was encoded */
+	uint32_t prompt_len;
+	uint32_t n_msgs, n_segs;             /* of msg and seg; 0: no chat */
+	uint32_t n_marked;                   /* ids followed */
+	uint32_t marked_text;                /* bytes of the text behind which they end */
+	uint32_t *tok_end;                   /* [lim.prompt_tokens] */
+	struct plx_compress_span *free_span; /* as many as seg */
 };
 
 /* The way out. */

@@ -36,21 +36,37 @@ static void hand_on(struct plx_stage_tok *s)
 	PLX_CHECK(plx_ring_req_push(&s->links->tok_req, &r));
 }
 
+/* All is known of the prompt. */
+static void prepared(struct plx_stage_tok *s)
+{
+	if (s->in.req->view.n_resumed)
+		s->in.work = PLX_TOK_PRIME;
+	else
+		hand_on(s);
+}
+
 /* The prompt stands in ids; n_ids of them are new. */
 static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
 {
 	struct plx_req *r = s->in.req;
+	const struct plx_req_compress *c = &r->view.compress;
 
 	r->n_ids = r->n_kept + n_ids;
+	if (c->by == PLX_COMPRESS_RATIO && c->target * (float)r->n_ids < 1.0f) {
+		refuse_option(s, PLX_OPT_COMPRESS, "the ratio removes every token");
+		return;
+	}
 	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
 		plx_detok_init(plx_tok_answer(s, r->idx, i), s->tok, r);
 	plx_talk_begin(&s->talk, r->idx);
 	s->in.sample = 0;
 	s->in.n_primed = 0;
-	if (r->view.n_resumed)
-		s->in.work = PLX_TOK_PRIME;
+	s->in.n_marked = r->n_kept;
+	s->in.marked_text = 0;
+	if (c->by)
+		s->in.work = PLX_TOK_MARK;
 	else
-		hand_on(s);
+		prepared(s);
 }
 
 /* A resumed request: what the client has goes through the decoder and is not sent. */
@@ -100,6 +116,8 @@ static void begin_text(struct plx_stage_tok *s)
 	const struct plx_msg_req *m = &r->view.m;
 	uint32_t specials = m->flags & PLX_REQ_SPECIAL ? (uint32_t)PLX_TOK_SPECIALS : 0u;
 	uint32_t start = r->view.continued ? (uint32_t)PLX_TOK_NO_PREFIX : (uint32_t)PLX_TOK_BOS;
+	s->in.prompt = (const char *)r->view.prompt;
+	s->in.prompt_len = m->prompt_bytes;
 	struct plx_tok_job job = {.text = r->view.prompt,
 	                          .len = m->prompt_bytes,
 	                          .flags = specials | start,
@@ -154,6 +172,10 @@ static void begin_messages(struct plx_stage_tok *s)
 		       "the chat template does not take these messages");
 		return;
 	}
+	in->prompt = p.text;
+	in->prompt_len = p.len;
+	in->n_msgs = n_msgs;
+	in->n_segs = (uint32_t)n;
 	struct plx_tok_job job = {.text = p.text,
 	                          .len = p.len,
 	                          .flags = (uint32_t)PLX_TOK_SPECIALS |
@@ -218,6 +240,7 @@ static void begin(struct plx_stage_tok *s)
 	const struct plx_cfg_limits *lim = &s->links->cfg->lim;
 
 	s->in.begin_ns = plx_clock_ns();
+	s->in.n_msgs = s->in.n_segs = 0;
 	r->n_ids = 0;
 	if (check_cancel(s) || (r->view.continued && !put_kept(s)))
 		return;
@@ -314,6 +337,10 @@ static bool run_in_once(struct plx_stage_tok *s)
 	case PLX_TOK_ENCODE:
 		if (!check_cancel(s))
 			encode(s);
+		return true;
+	case PLX_TOK_MARK:
+		if (!check_cancel(s) && plx_tok_mark(s))
+			prepared(s);
 		return true;
 	case PLX_TOK_PRIME:
 		if (!check_cancel(s))

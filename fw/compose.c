@@ -238,6 +238,8 @@ static uint64_t features(const struct plx_appliance *a)
 		f |= PLX_FEAT_LOGPROBS;
 	if ((caps_of(a) & PLX_CAP_SHIFT) && (caps_of(a) & PLX_CAP_COPY))
 		f |= PLX_FEAT_COMPRESSION;
+	if ((caps_of(a) & PLX_CAP_SCORE) && a->assets->tok != NULL)
+		f |= PLX_FEAT_PRUNE;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
 	if (a->cfg->lim.kept_tokens > 0)

@@ -47,6 +47,7 @@ static void try_ends(const uint8_t *p, size_t n)
 	struct plx_msg_reject r;
 	struct plx_msg_done d;
 	struct plx_msg_done_sample s[PLX_SAMPLES_MAX];
+	struct plx_msg_done_compress dc;
 	struct plx_msg_cancelled c;
 	uint32_t tokens[PLX_SAMPLES_MAX];
 	const char *detail;
@@ -54,8 +55,8 @@ static void try_ends(const uint8_t *p, size_t n)
 	if (plx_msg_reject_decode(&r, &detail, p, n) == 0)
 		PLX_CHECK(plx_msg_reject_encode(out, sizeof(out), &r, detail) == (int)n &&
 		          memcmp(out, p, n) == 0);
-	if (plx_msg_done_decode(&d, s, p, n) == 0)
-		PLX_CHECK(plx_msg_done_encode(out, sizeof(out), &d, s) == (int)n &&
+	if (plx_msg_done_decode(&d, s, &dc, p, n) == 0)
+		PLX_CHECK(plx_msg_done_encode(out, sizeof(out), &d, s, &dc) == (int)n &&
 		          memcmp(out, p, n) == 0);
 	if (plx_msg_cancelled_decode(&c, tokens, p, n) == 0)
 		PLX_CHECK(plx_msg_cancelled_encode(out, sizeof(out), &c, tokens) == (int)n &&

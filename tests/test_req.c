@@ -298,6 +298,91 @@ static void test_req_bad_options_are_named(void **state)
 	expect_option(PLX_OPT_IMAGE, image, 16); /* one pixel, no bytes */
 }
 
+static int with_compress(struct plx_req_compress c, const struct plx_req_keep *keep)
+{
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_prune(&w, &c, keep);
+	plx_req_message(&w, PLX_ROLE_SYSTEM, "be brief", 8);
+	plx_req_message(&w, PLX_ROLE_USER, "hello there", 11);
+	return decode(plx_req_end(&w));
+}
+
+static void test_req_compress_round_trip(void **state)
+{
+	struct plx_req_keep keep[2] = {{1, 0, 5}, {0, 7, 8}};
+	struct plx_req_compress c = {.by = PLX_COMPRESS_RATIO, .keep_roles = 4, .target = 0.5f};
+
+	(void)state;
+	assert_int_equal(text(block()), 93);
+	assert_int_equal(decode(93), 0);
+	assert_int_equal(v.compress.by, 0);
+	c.n_keep = 2;
+	assert_int_equal(with_compress(c, keep), 0);
+	assert_true(v.m.flags & PLX_REQ_COMPRESS);
+	assert_true(v.features & PLX_FEAT_PRUNE);
+	assert_memory_equal(&v.compress, &c, sizeof(c));
+	assert_int_equal(plx_req_keep_at(&v, 0).end, 5);
+	assert_int_equal(plx_req_keep_at(&v, 1).first, 7);
+	c = (struct plx_req_compress){.by = PLX_COMPRESS_LOSS, .target = 0};
+	assert_int_equal(with_compress(c, NULL), 0);
+}
+
+static void expect_compress(struct plx_req_compress c, const struct plx_req_keep *keep)
+{
+	assert_int_equal(with_compress(c, keep), PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_COMPRESS);
+}
+
+static void test_req_compress_bad_targets_are_named(void **state)
+{
+	static const float bad_ratio[] = {0, -0.5f, 1.001f, NAN, INFINITY};
+	static const float bad_loss[] = {-0.001f, 1, NAN, INFINITY};
+	struct plx_req_compress c = {.by = PLX_COMPRESS_RATIO, .target = 0.5f};
+	struct plx_req_keep past = {1, 0, 12}, none = {1, 3, 3}, nowhere = {2, 0, 1};
+
+	(void)state;
+	for (uint32_t i = 0; i < 5; i++)
+		c.target = bad_ratio[i], expect_compress(c, NULL);
+	for (uint32_t i = 0; i < 4; i++)
+		c.by = PLX_COMPRESS_LOSS, c.target = bad_loss[i], expect_compress(c, NULL);
+	c = (struct plx_req_compress){.by = 0, .target = 0.5f}, expect_compress(c, NULL);
+	c.by = 3, expect_compress(c, NULL);
+	c.by = PLX_COMPRESS_RATIO, c.keep_roles = 16, expect_compress(c, NULL);
+	c.keep_roles = 0, c.zero = 1, expect_compress(c, NULL);
+	c.zero = 0, c.n_keep = 1, expect_compress(c, &past);
+	expect_compress(c, &none);
+	expect_compress(c, &nowhere);
+	/* Without the flag it is refused, and where it does not run. */
+	c.n_keep = 0;
+	expect_option(PLX_OPT_COMPRESS, &c, sizeof(c));
+	assert_int_equal(with_compress(c, NULL), 0);
+	assert_int_equal(
+	    plx_req_decode(&v, buf, v.m.message_bytes, &lim, ALL & ~(uint32_t)PLX_FEAT_PRUNE, &f),
+	    PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_COMPRESS);
+}
+
+static void test_req_compress_that_removes_all_is_refused(void **state)
+{
+	static const uint32_t ids[9] = {0};
+	struct plx_req_compress c = {.by = PLX_COMPRESS_RATIO, .target = 0.1f};
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+
+	(void)state;
+	for (uint32_t n = 8; n <= 9; n++) {
+		plx_req_begin(&w, buf, sizeof(buf), &m);
+		c.target = 1.0f / 9;
+		plx_req_prune(&w, &c, NULL);
+		plx_req_prompt_ids(&w, ids, n);
+		assert_int_equal(decode(plx_req_end(&w)), n == 8 ? PLX_E_BAD_REQUEST : 0);
+		assert_int_equal(f.option, n == 8 ? PLX_OPT_COMPRESS : 0);
+	}
+}
+
 static void test_req_options_cut_short(void **state)
 {
 	struct plx_req_writer w;
@@ -373,6 +458,9 @@ int main(void)
 	    cmocka_unit_test(test_req_lengths_that_lie),
 	    cmocka_unit_test(test_req_over_a_limit_is_too_large),
 	    cmocka_unit_test(test_req_bad_options_are_named),
+	    cmocka_unit_test(test_req_compress_round_trip),
+	    cmocka_unit_test(test_req_compress_bad_targets_are_named),
+	    cmocka_unit_test(test_req_compress_that_removes_all_is_refused),
 	    cmocka_unit_test(test_req_options_cut_short),
 	    cmocka_unit_test(test_req_needs_features_that_run),
 	    cmocka_unit_test(test_req_messages_malformed),

@@ -43,6 +43,7 @@ static void test_io_carries_a_request_and_its_answer(void **state)
 	struct plx_msg_tokens_view v;
 	struct plx_msg_done done;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
+	struct plx_msg_done_compress dc;
 	struct plx_msg_accept acc;
 
 	(void)state;
@@ -74,7 +75,7 @@ static void test_io_carries_a_request_and_its_answer(void **state)
 	assert_int_equal(v.m.first_idx, 1);
 	assert_int_equal(v.m.flags, PLX_TOKENS_LAST);
 	assert_true(plx_rig_expect(&cli, PLX_T_DONE, &hdr, buf));
-	assert_int_equal(plx_msg_done_decode(&done, ds, buf, hdr.payload_bytes), 0);
+	assert_int_equal(plx_msg_done_decode(&done, ds, &dc, buf, hdr.payload_bytes), 0);
 	assert_int_equal(done.n_samples, 1);
 	assert_int_equal(done.numeric_kind, 7);
 	assert_int_equal(ds[0].n_tokens, 2);
@@ -96,6 +97,7 @@ static void test_io_resumes_behind_what_the_client_has(void **state)
 	struct plx_msg_tokens_view v;
 	struct plx_msg_done done;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
+	struct plx_msg_done_compress dc;
 	struct plx_req_writer w;
 	struct plx_note note;
 	uint8_t msg[600];
@@ -123,7 +125,7 @@ static void test_io_resumes_behind_what_the_client_has(void **state)
 	plx_rig_tokens(&rig, r, 4, 44, ".", true);
 	plx_rig_done(&rig, r, 5);
 	assert_true(plx_rig_expect(&cli, PLX_T_DONE, &hdr, buf));
-	assert_int_equal(plx_msg_done_decode(&done, ds, buf, hdr.payload_bytes), 0);
+	assert_int_equal(plx_msg_done_decode(&done, ds, &dc, buf, hdr.payload_bytes), 0);
 	assert_int_equal(ds[0].n_tokens, 5);
 }
 

@@ -204,7 +204,8 @@ static void test_step_bad_is_refused(void **state)
 	    {"position past the blocks", &tok(3)->pos[0], 30, PLX_E_INVAL},
 	    {"position wraps", &tok(3)->pos[0], UINT32_MAX, PLX_E_INVAL},
 	    {"tree", (uint32_t *)(void *)&tok(2)->parent, 0, PLX_E_UNSUPPORTED},
-	    {"token flags", &tok(0)->flags, 4, PLX_E_INVAL},
+	    {"token flags", &tok(0)->flags, 8, PLX_E_INVAL},
+	    {"score", &tok(0)->flags, PLX_TOKF_SCORE, PLX_E_UNSUPPORTED},
 	    {"hidden row", &tok(2)->flags, PLX_TOKF_HIDDEN, PLX_E_UNSUPPORTED},
 	    {"logits in the middle", &tok(1)->flags, PLX_TOKF_LOGITS, PLX_E_INVAL},
 	    {"draft without logits", &tok(4)->flags, 0, PLX_E_INVAL},
@@ -217,6 +218,22 @@ static void test_step_bad_is_refused(void **state)
 		if (err != list[i].err)
 			fail_msg("%s: %s", list[i].what, plx_err_name(err));
 	}
+}
+
+/* Scores: of ids that there are, in sequences that sample nothing. */
+static void test_step_scores_are_checked(void **state)
+{
+	(void)state;
+	check.caps |= PLX_CAP_SCORE;
+	assert_int_equal(spoiled(&tok(4)->flags, PLX_TOKF_SCORE | PLX_TOKF_LOGITS), PLX_E_INVAL);
+	good();
+	tok(0)->flags = PLX_TOKF_SCORE;
+	plx_step_checker_reset(&check);
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	tok(0)->pos[1] = 100; /* the vocabulary ends at 99 */
+	plx_step_checker_reset(&check);
+	assert_int_equal(plx_step_accept(&check, rec), PLX_E_INVAL);
+	check.caps &= ~(uint32_t)PLX_CAP_SCORE;
 }
 
 static int sampler_error(struct plx_sampler p)
@@ -357,6 +374,7 @@ int main(void)
 	    cmocka_unit_test(test_step_shift_moves_the_next_position),
 	    cmocka_unit_test(test_step_bad_shift_is_refused),
 	    cmocka_unit_test(test_step_bad_is_refused),
+	    cmocka_unit_test(test_step_scores_are_checked),
 	    cmocka_unit_test(test_step_samplers_are_checked),
 	};
 

@@ -321,7 +321,7 @@ int plx_fleet_add(struct plx_fleet *f, uint32_t key, const struct plx_sched_job 
 		return err;
 	}
 	dev = dev == PLX_KV_NONE ? refuser : dev; /* which counts the refusal */
-	j.one_id = f->conf.n_dev > 1 && plx_fleet_prompts_only(f, key, dev);
+	j.one_id = f->conf.n_dev > 1 && !job->score && plx_fleet_prompts_only(f, key, dev);
 	err = plx_sched_add(&f->dev[dev].sched, key, &j, now_ns, out);
 	if (err == 0)
 		enter(f, key, dev, job);

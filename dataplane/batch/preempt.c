@@ -255,7 +255,9 @@ uint32_t plx_sched_blocks_for(struct plx_sched *s, uint32_t slot, uint32_t n)
 	struct plx_seq *q = &s->seq[slot];
 	uint32_t bt = s->conf.block_tokens;
 
-	if (q->n_run == q->shift_at && !shift(s, slot))
+	if (q->n_run == q->shift_at && q->score)
+		plx_seq_next_window(q);
+	else if (q->n_run == q->shift_at && !shift(s, slot))
 		return 0;
 	uint32_t pos = plx_seq_pos(q);
 
@@ -361,7 +363,7 @@ static void come_back(struct plx_sched *s, struct plx_seq *q)
 	struct plx_prefix_at at = q->at;
 	uint32_t bt = s->conf.block_tokens;
 
-	uint32_t most = plx_seq_within(q, q->n_known - 1) / bt;
+	uint32_t most = q->score ? 0 : plx_seq_within(q, q->n_known - 1) / bt;
 
 	q->n_blocks = plx_sched_hold_prefix(s, &at, q->ids, q->block, 0, most, true);
 	uint32_t n = q->n_blocks * bt;

@@ -155,9 +155,24 @@ struct plx_sched_job {
 	 */
 	uint64_t since_ns, first_ns;
 	bool one_id; /* each sample makes one id, then waits to go on elsewhere */
+	/*
+	 * Out [n_ids]; NULL: it answers. The prompt is scored instead: score[i] is the natural
+	 * logarithm of how likely ids[i] is behind those before it in its window (windows of
+	 * PLX_SCHED_SCORE_SPAN, one behind the other, so that it takes no more memory than one);
+	 * [0] is not written. It shares no blocks, samples nothing and ends as PLX_SCHED_SCORED.
+	 * One sample; the device must have PLX_CAP_SCORE. Must stay as ids must.
+	 */
+	float *score;
 };
 
-enum plx_sched_final_kind { PLX_SCHED_DONE = 1, PLX_SCHED_REJECT, PLX_SCHED_CANCELLED };
+#define PLX_SCHED_SCORE_SPAN 512u /* tokens, or the context if that is smaller */
+
+enum plx_sched_final_kind {
+	PLX_SCHED_DONE = 1,
+	PLX_SCHED_REJECT,
+	PLX_SCHED_CANCELLED,
+	PLX_SCHED_SCORED, /* job.score is there; nobody was told anything */
+};
 
 struct plx_sched_final {
 	uint8_t kind;  /* enum plx_sched_final_kind */
@@ -236,6 +251,7 @@ struct plx_sched_stats {
 	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
 	uint64_t late_tokens, paused, faulted, room_waits;
 	uint64_t shifts, left_tokens;          /* of contexts; tokens that left them */
+	uint64_t scored_tokens;                /* of prompts that were scored */
 	uint64_t preempted, recomputed_tokens; /* sequences; what they had to run again */
 	uint64_t short_of;                     /* times that a block was not there */
 	uint64_t late_starts; /* requests whose first token could not come as wanted any more */

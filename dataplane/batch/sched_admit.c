@@ -20,7 +20,8 @@
 /* Whether the oldest tokens of the request may leave its context. */
 static bool beyond(const struct plx_sched *s, const struct plx_sched_job *j)
 {
-	return j->beyond && s->conf.can_shift && s->shift.drop > 0 && s->tier.copy != NULL;
+	return j->beyond && !j->score && s->conf.can_shift && s->shift.drop > 0 &&
+	       s->tier.copy != NULL;
 }
 
 /*
@@ -31,6 +32,8 @@ static uint32_t shareable_blocks(const struct plx_sched *s, const struct plx_sch
 {
 	uint32_t n = (j->n_ids - 1) / s->conf.block_tokens;
 
+	if (j->score)
+		return 0;
 	return beyond(s, j) && n > s->shift.n_blocks ? s->shift.n_blocks : n;
 }
 
@@ -83,7 +86,7 @@ static int check_prompt(const struct plx_sched *s, const struct plx_sched_job *j
 		return refuse(out, PLX_E_BAD_REQUEST, "the prompt has no tokens", 0);
 	if (j->n_ids > c->max_prompt)
 		return refuse(out, PLX_E_TOO_LARGE, "the prompt is over the limit of tokens", 0);
-	if (j->n_ids < c->ctx_tokens || beyond(s, j))
+	if (j->n_ids < c->ctx_tokens || beyond(s, j) || (j->score && c->can_shift))
 		return 0;
 	return refuse(out, PLX_E_TOO_LARGE,
 	              c->can_shift && !j->beyond
@@ -104,6 +107,8 @@ static void size_blocks(const struct plx_sched *s, const struct plx_sched_job *j
 		e->max_blocks = s->shift.n_blocks;
 		shared = shared < PLX_SHIFT_SINKS ? shared : PLX_SHIFT_SINKS;
 	}
+	if (j->score && e->max_blocks > plx_sched_score_span(s) / s->conf.block_tokens)
+		e->max_blocks = plx_sched_score_span(s) / s->conf.block_tokens;
 	e->need_blocks = shared + j->n_samples * (e->max_blocks - shared);
 }
 
@@ -122,8 +127,9 @@ static int size_up(const struct plx_sched *s, const struct plx_sched_job *j,
 		return refuse(out, PLX_E_TOO_LARGE, "more samples than can run at once", 0);
 	e->beyond = beyond(s, j);
 	uint32_t limit = c->max_new;
-	uint32_t ctx_left = e->beyond ? UINT32_MAX : c->ctx_tokens - j->n_ids;
+	uint32_t ctx_left = e->beyond || j->score ? UINT32_MAX : c->ctx_tokens - j->n_ids;
 
+	limit = j->score ? 1 : limit;
 	e->max_new = j->max_new && j->max_new < limit ? j->max_new : limit;
 	e->by_context = e->max_new > ctx_left;
 	if (e->by_context)

@@ -2,6 +2,8 @@
 #include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
+#include <string.h>
+
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
@@ -62,6 +64,25 @@ static enum plx_seq_end id_result(struct plx_sched *s, struct plx_step *st, uint
 	return end;
 }
 
+/* The step's log-probabilities, of the ids behind those that it ran; the last ends the request. */
+static void take_scores(struct plx_sched *s, struct plx_step *st, const struct plx_step_seq *r,
+                        uint64_t now_ns)
+{
+	const struct plx_step_tok *t = plx_step_toks(st) + r->first_tok;
+	struct plx_seq *q = &s->seq[r->slot];
+	struct plx_sched_ent *e = &s->ent[q->ent];
+
+	for (uint32_t i = 0; i < r->n_tok; i++)
+		if (t[i].flags & PLX_TOKF_SCORE)
+			memcpy(&q->score[q->n_ok + i + 1], &t[i].pos[2], sizeof(*q->score));
+	s->stats.scored_tokens += r->n_tok;
+	(void)plx_seq_take(q, r->n_tok, NULL, NULL, 0);
+	if (q->n_ok < q->n_prompt)
+		return;
+	e->out.kind = PLX_SCHED_SCORED;
+	plx_sched_ent_end(s, q->ent, PLX_SEQ_END_NONE, now_ns);
+}
+
 static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint64_t now_ns)
 {
 	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
@@ -71,6 +92,10 @@ static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uin
 	enum plx_seq_end end = PLX_SEQ_END_NONE;
 
 	plx_sched_drafts_came(s, r, o);
+	if (q->score) {
+		take_scores(s, st, r, now_ns);
+		return;
+	}
 	if (o->n_out == 0) {
 		(void)plx_seq_take(q, r->n_tok, NULL, NULL, 0);
 		plx_seq_publish(q, &s->prefix);

@@ -43,6 +43,15 @@ static inline uint32_t plx_sched_space(const struct plx_sched_job *j)
 	return j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
 }
 
+/* plx_sched_score_span - tokens of a window in which prompts are scored, in whole blocks. */
+static inline uint32_t plx_sched_score_span(const struct plx_sched *s)
+{
+	uint32_t bt = s->conf.block_tokens, most = PLX_SCHED_SCORE_SPAN;
+
+	most = s->conf.ctx_tokens < most ? s->conf.ctx_tokens : most;
+	return most < bt ? bt : most / bt * bt;
+}
+
 /* plx_sched_records - sink records that one token with n_top alternatives takes. */
 static inline uint32_t plx_sched_records(uint32_t n_top)
 {

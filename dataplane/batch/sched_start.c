@@ -67,6 +67,7 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	                      .ids = ids,
 	                      .block = block};
 	plx_seq_may_shift(q, e->beyond ? &s->shift : NULL);
+	plx_seq_may_score(q, e->job.score, plx_sched_score_span(s));
 	memcpy(ids, e->job.ids, 4 * (size_t)e->job.n_ids);
 	if (n > 0)
 		memcpy(&ids[e->job.n_ids], e->job.have[sample].ids, 4 * (size_t)n);

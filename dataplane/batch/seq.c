@@ -90,8 +90,12 @@ static void add_tokens(struct plx_seq *s, struct plx_step *st, uint32_t n)
 		    .id = pos < s->n_known ? s->ids[pos] : PLX_TOK_LAST,
 		    .pos = {pos - s->n_left, 0, 0},
 		    .parent = -1,
-		    .flags = pos + 1 >= s->n_known ? (uint32_t)PLX_TOKF_LOGITS : 0u,
+		    .flags = pos + 1 >= s->n_known && !s->score ? (uint32_t)PLX_TOKF_LOGITS : 0u,
 		};
+		if (s->score && pos + 1 < s->n_prompt) {
+			t[i].flags = PLX_TOKF_SCORE;
+			t[i].pos[1] = (uint32_t)s->ids[pos + 1];
+		}
 	}
 }
 
@@ -178,7 +182,7 @@ void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p)
 {
 	uint32_t bt = p->block_tokens;
 
-	while (s->n_left == 0 && (s->n_published + 1) * bt <= s->n_ok) {
+	while (s->n_left == 0 && !s->score && (s->n_published + 1) * bt <= s->n_ok) {
 		plx_prefix_add(p, &s->at, &s->ids[s->n_published * bt], s->block[s->n_published]);
 		s->n_published++;
 	}
@@ -216,6 +220,7 @@ void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant)
 	s->n_told = s->n_published = s->n_left = 0;
 	s->untold = false;
 	plx_seq_may_shift(s, s->shift);
+	plx_seq_may_score(s, s->score, s->score_span);
 	s->at = plx_prefix_begin(tenant);
 	s->set_pending = true;
 	s->own = true;

@@ -77,6 +77,8 @@ struct plx_seq {
 	uint32_t n_published; /* blocks the prefix cache has seen */
 	uint32_t flags;       /* enum plx_seq_flag */
 	const struct plx_shift *shift; /* NULL: it ends where its context does */
+	float *score;                  /* [n_prompt] what it is run for; NULL: an answer */
+	uint32_t score_span;           /* tokens that it looks back at most */
 	struct plx_prefix_at at;
 	uint64_t paused_ns; /* at the window since; 0: not */
 	uint64_t last_ns;   /* device time of the last id */
@@ -115,7 +117,9 @@ static inline uint32_t plx_seq_pos(const struct plx_seq *s)
 /* plx_seq_within - of so many tokens, those that its context can have. */
 static inline uint32_t plx_seq_within(const struct plx_seq *s, uint32_t tokens)
 {
-	uint32_t most = s->shift ? plx_shift_window(s->shift) : UINT32_MAX;
+	uint32_t most = s->score   ? s->score_span
+	                : s->shift ? plx_shift_window(s->shift)
+	                           : UINT32_MAX;
 
 	return tokens < most ? tokens : most;
 }
@@ -125,6 +129,22 @@ static inline void plx_seq_may_shift(struct plx_seq *s, const struct plx_shift *
 {
 	s->shift = rule;
 	s->shift_at = rule ? plx_shift_window(rule) : PLX_SHIFT_NEVER;
+}
+
+/* plx_seq_may_score - the sequence is scored in windows: at shift_at all tokens leave. */
+static inline void plx_seq_may_score(struct plx_seq *s, float *score, uint32_t span)
+{
+	s->score = score;
+	s->score_span = span;
+	if (score)
+		s->shift_at = span;
+}
+
+/* plx_seq_next_window - the next token is the first of a window, over the blocks of the last. */
+static inline void plx_seq_next_window(struct plx_seq *s)
+{
+	s->n_left = s->n_run;
+	s->shift_at += s->score_span;
 }
 
 /* plx_seq_blocks - blocks that a prompt and its answer need: the last id is never run. */

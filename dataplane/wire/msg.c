@@ -259,28 +259,49 @@ int plx_msg_tokens_decode(struct plx_msg_tokens_view *v, const uint8_t *p, size_
 /* ---- DONE and CANCELLED --------------------------------------------------------------------- */
 
 int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
-                        const struct plx_msg_done_sample *s)
+                        const struct plx_msg_done_sample *s, const struct plx_msg_done_compress *c)
 {
 	if (m->n_samples > PLX_SAMPLES_MAX)
 		return PLX_E_INVAL;
-	return list_encode(p, cap, m, sizeof(*m), s, m->n_samples * sizeof(*s));
+	int n = list_encode(p, cap, m, sizeof(*m), s, m->n_samples * sizeof(*s));
+
+	if (n < 0 || !(m->flags & PLX_DONE_COMPRESSED))
+		return n;
+	if (cap - (size_t)n < sizeof(*c))
+		return PLX_E_LIMIT;
+	memcpy(p + n, c, sizeof(*c));
+	return n + (int)sizeof(*c);
 }
 
-int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s, const uint8_t *p,
-                        size_t n_bytes)
+static int done_tail_decode(struct plx_msg_done_compress *c, uint16_t flags, const uint8_t *p,
+                            size_t n_bytes)
 {
+	memset(c, 0, sizeof(*c));
+	if (n_bytes != (flags & PLX_DONE_COMPRESSED ? sizeof(*c) : 0))
+		return PLX_E_FORMAT;
+	if (n_bytes)
+		memcpy(c, p, sizeof(*c));
+	return c->loss >= 0.0f && c->loss <= 1.0f && c->zero == 0 ? 0 : PLX_E_FORMAT;
+}
+
+int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s,
+                        struct plx_msg_done_compress *c, const uint8_t *p, size_t n_bytes)
+{
+	const uint16_t known = PLX_DONE_KIND_CHANGED | PLX_DONE_COMPRESSED;
+
 	if (n_bytes < sizeof(*m))
 		return PLX_E_FORMAT;
 	memcpy(m, p, sizeof(*m));
-	if (m->n_samples > PLX_SAMPLES_MAX || m->flags & ~PLX_DONE_KIND_CHANGED ||
-	    n_bytes != sizeof(*m) + m->n_samples * sizeof(*s))
+	size_t bytes = sizeof(*m) + m->n_samples * sizeof(*s);
+
+	if (m->n_samples > PLX_SAMPLES_MAX || m->flags & ~known || n_bytes < bytes)
 		return PLX_E_FORMAT;
 	if (m->n_samples)
 		memcpy(s, p + sizeof(*m), m->n_samples * sizeof(*s));
 	for (uint32_t i = 0; i < m->n_samples; i++)
 		if (s[i].reason < PLX_FINISH_EOS || s[i].reason > PLX_FINISH_FAULT)
 			return PLX_E_FORMAT;
-	return 0;
+	return done_tail_decode(c, m->flags, p + bytes, n_bytes - bytes);
 }
 
 int plx_msg_cancelled_encode(uint8_t *p, size_t cap, const struct plx_msg_cancelled *m,

@@ -211,13 +211,14 @@ enum plx_stage_ns {
 
 struct plx_msg_done {
 	uint16_t n_samples;
-	uint16_t flags;        /* bit 0, PLX_DONE_KIND_CHANGED */
+	uint16_t flags;        /* PLX_DONE_* */
 	uint32_t numeric_kind; /* names the arithmetic; equal kinds give equal bits */
 	uint32_t prompt_tokens;
 	uint32_t cached_tokens;
 	uint64_t ns[PLX_NS_COUNT];
 };
 #define PLX_DONE_KIND_CHANGED 1u
+#define PLX_DONE_COMPRESSED   2u /* struct plx_msg_done_compress follows the samples */
 static_assert(PLX_NS_COUNT == 8, "wire layout");
 static_assert(sizeof(struct plx_msg_done) == 80, "wire layout");
 
@@ -243,11 +244,21 @@ static inline uint32_t plx_done_left(const struct plx_msg_done_sample *s)
 	return s->left[0] | (uint32_t)s->left[1] << 8 | (uint32_t)s->left[2] << 16;
 }
 
+/* What was removed of a prompt whose request had the option COMPRESS; prompt_tokens counts them. */
+struct plx_msg_done_compress {
+	uint32_t n_pruned;  /* tokens removed before prefill */
+	uint32_t n_evicted; /* tokens whose KV was removed behind it */
+	float loss;         /* estimated, 0..1: share of self-information or attention removed */
+	uint32_t zero;
+};
+static_assert(sizeof(struct plx_msg_done_compress) == 16, "wire layout");
+
+/* c: with PLX_DONE_COMPRESSED; else unused and may be NULL. */
 int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
-                        const struct plx_msg_done_sample *s);
-/* s has room for PLX_SAMPLES_MAX. */
-int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s, const uint8_t *p,
-                        size_t n_bytes);
+                        const struct plx_msg_done_sample *s, const struct plx_msg_done_compress *c);
+/* s has room for PLX_SAMPLES_MAX; c is zero without PLX_DONE_COMPRESSED. */
+int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s,
+                        struct plx_msg_done_compress *c, const uint8_t *p, size_t n_bytes);
 
 enum plx_cancel_cause {
 	PLX_CANCEL_CLIENT = 1,  /* a CANCEL came */

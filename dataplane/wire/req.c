@@ -279,10 +279,71 @@ static int check_image(struct opt_walk *w, const uint8_t *p, uint32_t n)
 	return 0;
 }
 
+/* What is said of the prompt itself is checked when all options were seen: check_keep. */
+static int check_compress(struct opt_walk *w, const uint8_t *p, uint32_t n)
+{
+	struct plx_req_compress *c = &w->v->compress;
+
+	if (!(w->v->m.flags & PLX_REQ_COMPRESS))
+		return opt_fault(w, PLX_OPT_COMPRESS, "without the compress flag");
+	if (n < sizeof(*c))
+		return opt_fault(w, PLX_OPT_COMPRESS, "cut short");
+	memcpy(c, p, sizeof(*c));
+	if (c->n_keep > PLX_REQ_KEEP_MAX ||
+	    n != sizeof(*c) + c->n_keep * sizeof(struct plx_req_keep))
+		return opt_fault(w, PLX_OPT_COMPRESS, "length, or over 256 spans");
+	if (c->zero || c->keep_roles >> (PLX_ROLE_TOOL + 1))
+		return opt_fault(w, PLX_OPT_COMPRESS, "unknown role, or a reserved field");
+	w->v->keep = p + sizeof(*c);
+	/* Written so that a NaN fails both. */
+	if (c->by == PLX_COMPRESS_RATIO && !(c->target > 0.0f && c->target <= 1.0f))
+		return opt_fault(w, PLX_OPT_COMPRESS, "the ratio is not above 0 and at most 1");
+	if (c->by == PLX_COMPRESS_LOSS && !(c->target >= 0.0f && c->target < 1.0f))
+		return opt_fault(w, PLX_OPT_COMPRESS, "the loss is not at least 0 and below 1");
+	if (c->by != PLX_COMPRESS_RATIO && c->by != PLX_COMPRESS_LOSS)
+		return opt_fault(w, PLX_OPT_COMPRESS, "neither a ratio nor a loss");
+	return 0;
+}
+
+/* How long what a span counts in is; 0 where there is no such message. */
+static uint32_t keep_room(const struct plx_req_view *v, uint32_t message)
+{
+	struct plx_req_message m = {0};
+	const char *content;
+	uint32_t off = 0;
+
+	if (v->m.flags & PLX_REQ_MESSAGES) {
+		for (uint32_t i = 0; i <= message; i++)
+			if (!plx_req_message_next(v, &off, &m, &content))
+				return 0;
+		return m.bytes;
+	}
+	if (message > 0)
+		return 0;
+	return v->m.flags & PLX_REQ_IDS ? v->m.prompt_tokens : v->m.prompt_bytes;
+}
+
+static int check_keep(struct opt_walk *w)
+{
+	const struct plx_req_view *v = w->v;
+
+	if (v->compress.by == PLX_COMPRESS_RATIO && (v->m.flags & PLX_REQ_IDS) &&
+	    v->compress.target * (float)v->m.prompt_tokens < 1.0f)
+		return opt_fault(w, PLX_OPT_COMPRESS, "the ratio removes every token");
+	for (uint32_t i = 0; v->compress.by && i < v->compress.n_keep; i++) {
+		struct plx_req_keep k = plx_req_keep_at(v, i);
+
+		if (k.first >= k.end || k.end > keep_room(v, k.message))
+			return opt_fault(w, PLX_OPT_COMPRESS, "a span is empty or not there");
+	}
+	return 0;
+}
+
 static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint32_t n)
 {
 	bool once = type == PLX_OPT_MESSAGES || type == PLX_OPT_CONTINUE ||
-	            type == PLX_OPT_LOGIT_BIAS || type == PLX_OPT_GRAMMAR;
+	            type == PLX_OPT_LOGIT_BIAS || type == PLX_OPT_GRAMMAR ||
+	            type == PLX_OPT_COMPRESS;
 
 	if (once && w->unique[type])
 		return opt_fault(w, type, "given twice");
@@ -308,6 +369,9 @@ static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint
 	case PLX_OPT_IMAGE:
 		w->v->features |= PLX_FEAT_IMAGE;
 		return check_image(w, p, n);
+	case PLX_OPT_COMPRESS:
+		w->v->features |= PLX_FEAT_PRUNE;
+		return check_compress(w, p, n);
 	}
 	return opt_fault(w, type, "unknown");
 }
@@ -320,7 +384,8 @@ static uint32_t opt_feature(uint16_t type)
 	                                                [PLX_OPT_CONTINUE] = PLX_FEAT_CONTINUE,
 	                                                [PLX_OPT_LOGIT_BIAS] = PLX_FEAT_LOGIT_BIAS,
 	                                                [PLX_OPT_GRAMMAR] = PLX_FEAT_GRAMMAR,
-	                                                [PLX_OPT_IMAGE] = PLX_FEAT_IMAGE};
+	                                                [PLX_OPT_IMAGE] = PLX_FEAT_IMAGE,
+	                                                [PLX_OPT_COMPRESS] = PLX_FEAT_PRUNE};
 
 	return type <= PLX_OPT_LAST ? feat[type] : 0;
 }
@@ -396,6 +461,9 @@ int plx_req_decode(struct plx_req_view *v, const uint8_t *p, size_t n_bytes,
 		return err;
 	if ((v->m.flags & PLX_REQ_MESSAGES) && v->n_messages == 0)
 		return opt_fault(&w, PLX_OPT_MESSAGES, "missing");
+	err = check_keep(&w);
+	if (err)
+		return err;
 	if (!(v->m.flags & PLX_REQ_MESSAGES) && v->m.prompt_bytes == 0 && !v->continued)
 		return BAD("the prompt is empty");
 	if ((v->m.flags & PLX_REQ_TEXT) && !plx_utf8_valid(v->prompt, v->m.prompt_bytes))

@@ -79,7 +79,8 @@ enum plx_req_opt {
 	PLX_OPT_LOGIT_BIAS = 5, /* {u32 id, f32 bias}[]; bias finite, -100..100 */
 	PLX_OPT_GRAMMAR = 6,    /* u32 syntax (1 GBNF, 2 JSON schema), then UTF-8 text */
 	PLX_OPT_IMAGE = 7, /* u32 format (1: RGB8), u32 width, u32 height, u32 prompt_off, pixels */
-	PLX_OPT_LAST = 7,
+	PLX_OPT_COMPRESS = 8, /* struct plx_req_compress, then n_keep of struct plx_req_keep */
+	PLX_OPT_LAST = 8,
 };
 #define PLX_MESSAGES_MAX   1024u
 #define PLX_LOGIT_BIAS_MAX 1024u
@@ -98,6 +99,34 @@ struct plx_req_message {
 };
 static_assert(sizeof(struct plx_req_message) == 8, "wire layout");
 
+/*
+ * How much of the prompt may be removed; with the flag PLX_REQ_COMPRESS only.
+ *
+ * RATIO: tokens that are kept / tokens of the prompt, at most 1 and so many that at least one token
+ * is kept. LOSS: of the prompt's self-information (the sum of -log p of its tokens), the share that
+ * may be removed, at least 0 and below 1. Never removed, whatever the target: what the chat
+ * template writes, system messages, messages of keep_roles, spans of n_keep, and what
+ * dataplane/batch/ compress.h protects. So less may be removed than was allowed; never more.
+ */
+enum plx_req_compress_by { PLX_COMPRESS_RATIO = 1, PLX_COMPRESS_LOSS = 2 };
+struct plx_req_compress {
+	uint8_t by;         /* enum plx_req_compress_by */
+	uint8_t keep_roles; /* bit enum plx_req_role: these messages stay whole */
+	uint16_t zero;
+	float target;
+	uint32_t n_keep;
+};
+static_assert(sizeof(struct plx_req_compress) == 12, "wire layout");
+#define PLX_REQ_KEEP_MAX 256u
+
+/* A span that stays: [first, end) of a message's content or the prompt's text in bytes, or of the
+ * prompt's ids in tokens. A token that has a byte of it stays. */
+struct plx_req_keep {
+	uint32_t message; /* which one; 0 without messages */
+	uint32_t first, end;
+};
+static_assert(sizeof(struct plx_req_keep) == 12, "wire layout");
+
 /* What a decoded REQ looks like: pointers into the message, valid as long as its bytes are. */
 struct plx_req_view {
 	struct plx_msg_req m;
@@ -105,10 +134,12 @@ struct plx_req_view {
 	const uint8_t *prompt;  /* text, or ids read with plx_get_u32 */
 	uint32_t n_messages;    /* with PLX_REQ_MESSAGES */
 	uint32_t n_stops;
-	uint64_t continued;        /* req_id of the CONTINUE option; 0: none */
-	uint32_t continued_sample; /* which of its samples */
-	uint32_t n_resumed;        /* RESUME options */
-	uint32_t features;         /* enum plx_wire_feature bits that this request needs */
+	uint64_t continued;               /* req_id of the CONTINUE option; 0: none */
+	uint32_t continued_sample;        /* which of its samples */
+	uint32_t n_resumed;               /* RESUME options */
+	uint32_t features;                /* enum plx_wire_feature bits that this request needs */
+	struct plx_req_compress compress; /* by 0: the option is not there */
+	const uint8_t *keep;              /* its [n_keep] struct plx_req_keep, perhaps unaligned */
 };
 
 /* Why a REQ was refused; what REJECT says. */
@@ -161,6 +192,14 @@ int plx_req_message_next(const struct plx_req_view *v, uint32_t *off, struct plx
  * from the message's beginning; sets *count, 0 where there are none. Cost: O(options). */
 const uint8_t *plx_req_resumed(const struct plx_req_view *v, uint16_t sample, uint32_t *count);
 
+/* plx_req_keep_at - span i of the COMPRESS option, 0..compress.n_keep-1. */
+static inline struct plx_req_keep plx_req_keep_at(const struct plx_req_view *v, uint32_t i)
+{
+	const uint8_t *p = v->keep + i * sizeof(struct plx_req_keep);
+
+	return (struct plx_req_keep){plx_get_u32(p), plx_get_u32(p + 4), plx_get_u32(p + 8)};
+}
+
 /* plx_req_id - token id i of a PLX_REQ_IDS prompt. */
 static inline uint32_t plx_req_id(const struct plx_req_view *v, uint32_t i)
 {
@@ -190,6 +229,9 @@ void plx_req_resume(struct plx_req_writer *w, uint16_t sample, const uint32_t *i
 void plx_req_continue(struct plx_req_writer *w, uint64_t req_id, uint32_t sample);
 #define PLX_REQ_CONTINUE_AT (PLX_REQ_BLOCK_BYTES + 8u)
 void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint32_t count);
+/* How much of the prompt may be removed; sets the flag COMPRESS. */
+void plx_req_prune(struct plx_req_writer *w, const struct plx_req_compress *c,
+                   const struct plx_req_keep *keep);
 /* Any option by its bytes. */
 void plx_req_opt(struct plx_req_writer *w, uint16_t type, const void *value, uint32_t bytes);
 void plx_req_prompt_text(struct plx_req_writer *w, const char *s, size_t bytes);

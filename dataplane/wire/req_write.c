@@ -148,6 +148,25 @@ void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint
 	plx_req_opt(w, PLX_OPT_LOGIT_BIAS, bias, count * (uint32_t)sizeof(*bias));
 }
 
+void plx_req_prune(struct plx_req_writer *w, const struct plx_req_compress *c,
+                   const struct plx_req_keep *keep)
+{
+	w->messages_at = 0;
+	if (c->n_keep > PLX_REQ_KEEP_MAX) {
+		misuse(w);
+		return;
+	}
+	uint32_t spans = c->n_keep * (uint32_t)sizeof(*keep);
+	uint8_t *p = option(w, PLX_OPT_COMPRESS, (uint32_t)sizeof(*c) + spans);
+
+	if (!p)
+		return;
+	memcpy(p, c, sizeof(*c));
+	if (spans)
+		memcpy(p + sizeof(*c), keep, spans);
+	w->m.flags |= PLX_REQ_COMPRESS;
+}
+
 /* The prompt ends the message: what stands before it are the options. */
 static uint8_t *prompt(struct plx_req_writer *w, size_t bytes)
 {

@@ -206,7 +206,7 @@ static void end_done(struct plx_peer *p, struct request *r)
 		                                    .reason = PLX_FINISH_LENGTH};
 		plx_done_left_set(&s[i], r->compress ? 70u + i : 0);
 	}
-	int n = plx_msg_done_encode(r->final, sizeof(r->final), &m, s);
+	int n = plx_msg_done_encode(r->final, sizeof(r->final), &m, s, NULL);
 
 	PLX_CHECK(n > 0);
 	r->final_type = PLX_T_DONE;

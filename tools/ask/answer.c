@@ -217,6 +217,11 @@ static void print_json(const struct plx_ask_answer *a)
 	json_object_set_new(j, "samples", list);
 	json_object_set_new(j, "prompt_tokens", json_integer(a->done.prompt_tokens));
 	json_object_set_new(j, "cached_tokens", json_integer(a->done.cached_tokens));
+	if (a->o->req.keep_ratio > 0 || a->o->req.max_loss > 0) {
+		json_object_set_new(j, "pruned_tokens", json_integer(a->done.pruned_tokens));
+		json_object_set_new(j, "evicted_tokens", json_integer(a->done.evicted_tokens));
+		json_object_set_new(j, "loss", json_real((double)a->done.loss));
+	}
 	json_object_set_new(j, "numeric_kind", json_integer(a->done.numeric_kind));
 	json_object_set_new(j, "ttft_ns", json_integer((json_int_t)a->done.ttft_ns));
 	json_object_set_new(j, "total_ns", json_integer((json_int_t)a->done.total_ns));
@@ -312,6 +317,11 @@ void plx_ask_answer_figures(const struct plx_ask_answer *a)
 	if (a->sample[0].left > 0)
 		fprintf(stderr, "context: the last token was made without %u older ones\n",
 		        a->sample[0].left);
+	if (d->pruned_tokens + d->evicted_tokens > 0)
+		fprintf(stderr,
+		        "compression: %u prompt tokens removed before they were run, the memory of "
+		        "%u given up, estimated loss %.3f\n",
+		        d->pruned_tokens, d->evicted_tokens, (double)d->loss);
 	print_stages(d);
 }
 

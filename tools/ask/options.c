@@ -33,6 +33,8 @@ enum {
 	O_PRIORITY,
 	O_IGNORE_EOS,
 	O_BEYOND,
+	O_KEEP_RATIO,
+	O_MAX_LOSS,
 	O_RETRY,
 	O_QUIET,
 	O_CHAT,
@@ -65,6 +67,8 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"priority", 1, NULL, O_PRIORITY},
                                         {"ignore-eos", 0, NULL, O_IGNORE_EOS},
                                         {"beyond-context", 0, NULL, O_BEYOND},
+                                        {"keep-ratio", 1, NULL, O_KEEP_RATIO},
+                                        {"max-loss", 1, NULL, O_MAX_LOSS},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
                                         {"chat", 0, NULL, O_CHAT},
@@ -99,6 +103,11 @@ const char *plx_ask_usage(void)
 	       "  --ignore-eos          go on after the model's end of text\n"
 	       "  --beyond-context      go on where the context is full: the oldest tokens leave\n"
 	       "                        it but for the very first; the figures say how many\n"
+	       "  --keep-ratio R        leave out what says least of the prompt, down to this "
+	       "share\n"
+	       "                        of its tokens; system message, questions, numbers and\n"
+	       "                        names stay; the figures say how much went\n"
+	       "  --max-loss L          the same, by the share of its information that may go\n"
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
@@ -209,6 +218,12 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 	case O_BEYOND:
 		r->allow_compression = true;
 		return 0;
+	case O_KEEP_RATIO:
+		r->allow_compression = true;
+		return set_float(name, &r->keep_ratio, 0.001, 1, d);
+	case O_MAX_LOSS:
+		r->allow_compression = true;
+		return set_float(name, &r->max_loss, 0.001, 0.999, d);
 	case O_RETRY:
 		r->resubmit = PLX_CLIENT_RESUBMIT_RESUME;
 		return 0;

@@ -287,8 +287,9 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 {
 	struct plx_msg_done m;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
+	struct plx_msg_done_compress dc;
 
-	if (plx_msg_done_decode(&m, ds, payload, n_bytes) || m.n_samples != s->n_samples)
+	if (plx_msg_done_decode(&m, ds, &dc, payload, n_bytes) || m.n_samples != s->n_samples)
 		return PLX_E_FORMAT;
 	struct plx_client_done done = {.n_samples = m.n_samples,
 	                               .kind_changed = m.flags & PLX_DONE_KIND_CHANGED,
@@ -296,7 +297,10 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 	                               .prompt_tokens = m.prompt_tokens,
 	                               .cached_tokens = m.cached_tokens,
 	                               .total_ns = now_ns - s->submit_ns,
-	                               .samples = s->result};
+	                               .samples = s->result,
+	                               .pruned_tokens = dc.n_pruned,
+	                               .evicted_tokens = dc.n_evicted,
+	                               .loss = dc.loss};
 
 	memcpy(done.stage_ns, m.ns, sizeof(done.stage_ns));
 	for (uint32_t i = 0; i < m.n_samples; i++)

@@ -140,6 +140,12 @@ enum plx_client_resubmit {
 	PLX_CLIENT_RESUBMIT_RESUME,
 };
 
+/* A span of the prompt: bytes [first, end) of a message or of the text, or ids. */
+struct plx_client_keep {
+	uint32_t message; /* 0 without messages */
+	uint32_t first, end;
+};
+
 /*
  * What to generate. Exactly one of text, ids and messages. Begin with plx_client_request_init; all
  * pointers are read during submit only.
@@ -182,6 +188,13 @@ struct plx_client_request {
 	const char *const *stops;
 	uint32_t n_stops;
 	enum plx_client_resubmit resubmit; /* UNSTARTED */
+	/* Permission to remove what says least of the prompt, before it is run; one of both, with
+	 * allow_compression. System messages, questions, numbers and names stay. */
+	float keep_ratio;   /* tokens kept / tokens of the prompt, above 0, at most 1; 0: no */
+	float max_loss;     /* share of the prompt's information removed, below 1; 0: no */
+	uint8_t keep_roles; /* bit enum plx_client_role: messages that stay whole */
+	const struct plx_client_keep *keeps; /* spans that stay */
+	uint32_t n_keeps;                    /* at most 256 */
 };
 
 /* plx_client_request_init - the defaults named above. */
@@ -301,6 +314,10 @@ struct plx_client_done {
 	uint64_t ttft_ns;                        /* submit to first TOKENS, as the client saw it */
 	uint64_t total_ns;                       /* submit to DONE, as the client saw it */
 	const struct plx_client_sample *samples; /* [n_samples] */
+	/* With keep_ratio or max_loss: tokens of prompt_tokens that were removed before it was run,
+	 * and whose memory was given up afterwards; the estimated loss, 0..1. */
+	uint32_t pruned_tokens, evicted_tokens;
+	float loss;
 };
 
 struct plx_client_reject {

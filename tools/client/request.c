@@ -49,6 +49,8 @@ static size_t message_bound(const struct plx_client_request *r)
 		n += sizeof(struct plx_req_message) + padded(r->messages[i].n_bytes);
 	if (r->continues)
 		n += sizeof(struct plx_req_tlv) + 12;
+	n += sizeof(struct plx_req_tlv) + sizeof(struct plx_req_compress) +
+	     r->n_keeps * sizeof(struct plx_req_keep);
 	return n;
 }
 
@@ -85,6 +87,24 @@ static struct plx_msg_req block_of(const struct plx_client_request *r)
 	return m;
 }
 
+static bool prunes(const struct plx_client_request *r)
+{
+	return r->keep_ratio > 0 || r->max_loss > 0;
+}
+
+static void write_prune(struct plx_req_writer *w, const struct plx_client_request *r)
+{
+	static_assert(sizeof(struct plx_client_keep) == sizeof(struct plx_req_keep), "one layout");
+	bool ratio = r->keep_ratio > 0;
+	struct plx_req_compress c = {.by =
+	                                 (uint8_t)(ratio ? PLX_COMPRESS_RATIO : PLX_COMPRESS_LOSS),
+	                             .keep_roles = r->keep_roles,
+	                             .target = ratio ? r->keep_ratio : r->max_loss,
+	                             .n_keep = r->n_keeps};
+
+	plx_req_prune(w, &c, (const struct plx_req_keep *)(const void *)r->keeps);
+}
+
 /* The whole request, or, with more, what it adds to the one it continues. */
 static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r, bool more)
 {
@@ -97,6 +117,8 @@ static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r, bo
 		plx_req_continue(&w, r->continues, r->continue_sample); /* the id comes at begin */
 	for (uint32_t i = 0; i < r->n_stops; i++)
 		plx_req_stop(&w, r->stops[i], strlen(r->stops[i]));
+	if (prunes(r))
+		write_prune(&w, r);
 	for (size_t i = known; i < r->n_messages; i++)
 		plx_req_message(&w, (enum plx_req_role)r->messages[i].role, r->messages[i].text,
 		                r->messages[i].n_bytes);
@@ -124,6 +146,27 @@ static int encode_new(uint8_t **msg, size_t cap, const struct plx_client_request
 	                    "the request can't be encoded (%s); check stop strings, messages "
 	                    "and that text is UTF-8",
 	                    plx_err_name(n));
+}
+
+static int check_prune(const struct plx_client_request *r, struct plx_diag *d)
+{
+	/* Written so that a NaN fails both. */
+	if (!(r->keep_ratio >= 0 && r->keep_ratio <= 1))
+		return plx_diag_set(d, PLX_E_INVAL, "keep_ratio is %g; give above 0 to 1",
+		                    (double)r->keep_ratio);
+	if (!(r->max_loss >= 0 && r->max_loss < 1))
+		return plx_diag_set(d, PLX_E_INVAL, "max_loss is %g; give above 0 and below 1",
+		                    (double)r->max_loss);
+	if (r->keep_ratio > 0 && r->max_loss > 0)
+		return plx_diag_set(d, PLX_E_INVAL, "keep_ratio and max_loss; give one of them");
+	if (prunes(r) && !r->allow_compression)
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "keep_ratio or max_loss without allow_compression");
+	if (r->n_keeps > PLX_REQ_KEEP_MAX || (r->n_keeps > 0 && !prunes(r)))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "%u keeps; give at most %u, with keep_ratio or max_loss",
+		                    r->n_keeps, PLX_REQ_KEEP_MAX);
+	return 0;
 }
 
 static int check_known(const struct plx_client_request *r, struct plx_diag *d)
@@ -193,6 +236,7 @@ int plx_client_submit(struct plx_client *c, const struct plx_client_request *r, 
 	int err = check(c, r, d);
 
 	err = err ? err : check_known(r, d);
+	err = err ? err : check_prune(r, d);
 	if (err)
 		return err;
 	if (c->state == PLX_CL_CLOSED)
