@@ -95,6 +95,11 @@ static int model_check(struct plx_cu *c, struct plx_diag *d)
 		return plx_diag_set(d, PLX_E_UNSUPPORTED,
 		                    "%s: widths %u, %u and %u; a CUDA device runs multiples of 32",
 		                    m->name, m->n_embd, m->n_ff, m->n_head * m->head_dim);
+	if (m->window > 0 && (uint64_t)c->lim.max_seq_blocks * c->lim.block_tokens > m->window)
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "%s: a sliding window of %u tokens, which a CUDA device does "
+		                    "not compute; lower limits.context_tokens to that",
+		                    m->name, m->window);
 	if (c->lim.max_step_seqs > PLX_CU_MAX_SEQS)
 		return plx_diag_set(d, PLX_E_LIMIT,
 		                    "device %s: max_step_seqs is %u; a CUDA device takes up to %u",

@@ -443,7 +443,7 @@ static bool op_next(struct plx_fwd *f)
 		/* Without logits, the last layer is there for its K and V only. */
 		if (f->il + 1 == f->m->n_layer && f->n_row == 0)
 			return false;
-		f->split = 0;
+		f->split = plx_fwd_first_split(f);
 		f->op = PLX_FWD_ATTN;
 		return true;
 	case PLX_FWD_ATTN:

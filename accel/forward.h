@@ -167,6 +167,7 @@ struct plx_fwd {
 	uint32_t n_row;
 	uint32_t n_span;
 	uint32_t n_split;            /* attention splits of the furthest token */
+	uint32_t window_split;       /* the first one that a layer with a window needs */
 	int32_t *id;                 /* [n_tok], all of them vocabulary ids */
 	uint32_t *pos;               /* [n_tok] */
 	struct plx_fwd_seq *seq;     /* [n_seq] */

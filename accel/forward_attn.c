@@ -17,9 +17,18 @@ const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f)
 	return f->k->isa >= PLX_K_ISA_AVX512 ? &avx512 : &avx2;
 }
 
-static double attn_token_macs(const struct plx_fwd *f, uint32_t pos)
+/* The first split that a token at pos reads through a window; 0 is none. */
+static uint32_t window_begin(uint32_t window, uint32_t pos)
+{
+	return window > 0 && pos + 1 > window ? (pos + 1 - window) / PLX_K_ATTN_SPLIT : 0;
+}
+
+static double attn_token_macs(const struct plx_fwd *f, uint32_t window, uint32_t pos)
 {
 	uint32_t seen = pos < PLX_K_ATTN_SPLIT ? pos + 1 : PLX_K_ATTN_SPLIT;
+
+	if (window > 0 && seen > window + PLX_K_ATTN_CHUNK)
+		seen = window + PLX_K_ATTN_CHUNK;
 
 	return 2.0 * seen * f->m->head_dim * (f->m->n_head / f->m->n_head_kv);
 }
@@ -70,10 +79,11 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 	uint32_t head = unit % f->m->n_head_kv;
 	uint32_t group = f->m->n_head / f->m->n_head_kv;
 	uint32_t n_split = plx_k_attn_splits(sp->pos);
+	uint32_t window = f->m->layer[f->il].window, first = window_begin(window, sp->pos);
 	struct plx_k_attn a = {.kv = plx_fwd_kv_view(f, f->seq[sp->seq].table, f->il, head)};
 	float *acc = s->acc;
 
-	if (f->split >= n_split)
+	if (f->split < first || f->split >= n_split)
 		return;
 	a.q = f->qkv + (size_t)sp->tok * f->qkv_width + (size_t)head * group * f->m->head_dim;
 	a.q_stride = f->qkv_width;
@@ -81,11 +91,12 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 	a.n_group = group;
 	a.pos = sp->pos;
 	a.scale = f->attn_scale;
-	if (n_split > 1)
+	a.window = window;
+	if (n_split > first + 1)
 		acc = f->acc +
 		      ((size_t)head * f->lim.max_step_tokens + sp->tok) * group * f->part_floats;
-	if (f->split == 0) {
-		f->k->attn_part(&a, 0, acc);
+	if (f->split == first) {
+		f->k->attn_part(&a, first, acc);
 	} else {
 		f->k->attn_part(&a, f->split, s->part);
 		f->k->attn_merge(acc, s->part, sp->n_tok * group, f->m->head_dim);
@@ -100,17 +111,31 @@ void plx_fwd_attn_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
 		attn_unit(f, i, &f->lane[lane]);
 }
 
-/* Most tokens of a span that starts at pos: about an item's time, and never across two splits. */
+/* Tokens from pos on until the first split that a window reads is another. */
+static uint32_t to_window_split(uint32_t window, uint32_t pos)
+{
+	if (window == 0)
+		return PLX_K_ATTN_SPLIT;
+	return PLX_K_ATTN_SPLIT - (pos + 1 > window ? (pos + 1 - window) % PLX_K_ATTN_SPLIT : 0);
+}
+
+/*
+ * Most tokens of a span that starts at pos: about an item's time, and never across two splits, nor
+ * two that a window begins in, so that all tokens of a span add up the same splits.
+ */
 static uint32_t span_tokens(const struct plx_fwd *f, uint32_t pos)
 {
 	uint32_t group = f->m->n_head / f->m->n_head_kv;
-	double fit = PLX_CUT_ITEM_NS * plx_fwd_rates_of(f)->attn_macs / attn_token_macs(f, pos);
+	double fit = PLX_CUT_ITEM_NS * plx_fwd_rates_of(f)->attn_macs / attn_token_macs(f, 0, pos);
 	uint32_t by_queries = PLX_FWD_SPAN_MAX / group > 0 ? PLX_FWD_SPAN_MAX / group : 1;
 	uint32_t to_split = PLX_K_ATTN_SPLIT - pos % PLX_K_ATTN_SPLIT;
+	uint32_t to_begin = to_window_split(f->m->window, pos);
 	uint32_t n = fit < 1 ? 1 : fit > PLX_FWD_SPAN_MAX ? PLX_FWD_SPAN_MAX : (uint32_t)fit;
 
 	if (n > by_queries)
 		n = by_queries;
+	if (n > to_begin)
+		n = to_begin;
 	return n < to_split ? n : to_split;
 }
 
@@ -118,12 +143,17 @@ void plx_fwd_spans_make(struct plx_fwd *f)
 {
 	f->n_span = 0;
 	f->n_split = 1;
+	f->window_split = UINT32_MAX;
 	for (uint32_t i = 0; i < f->n_seq; i++) {
 		const struct plx_fwd_seq *q = &f->seq[i];
 		uint32_t last = plx_k_attn_splits(q->pos + q->n_tok - 1);
 
+		uint32_t begin = window_begin(f->m->window, q->pos);
+
 		if (last > f->n_split)
 			f->n_split = last;
+		if (begin < f->window_split)
+			f->window_split = begin;
 		for (uint32_t done = 0; done < q->n_tok;) {
 			uint32_t n = span_tokens(f, q->pos + done);
 
@@ -138,10 +168,14 @@ void plx_fwd_spans_make(struct plx_fwd *f)
 
 double plx_fwd_attn_ns(const struct plx_fwd *f)
 {
+	uint32_t window = f->m->layer[f->il].window;
 	double macs = 0;
 
-	for (uint32_t i = 0; i < f->n_span; i++)
-		if (plx_k_attn_splits(f->span[i].pos) > f->split)
-			macs += attn_token_macs(f, f->span[i].pos) * f->span[i].n_tok;
+	for (uint32_t i = 0; i < f->n_span; i++) {
+		uint32_t pos = f->span[i].pos;
+
+		if (plx_k_attn_splits(pos) > f->split && window_begin(window, pos) <= f->split)
+			macs += attn_token_macs(f, window, pos) * f->span[i].n_tok;
+	}
 	return macs * f->m->n_head_kv / plx_fwd_rates_of(f)->attn_macs;
 }

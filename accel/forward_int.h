@@ -29,6 +29,12 @@ void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u);
 /* plx_fwd_spans_make - cut the step's sequences into spans, and count the splits. */
 void plx_fwd_spans_make(struct plx_fwd *f);
 
+/* plx_fwd_first_split - the first split that the layer in work attends to. */
+static inline uint32_t plx_fwd_first_split(const struct plx_fwd *f)
+{
+	return f->m->layer[f->il].window > 0 ? f->window_split : 0;
+}
+
 /* plx_fwd_attn_ns - what the current split of attention takes one lane, roughly. */
 double plx_fwd_attn_ns(const struct plx_fwd *f);
 

@@ -157,7 +157,8 @@ uint64_t plx_k_kv_v_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head
 
 /*
  * Queries of one sequence against one KV head: n_tok consecutive tokens from position pos, each
- * with n_group heads that share the KV head. A query at position p sees positions 0..p.
+ * with n_group heads that share the KV head. A query at position p sees positions 0..p, with a
+ * window the last `window` of them, and of these, with a choice, those in the chunks it names.
  */
 struct plx_k_attn {
 	struct plx_k_kv kv;
@@ -167,6 +168,10 @@ struct plx_k_attn {
 	uint32_t n_group;
 	uint32_t pos;
 	float scale; /* usually 1/sqrt(head_dim) */
+
+	uint32_t window; /* 0: none */
+	/* [n_tok][n_group], or NULL: bit i for the i-th PLX_K_ATTN_CHUNK of the split in work */
+	const uint16_t *pick;
 };
 
 /* plx_k_attn_part_floats - floats of one query's partial result: head_dim sums, then max and sum.
@@ -296,7 +301,9 @@ struct plx_kernels {
 	 * @out  [n_tok][n_group][plx_k_attn_part_floats(head_dim)]: one partial a query.
 	 *
 	 * A query without a position in the split gets an empty partial; merging it changes
-	 * nothing.
+	 * nothing. Chunks that lie before the window, or that pick leaves out, are not read; of the
+	 * chunk in which the window begins, s[j] of the positions before it count as minus
+	 * infinity.
 	 *
 	 * Order: chunks of 64 positions; in a chunk
 	 *   s[j] = scale * (sum of q[d]*k[j][d], by fma in the order of d)

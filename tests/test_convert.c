@@ -172,7 +172,9 @@ static void test_configuration_is_kept(void **state)
 	(void)state;
 	assert_int_equal(m->arch, PLX_ARCH_LLAMA);
 	assert_int_equal(m->pairing, PLX_ROPE_ADJACENT);
-	assert_int_equal(m->n_ctx, 128); /* its sliding window */
+	assert_int_equal(m->n_ctx, 256);
+	assert_int_equal(m->window, 128);
+	assert_int_equal(m->layer[1].window, 128);
 	assert_int_equal(m->n_head, 4);
 	assert_int_equal(m->n_head_kv, 2);
 	assert_int_equal(m->head_dim, 16);

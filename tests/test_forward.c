@@ -127,7 +127,8 @@ static void test_bits_of_tiny_models(void **state)
 	    {"avx512", 3, 0, true},      {"avx512", 3, 5, true},  {"avxvnni", 1, 16, true},
 	    {"avx512bf16", 2, 64, true}, {"amx", 2, 64, true},
 	};
-	static const char *const names[] = {"llama3",  "llama-linear", "qwen2",   "qwen3",
+	static const char *const names[] = {"llama3",  "llama-linear", "qwen2",
+	                                    "qwen3",   "qwen2-window", "mistral",
 	                                    "mixtral", "qwen2moe",     "qwen3moe"};
 
 	kv_type = *(uint32_t *)*state;

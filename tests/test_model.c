@@ -134,15 +134,77 @@ static void test_model_rope_scaling(void **state)
 	close_good(m, &file);
 }
 
-static void test_model_sliding_window_limits_context(void **state)
+static void test_model_sliding_windows(void **state)
 {
-	static const struct gguf_lie lie = {.kv_u32 = "llama.attention.sliding_window", .u32 = 48};
+	static const struct gguf_lie wide = {.kv_u32 = "llama.attention.sliding_window",
+	                                     .u32 = 128};
+	static const struct gguf_lie all = {.kv_u32 = "llama.attention.sliding_window", .u32 = 48};
 	struct gguf_make file;
-	struct plx_model *m = open_good(&lie, &file);
+	struct plx_model *m = open_good(&all, &file);
 
 	(void)state;
-	assert_int_equal(m->n_ctx, 48);
+	assert_int_equal(m->n_ctx, 128);
+	assert_int_equal(m->window, 48);
+	assert_int_equal(m->layer[0].window, 48);
+	assert_int_equal(m->layer[1].window, 48);
 	close_good(m, &file);
+	m = open_good(&wide, &file); /* as large as the context: as if there were none */
+	assert_int_equal(m->window, 0);
+	assert_int_equal(m->layer[1].window, 0);
+	close_good(m, &file);
+}
+
+/* A window of 48 in a model of two layers, and a pattern: number, or list where flags is set. */
+static int open_pattern(uint32_t every, const char *flags, uint32_t n, struct plx_model **m,
+                        struct gguf_make *file, struct plx_diag *d)
+{
+	static const struct gguf_lie all = {.kv_u32 = "llama.attention.sliding_window", .u32 = 48};
+	struct plx_gguf *g;
+	uint8_t arr[64];
+	uint32_t type = PLX_GGUF_BOOL;
+	uint64_t len = n;
+
+	gguf_make_start(file, &all);
+	if (flags) {
+		memcpy(arr, &type, 4);
+		memcpy(arr + 4, &len, 8);
+		for (uint32_t i = 0; i < n; i++)
+			arr[12 + i] = flags[i] == '1';
+		gguf_make_raw(file, "llama.attention.sliding_window_pattern", PLX_GGUF_ARR, arr,
+		              12 + n);
+	} else {
+		gguf_make_u32(file, "llama.attention.sliding_window_pattern", every);
+	}
+	gguf_make_finish(file);
+	assert_int_equal(plx_gguf_open_mem(file->file.p, file->file.n, &g, d), 0);
+	return plx_model_from_gguf(g, m, d);
+}
+
+static void test_model_window_patterns(void **state)
+{
+	static const struct {
+		uint32_t every;
+		const char *flags;
+		uint32_t window, layer[2];
+	} want[] = {
+	    {0, NULL, 48, {48, 48}}, {1, NULL, 0, {0, 0}},   {2, NULL, 48, {48, 0}},
+	    {6, NULL, 48, {48, 48}}, {0, "01", 48, {0, 48}}, {0, "00", 0, {0, 0}},
+	};
+	struct plx_diag d = {0};
+	struct gguf_make file;
+	struct plx_model *m;
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+		assert_int_equal(open_pattern(want[i].every, want[i].flags, 2, &m, &file, &d), 0);
+		assert_int_equal(m->window, want[i].window);
+		assert_int_equal(m->layer[0].window, want[i].layer[0]);
+		assert_int_equal(m->layer[1].window, want[i].layer[1]);
+		close_good(m, &file);
+	}
+	assert_int_equal(open_pattern(0, "011", 3, &m, &file, &d), PLX_E_FORMAT);
+	assert_non_null(strstr(d.text, "has 3 entries for 2 layers"));
+	gguf_make_free(&file);
 }
 
 static void test_model_vectors_are_converted(void **state)
@@ -472,7 +534,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_model_defaults),
 	    cmocka_unit_test(test_model_rope_scaling),
-	    cmocka_unit_test(test_model_sliding_window_limits_context),
+	    cmocka_unit_test(test_model_sliding_windows),
+	    cmocka_unit_test(test_model_window_patterns),
 	    cmocka_unit_test(test_model_vectors_are_converted),
 	    cmocka_unit_test(test_model_harmless_leftover),
 	    cmocka_unit_test(test_model_rope_factors),

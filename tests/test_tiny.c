@@ -20,7 +20,8 @@
 /* F32 and F16 weights, f32 activations, f16 KV: the last one dominates. */
 #define DEV_BOUND 0.05
 
-static const char *const names[] = {"llama3", "llama-linear", "qwen2", "qwen3"};
+static const char *const names[] = {"llama3", "llama-linear", "qwen2",
+                                    "qwen3",  "qwen2-window", "mistral"};
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
 static void golden_read(const char *name, struct plx_t_golden *g)

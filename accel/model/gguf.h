@@ -160,9 +160,10 @@ int plx_gguf_get_bool_or(const struct plx_gguf *g, const char *key, bool dflt, b
 int plx_gguf_get_arr(const struct plx_gguf *g, const char *key, enum plx_gguf_type elem,
                      const struct plx_gguf_kv **out, struct plx_diag *d);
 
-/* Element i < kv->n of an I32 or F32 array (checked in debug builds). */
+/* Element i < kv->n of an I32, F32 or BOOL array (checked in debug builds). */
 int32_t plx_gguf_arr_i32(const struct plx_gguf_kv *kv, uint64_t i);
 float plx_gguf_arr_f32(const struct plx_gguf_kv *kv, uint64_t i);
+bool plx_gguf_arr_bool(const struct plx_gguf_kv *kv, uint64_t i);
 
 /*
  * Iterator over an array of strings, without copying:

@@ -169,6 +169,12 @@ int32_t plx_gguf_arr_i32(const struct plx_gguf_kv *kv, uint64_t i)
 	return v;
 }
 
+bool plx_gguf_arr_bool(const struct plx_gguf_kv *kv, uint64_t i)
+{
+	PLX_DCHECK(kv->elem == PLX_GGUF_BOOL && i < kv->n);
+	return kv->data[i] != 0;
+}
+
 float plx_gguf_arr_f32(const struct plx_gguf_kv *kv, uint64_t i)
 {
 	float v;

@@ -455,7 +455,8 @@ static int build(struct builder *b)
 	int err;
 
 	if ((err = plx_model_conf_read(m, b->d)) || (err = alloc_tables(b)) ||
-	    (err = take_ends(b)) || (err = take_rope_factors(b)))
+	    (err = plx_model_conf_windows(m, b->d)) || (err = take_ends(b)) ||
+	    (err = take_rope_factors(b)))
 		return err;
 	for (uint32_t i = 0; i < m->n_layer; i++) {
 		b->layer = (int)i;
@@ -543,7 +544,7 @@ static void describe_types(const struct plx_model *m, char *buf, size_t buf_byte
 
 void plx_model_describe(const struct plx_model *m, char *buf, size_t buf_bytes)
 {
-	char types[128], experts[64] = "";
+	char types[128], experts[64] = "", window[48] = "";
 	char hash[2 * PLX_MODEL_HASH_BYTES + 1];
 
 	describe_types(m, types, sizeof types);
@@ -552,11 +553,13 @@ void plx_model_describe(const struct plx_model *m, char *buf, size_t buf_bytes)
 	if (m->n_expert > 0)
 		snprintf(experts, sizeof experts, ", %u of %u experts of %u", m->n_expert_used,
 		         m->n_expert, m->n_ff_expert);
+	if (m->window > 0)
+		snprintf(window, sizeof window, ", sliding window %u", m->window);
 	snprintf(buf, buf_bytes,
 	         "%s: %s, %.1f M parameters, %.1f MiB (%s), %u layers, embedding %u, heads %u/%u "
-	         "of %u, feed-forward %u%s, vocabulary %u%s, context %u, hash %s",
+	         "of %u, feed-forward %u%s, vocabulary %u%s, context %u%s, hash %s",
 	         m->name, plx_arch_name(m->arch), (double)m->n_param / 1e6,
 	         (double)m->weight_bytes / 1048576.0, types, m->n_layer, m->n_embd, m->n_head,
 	         m->n_head_kv, m->head_dim, m->n_ff, experts, m->n_vocab,
-	         m->tied_output ? " (tied)" : "", m->n_ctx, hash);
+	         m->tied_output ? " (tied)" : "", m->n_ctx, window, hash);
 }

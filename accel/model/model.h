@@ -17,6 +17,7 @@
  *   x += wo softmax(q k / sqrt(head_dim)) v
  *   h = RMS(x) * ffn_norm;  x += w_down (silu(w_gate h) * (w_up h))
  *
+ * where a token of a layer with a window w attends to the last w positions alone, its own included,
  * and logits = output (RMS(x) * output_norm). Biases and q_norm, k_norm are NULL where absent.
  *
  * With experts (n_expert > 0) the last line is
@@ -106,6 +107,7 @@ struct plx_layer {
 	struct plx_tensor exp_down; /* [n_expert * n_embd][n_ff_expert] */
 	const uint8_t **exp_one;    /* [3][n_expert] gate, up, down, or NULL */
 	const float *shared_gate;   /* [n_embd] or NULL */
+	uint32_t window; /* positions that a token attends to, its own the last; 0: all */
 };
 
 struct plx_model {
@@ -124,7 +126,7 @@ struct plx_model {
 	uint32_t n_ff_shared; /* 0: no shared expert */
 	bool expert_norm;     /* weights of a token's experts add up to 1 */
 	uint32_t n_vocab;
-	uint32_t n_ctx; /* positions it was trained for, or its sliding window if that is less */
+	uint32_t n_ctx; /* positions it was trained for */
 	uint32_t n_rot; /* dimensions of a head that are rotated; even, at most head_dim */
 	enum plx_rope_pairing pairing;
 	float rope_base;
@@ -141,6 +143,7 @@ struct plx_model {
 	uint64_t n_param;           /* elements of all tensors in the file */
 	float *vec;                 /* memory behind the float vectors above */
 	uint8_t hash[PLX_MODEL_HASH_BYTES];
+	uint32_t window; /* of the layers that have one, below n_ctx; 0: none has */
 };
 
 /*

@@ -143,18 +143,17 @@ static int read_heads(struct plx_model *m, struct plx_diag *d)
 
 static int read_sizes(struct plx_model *m, struct plx_diag *d)
 {
-	uint32_t window;
 	int err;
 
 	if ((err = read_size(m, "block_count", 0, PLX_MODEL_MAX_LAYER, &m->n_layer, d)) ||
 	    (err = read_size(m, "embedding_length", 0, PLX_MODEL_MAX_EMBD, &m->n_embd, d)) ||
 	    (err = read_size(m, "feed_forward_length", 0, PLX_MODEL_MAX_FF, &m->n_ff, d)) ||
 	    (err = read_size(m, "context_length", 0, PLX_MODEL_MAX_CTX, &m->n_ctx, d)) ||
-	    (err = read_size(m, "attention.sliding_window", m->n_ctx, UINT32_MAX, &window, d)))
+	    (err = read_size(m, "attention.sliding_window", m->n_ctx, UINT32_MAX, &m->window, d)))
 		return err;
 	/* Inside its window a sliding-window model computes what a plain one does. */
-	if (window < m->n_ctx)
-		m->n_ctx = window;
+	if (m->window >= m->n_ctx)
+		m->window = 0;
 	return read_heads(m, d);
 }
 
@@ -304,6 +303,54 @@ static int check_neutral(const struct plx_model *m, const struct neutral *n, str
 		                    "%s: metadata key '%s' is %g, which is not supported; give a "
 		                    "model without it",
 		                    plx_gguf_name(m->gguf), key, (double)f);
+	return 0;
+}
+
+/* A list of flags, one a layer. */
+static int windows_listed(struct plx_model *m, const char *key, struct plx_diag *d)
+{
+	const struct plx_gguf_kv *kv;
+
+	if (plx_gguf_get_arr(m->gguf, key, PLX_GGUF_BOOL, &kv, d))
+		return PLX_E_FORMAT;
+	if (kv->n != m->n_layer)
+		return plx_diag_set(d, PLX_E_FORMAT,
+		                    "%s: metadata key '%s' has %llu entries for %u layers; convert "
+		                    "or fetch the model again",
+		                    plx_gguf_name(m->gguf), key, (unsigned long long)kv->n,
+		                    m->n_layer);
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		m->layer[i].window = plx_gguf_arr_bool(kv, i) ? m->window : 0;
+	return 0;
+}
+
+static int windows_of(struct plx_model *m, const char *key, struct plx_diag *d)
+{
+	const struct plx_gguf_kv *kv = plx_gguf_find(m->gguf, key);
+	uint32_t every = 0; /* that many-th layer has none; 0: all have one */
+
+	if (kv != NULL && kv->type == PLX_GGUF_ARR)
+		return windows_listed(m, key, d);
+	if (plx_gguf_get_u32_or(m->gguf, key, 0, &every, d))
+		return PLX_E_FORMAT;
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		m->layer[i].window = every == 0 || i % every < every - 1 ? m->window : 0;
+	return 0;
+}
+
+int plx_model_conf_windows(struct plx_model *m, struct plx_diag *d)
+{
+	char key[KEY_BYTES];
+	uint32_t largest = 0;
+
+	if (m->window == 0)
+		return 0;
+	arch_key(m, "attention.sliding_window_pattern", key);
+	if (windows_of(m, key, d))
+		return PLX_E_FORMAT;
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		largest = m->layer[i].window > largest ? m->layer[i].window : largest;
+	m->window = largest;
 	return 0;
 }
 

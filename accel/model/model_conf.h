@@ -17,4 +17,13 @@
  */
 int plx_model_conf_read(struct plx_model *m, struct plx_diag *d);
 
+/*
+ * plx_model_conf_windows - each layer's sliding window, once layer[] is there: all have the file's,
+ * or those that <architecture>.attention.sliding_window_pattern names, a list of flags, one a
+ * layer, or a number n: every n-th layer, n - 1 the first of them, has none.
+ *
+ * Errors: FORMAT; d names the key.
+ */
+int plx_model_conf_windows(struct plx_model *m, struct plx_diag *d);
+
 #endif

@@ -6,6 +6,9 @@
  * query's own arithmetic is the same alone or in company. They are in the order of their tokens, so
  * the first one sees the fewest positions: as far as it sees they go together, then each alone, so
  * that nothing of a position that a query must not see, a NaN for one, can reach it.
+ *
+ * Queries that read only some chunks, by a window or by choice, go through each chunk with those
+ * others that read it too; what they leave out is never loaded.
  */
 #ifndef PLX_KERNELS_CPU_ATTN_IMPL_H
 #define PLX_KERNELS_CPU_ATTN_IMPL_H
@@ -32,11 +35,14 @@ struct attn_state {
 	const struct kvq_query *iq; /* Q8 and Q4: instead of q */
 	float *o;
 	float max;
-	float c;       /* what the newest chunk scales o by */
-	uint32_t seen; /* positions of this split that it may see */
-	uint32_t n;    /* of the chunk in work */
-	vf l;          /* sum of p, by lane */
-	float p[PLX_K_ATTN_CHUNK];
+	float c;                   /* what the newest chunk scales o by */
+	uint32_t seen;             /* positions of this split that it may see */
+	uint32_t from;             /* those before are out of its window */
+	uint32_t pick;             /* a bit for each chunk of the split that it reads */
+	uint32_t n;                /* of the chunk in work */
+	uint32_t lo;               /* of the chunk in work: positions out of its window; else 0 */
+	vf l;                      /* sum of p, by lane */
+	float p[PLX_K_ATTN_CHUNK]; /* last: of the chunk in work */
 };
 
 #include "kernels/cpu/kvq_impl.h"
@@ -117,12 +123,27 @@ V16_INLINE void attn_scores_of(const int nq, const struct attn_state *st, const 
 		attn_scores(nq, 1, st, kv->k, dim, s);
 }
 
+/* What lies before the window becomes fill; s[0] is the chunk's first 16 positions. */
+static void attn_hide(const struct attn_state *st, vf *s, float fill)
+{
+	for (uint32_t g = 0; g * 16 < st->lo; g++) {
+		float x[16];
+
+		vf_store(x, s[g]);
+		for (uint32_t i = 0; i < 16 && g * 16 + i < st->lo; i++)
+			x[i] = fill;
+		s[g] = vf_load(x);
+	}
+}
+
 /* e = scale * s of the positions that the query sees, the others out of the way; their maximum. */
 V16_INLINE float attn_scale(const struct attn_state *st, vf *s, float scale)
 {
 	vf top = vf_set1(ATTN_EMPTY);
 	uint32_t g = 0;
 
+	if (st->lo > 0)
+		attn_hide(st, s, ATTN_EMPTY);
 	for (; (g + 1) * 16 <= st->n; g++) {
 		s[g] = vf_mul(s[g], vf_set1(scale));
 		top = vf_max(s[g], top);
@@ -150,6 +171,11 @@ V16_INLINE void attn_exp(struct attn_state *st, const vf *s)
 		e[g] = vf_first(vf_exp(vf_sub(s[g], m)), st->n - g * 16, 0.0f);
 		vf_store(st->p + g * 16, e[g]);
 	}
+	if (st->lo > 0) {
+		attn_hide(st, e, 0.0f);
+		for (g = 0; g * 16 < st->lo; g++)
+			vf_store(st->p + g * 16, e[g]);
+	}
 	st->l = vf_fma(st->l, vf_set1(st->c), vf_add(vf_add(e[0], e[1]), vf_add(e[2], e[3])));
 }
 
@@ -172,7 +198,8 @@ V16_INLINE void attn_softmax(const int nq, struct attn_state *st, vf s[][ATTN_LA
 	}
 }
 
-/* o = o*c + sum over j of p[j]*v[j] for nd vectors of dimensions, nq queries, n positions. */
+/* o = o*c + sum over j of p[j]*v[j] for nd vectors of dimensions, nq queries, n positions but for
+ * those before the window. */
 V16_INLINE void attn_values(const int nq, const int nd, const struct attn_state *st,
                             const struct attn_kv *kv, uint32_t n, uint32_t dim, uint32_t d0)
 {
@@ -183,7 +210,7 @@ V16_INLINE void attn_values(const int nq, const int nd, const struct attn_state 
 #pragma GCC unroll 4
 		for (int d = 0; d < nd; d++)
 			o[i][d] = vf_mul(vf_load(st[i].o + d0 + d * 16), vf_set1(st[i].c));
-	for (uint32_t j = 0; j < n; j++) {
+	for (uint32_t j = nq == 1 ? st[0].lo : 0; j < n; j++) {
 		const uint16_t *row = kv->v[j / 16] + (size_t)(j % 16) * dim + d0;
 		vf vd[4];
 
@@ -290,9 +317,9 @@ ATTN_SIZE(6)
 	}
 #endif
 
-/* Chunks of one split for nq queries, at most ATTN_Q. */
-static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
-                         uint32_t start)
+/* nq queries, at most ATTN_Q, through the chunk that begins at pos. */
+static void attn_one_chunk(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
+                           uint32_t pos)
 {
 	static void (*const chunks[][ATTN_Q])(struct attn_state *, const struct plx_k_attn *,
 	                                      uint32_t) = {
@@ -301,6 +328,20 @@ static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_
 	    [PLX_K_KV_Q4] = ATTN_SIZES(q4),
 	};
 
+	chunks[a->kv.type][nq - 1](st, a, pos);
+}
+
+/* How far a query sees into the chunk that begins at `at` of the split. */
+V16_INLINE void attn_enter(struct attn_state *st, uint32_t at)
+{
+	st->n = st->seen - at < PLX_K_ATTN_CHUNK ? st->seen - at : PLX_K_ATTN_CHUNK;
+	st->lo = st->from > at ? st->from - at : 0;
+}
+
+/* Chunks of one split for nq queries, at most ATTN_Q. */
+static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
+                         uint32_t start)
+{
 	for (uint32_t at = 0; at < PLX_K_ATTN_SPLIT; at += PLX_K_ATTN_CHUNK) {
 		while (nq > 0 && st->seen <= at) { /* the first ones are at their end */
 			st++;
@@ -308,11 +349,108 @@ static void attn_queries(struct attn_state *st, uint32_t nq, const struct plx_k_
 		}
 		if (nq == 0)
 			return;
+		for (uint32_t i = 0; i < nq; i++)
+			attn_enter(&st[i], at);
+		attn_one_chunk(st, nq, a, start + at);
+	}
+}
+
+/* ---- queries that do not read all they could ------------------------------------------------- */
+
+#define ATTN_SOME 16 /* queries among which those that read a chunk are looked for */
+
+static bool attn_reads(const struct attn_state *st, uint32_t at)
+{
+	return st->seen > at && st->from < at + PLX_K_ATTN_CHUNK &&
+	       (st->pick >> (at / PLX_K_ATTN_CHUNK) & 1) != 0;
+}
+
+#define ATTN_STATE_BYTES offsetof(struct attn_state, p)
+
+/* Those that were gathered go through the chunk together, and their states back. */
+static void attn_gathered(struct attn_state *st, const uint32_t *who, uint32_t n,
+                          const struct plx_k_attn *a, uint32_t pos)
+{
+	struct attn_state w[ATTN_Q];
+
+	for (uint32_t i = 0; i < n; i++)
+		memcpy(&w[i], &st[who[i]], ATTN_STATE_BYTES);
+	attn_one_chunk(w, n, a, pos);
+	for (uint32_t i = 0; i < n; i++)
+		memcpy(&st[who[i]], &w[i], ATTN_STATE_BYTES);
+}
+
+/*
+ * The same for queries with a window or a choice of chunks, nq up to ATTN_SOME: whoever reads a
+ * chunk does so in company of the others that do, but alone where the window begins in it.
+ */
+static void attn_queries_some(struct attn_state *st, uint32_t nq, const struct plx_k_attn *a,
+                              uint32_t start)
+{
+	for (uint32_t at = 0; at < PLX_K_ATTN_SPLIT; at += PLX_K_ATTN_CHUNK) {
+		uint32_t who[ATTN_Q], n = 0;
+
 		for (uint32_t i = 0; i < nq; i++) {
-			st[i].n = st[i].seen - at;
-			st[i].n = st[i].n < PLX_K_ATTN_CHUNK ? st[i].n : PLX_K_ATTN_CHUNK;
+			if (!attn_reads(&st[i], at))
+				continue;
+			attn_enter(&st[i], at);
+			if (st[i].lo > 0) {
+				attn_one_chunk(&st[i], 1, a, start + at);
+				continue;
+			}
+			who[n++] = i;
+			if (n == ATTN_Q) {
+				attn_gathered(st, who, n, a, start + at);
+				n = 0;
+			}
 		}
-		chunks[a->kv.type][nq - 1](st, a, start + at);
+		if (n > 0)
+			attn_gathered(st, who, n, a, start + at);
+	}
+}
+
+/* Query i of a, before its first chunk. */
+static void attn_begin(struct attn_state *st, struct kvq_query *iq, const struct plx_k_attn *a,
+                       uint32_t i, uint32_t start, float *out)
+{
+	const uint32_t dim = a->kv.head_dim, t = i / a->n_group, end = a->pos + t + 1;
+	uint32_t first = a->window > 0 && end > a->window ? end - a->window : 0;
+
+	st->q = a->q + (size_t)t * a->q_stride + (size_t)(i % a->n_group) * dim;
+	st->o = out + (size_t)i * plx_k_attn_part_floats(dim);
+	st->max = ATTN_EMPTY;
+	st->seen = end > start ? end - start : 0;
+	st->from = first > start ? first - start : 0;
+	st->pick = a->pick != NULL ? a->pick[i] : UINT32_MAX;
+	st->lo = 0;
+	st->c = 0.0f;
+	st->l = vf_set1(0.0f);
+	st->iq = iq;
+	if (a->kv.type != PLX_K_KV_F16)
+		kvq_query_make(a->kv.type, st->q, dim, iq);
+	memset(st->o, 0, plx_k_attn_part_floats(dim) * sizeof *out);
+}
+
+static void attn_end(struct attn_state *st, uint32_t dim)
+{
+	st->o[dim] = st->max;
+	st->o[dim + 1] = vf_hsum(st->l);
+}
+
+static void attn_part_some(const struct plx_k_attn *a, uint32_t start, float *out)
+{
+	const uint32_t nq_all = a->n_tok * a->n_group;
+
+	for (uint32_t first = 0; first < nq_all; first += ATTN_SOME) {
+		uint32_t nq = nq_all - first < ATTN_SOME ? nq_all - first : ATTN_SOME;
+		struct attn_state st[ATTN_SOME];
+		struct kvq_query iq[ATTN_SOME];
+
+		for (uint32_t i = 0; i < nq; i++)
+			attn_begin(&st[i], &iq[i], a, first + i, start, out);
+		attn_queries_some(st, nq, a, start);
+		for (uint32_t i = 0; i < nq; i++)
+			attn_end(&st[i], a->kv.head_dim);
 	}
 }
 
@@ -324,32 +462,21 @@ static void op_attn_part(const struct plx_k_attn *a, uint32_t split, float *out)
 	const uint32_t passes = (nq_all + ATTN_Q - 1) / ATTN_Q; /* of nearly equal size */
 
 	PLX_DCHECK(dim % 16 == 0 && dim <= PLX_K_HEAD_DIM_MAX && a->kv.block_tokens % 16 == 0);
+	if (a->pick != NULL || (a->window > 0 && a->pos + a->n_tok > a->window)) {
+		attn_part_some(a, start, out);
+		return;
+	}
 	for (uint32_t pass = 0; pass < passes; pass++) {
 		uint32_t first = nq_all * pass / passes;
 		uint32_t nq = nq_all * (pass + 1) / passes - first;
 		struct attn_state st[ATTN_Q];
 		struct kvq_query iq[ATTN_Q];
 
-		for (uint32_t i = 0; i < nq; i++) {
-			uint32_t t = (first + i) / a->n_group;
-			uint32_t end = a->pos + t + 1;
-
-			st[i].q = a->q + (size_t)t * a->q_stride +
-			          (size_t)((first + i) % a->n_group) * dim;
-			st[i].o = out + (size_t)(first + i) * plx_k_attn_part_floats(dim);
-			st[i].max = ATTN_EMPTY;
-			st[i].seen = end > start ? end - start : 0;
-			st[i].l = vf_set1(0.0f);
-			st[i].iq = &iq[i];
-			if (a->kv.type != PLX_K_KV_F16)
-				kvq_query_make(a->kv.type, st[i].q, dim, &iq[i]);
-			memset(st[i].o, 0, plx_k_attn_part_floats(dim) * sizeof *out);
-		}
+		for (uint32_t i = 0; i < nq; i++)
+			attn_begin(&st[i], &iq[i], a, first + i, start, out);
 		attn_queries(st, nq, a, start);
-		for (uint32_t i = 0; i < nq; i++) {
-			st[i].o[dim] = st[i].max;
-			st[i].o[dim + 1] = vf_hsum(st[i].l);
-		}
+		for (uint32_t i = 0; i < nq; i++)
+			attn_end(&st[i], dim);
 	}
 }
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import modeling_rope_utils
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
 from transformers.models.mixtral import modeling_mixtral
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen2_moe import modeling_qwen2_moe
@@ -33,7 +34,7 @@ class DoubleTorch:
         return getattr(torch, name)
 
 
-for module in (modeling_rope_utils, modeling_llama, modeling_mixtral, modeling_qwen2,
+for module in (modeling_rope_utils, modeling_llama, modeling_mistral, modeling_mixtral, modeling_qwen2,
                modeling_qwen2_moe, modeling_qwen3, modeling_qwen3_moe):
     module.torch = DoubleTorch()
 
@@ -110,6 +111,23 @@ def qwen3moe():
         norm_topk_prob=True, use_sliding_window=False, tie_word_embeddings=True, **COMMON)
 
 
+def qwen2_window():
+    """A token sees six positions in the second layer, all in the others."""
+    return transformers.Qwen2Config(
+        hidden_size=64, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, max_position_embeddings=128, rope_theta=1000000.0,
+        tie_word_embeddings=False, use_sliding_window=True, sliding_window=6, max_window_layers=0,
+        layer_types=["full_attention", "sliding_attention", "full_attention"], **COMMON)
+
+
+def mistral():
+    """A sliding window in all layers; adjacent pairs."""
+    return transformers.MistralConfig(
+        hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, max_position_embeddings=128, rope_theta=10000.0,
+        tie_word_embeddings=False, sliding_window=5, **COMMON)
+
+
 MODELS = {
     "llama3": (llama3, transformers.LlamaForCausalLM, "llama", Q.F32),
     "llama-linear": (llama_linear, transformers.LlamaForCausalLM, "llama", Q.F16),
@@ -118,6 +136,8 @@ MODELS = {
     "mixtral": (mixtral, transformers.MixtralForCausalLM, "llama", Q.F16),
     "qwen2moe": (qwen2moe, transformers.Qwen2MoeForCausalLM, "qwen2moe", Q.Q8_0),
     "qwen3moe": (qwen3moe, transformers.Qwen3MoeForCausalLM, "qwen3moe", Q.F16),
+    "qwen2-window": (qwen2_window, transformers.Qwen2ForCausalLM, "qwen2", Q.F32),
+    "mistral": (mistral, transformers.MistralForCausalLM, "llama", Q.F32),
 }
 
 LAYER_NAMES = {
@@ -215,6 +235,11 @@ def write_config(w, arch, cfg):
         w.add_expert_feed_forward_length(cfg.moe_intermediate_size)
     if hasattr(cfg, "shared_expert_intermediate_size"):
         w.add_expert_shared_feed_forward_length(cfg.shared_expert_intermediate_size)
+    if getattr(cfg, "sliding_window", None):
+        w.add_uint32(f"{arch}.attention.sliding_window", cfg.sliding_window)
+        if hasattr(cfg, "layer_types"):
+            w.add_array(f"{arch}.attention.sliding_window_pattern",
+                        [kind == "sliding_attention" for kind in cfg.layer_types])
     scaling = getattr(cfg, "rope_scaling", None) or {}
     if scaling.get("rope_type") == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)

@@ -188,7 +188,7 @@ static void make_layer(struct gguf_make *m, int layer)
 	}
 }
 
-void gguf_make_llama(struct gguf_make *m, const struct gguf_lie *lie)
+void gguf_make_start(struct gguf_make *m, const struct gguf_lie *lie)
 {
 	gguf_make_init(m);
 	m->lie = lie;
@@ -205,5 +205,10 @@ void gguf_make_llama(struct gguf_make *m, const struct gguf_lie *lie)
 	make_layer(m, 0);
 	make_layer(m, 1);
 	put_lies(m);
+}
+
+void gguf_make_llama(struct gguf_make *m, const struct gguf_lie *lie)
+{
+	gguf_make_start(m, lie);
 	gguf_make_finish(m);
 }

@@ -66,4 +66,7 @@ void gguf_make_finish(struct gguf_make *m);
 /* A whole two-layer model (embedding 32, 4 heads on 2, feed-forward 64, 16 tokens), finished. */
 void gguf_make_llama(struct gguf_make *m, const struct gguf_lie *lie);
 
+/* The same, to be finished after further entries. */
+void gguf_make_start(struct gguf_make *m, const struct gguf_lie *lie);
+
 #endif

@@ -187,22 +187,24 @@ static void heads(const struct plx_model *m, double *x, uint32_t n_head, const f
 /* The new tokens of one sequence in one layer. */
 struct attn {
 	const struct plx_ref *r;
+	uint32_t window; /* 0: none */
 	double *q;       /* [n_tok][n_head][head_dim] */
 	const double *k; /* [n_head_kv][n_ctx][head_dim] */
 	const double *v; /* [n_head_kv][head_dim][n_ctx] */
 	double *o;       /* as q */
 };
 
-static void softmax(double *s, uint32_t n, double scale)
+/* Those before from count nothing. */
+static void softmax(double *s, uint32_t from, uint32_t n, double scale)
 {
 	double max = (double)-INFINITY, sum = 0;
 
-	for (uint32_t j = 0; j < n; j++) {
+	for (uint32_t j = from; j < n; j++) {
 		s[j] *= scale;
 		max = s[j] > max ? s[j] : max;
 	}
 	for (uint32_t j = 0; j < n; j++)
-		sum += s[j] = exp(s[j] - max);
+		sum += s[j] = j < from ? 0 : exp(s[j] - max);
 	for (uint32_t j = 0; j < n; j++)
 		s[j] /= sum;
 }
@@ -222,7 +224,9 @@ static void attend(void *arg, uint32_t t)
 		plx_ref_mul(&(struct plx_ref_mul){a->k + kv, a->q + at, p, m->head_dim, m->head_dim,
 		                                  n_ctx, n, n_group, m->head_dim});
 		for (uint32_t g = 0; g < n_group; g++)
-			softmax(p + (size_t)g * n_ctx, n, 1 / sqrt(m->head_dim));
+			softmax(p + (size_t)g * n_ctx,
+			        a->window > 0 && n > a->window ? n - a->window : 0, n,
+			        1 / sqrt(m->head_dim));
 		plx_ref_mul(&(struct plx_ref_mul){a->v + kv, p, a->o + at, n_ctx, n_ctx,
 		                                  m->head_dim, m->head_dim, n_group,
 		                                  (n + 7) & ~7u});
@@ -269,7 +273,7 @@ static void attention(struct plx_ref *r, const struct plx_layer *l, uint32_t il,
 		heads(m, k + t * n_kv, m->n_head_kv, l->k_norm, r->n + t);
 	}
 	kv_keep(r, k, v, k_all, v_all, n_tok);
-	plx_t_par(n_tok, attend, &(struct attn){r, q, k_all, v_all, o});
+	plx_t_par(n_tok, attend, &(struct attn){r, l->window, q, k_all, v_all, o});
 	mul(r, PLX_REF_A8_WO, &l->wo, NULL, o, y, n_tok);
 	for (size_t i = 0; i < (size_t)n_tok * m->n_embd; i++)
 		x[i] += y[i];

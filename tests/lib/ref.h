@@ -1,7 +1,8 @@
 /*
  * The transformer pass in double precision, straight from a model file: the reference of every
  * device. It shares the file reader and the exact dequantisation with them and nothing else; it is
- * written to be read, one loop after another, in the order of accel/model/model.h. Loops over rows
+ * written to be read, one loop after another, in the order of accel/model/model.h,
+ * sliding windows included. Loops over rows
  * and tokens run on all cores; no bit depends on how many.
  */
 #ifndef PLX_TESTS_LIB_REF_H

@@ -124,6 +124,13 @@ void plx_gw_elem_i32(struct plx_gw *w, int32_t v)
 	put(w, &w->kv, &v, sizeof v);
 }
 
+void plx_gw_elem_bool(struct plx_gw *w, bool v)
+{
+	uint8_t byte = v;
+
+	put(w, &w->kv, &byte, sizeof byte);
+}
+
 void plx_gw_elem_f32(struct plx_gw *w, float v)
 {
 	put(w, &w->kv, &v, sizeof v);

@@ -50,11 +50,12 @@ void plx_gw_f32(struct plx_gw *w, const char *key, float v);
 void plx_gw_bool(struct plx_gw *w, const char *key, bool v);
 void plx_gw_str(struct plx_gw *w, const char *key, struct plx_gguf_str v);
 
-/* plx_gw_arr - begin an array of n; then its elements by the four below, exactly n. */
+/* plx_gw_arr - begin an array of n; then its elements by the five below, exactly n. */
 void plx_gw_arr(struct plx_gw *w, struct plx_gguf_str key, enum plx_gguf_type elem, uint64_t n);
 void plx_gw_elem_str(struct plx_gw *w, struct plx_gguf_str v);
 void plx_gw_elem_i32(struct plx_gw *w, int32_t v);
 void plx_gw_elem_f32(struct plx_gw *w, float v);
+void plx_gw_elem_bool(struct plx_gw *w, bool v);
 void plx_gw_elems(struct plx_gw *w, const struct plx_gguf_kv *kv);
 
 /*

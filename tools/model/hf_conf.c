@@ -293,18 +293,44 @@ static void put_f32(struct plx_gw *w, const struct plx_hf *h, const char *suffix
 	plx_gw_f32(w, key, (float)v);
 }
 
+/* Whether a layer has the window: by the list of newer files, or qwen's number of those without. */
+static bool has_window(const struct plx_hf *h, uint32_t il)
+{
+	const char *kind = json_string_value(json_array_get(get(h, "layer_types"), il));
+
+	if (kind)
+		return strcmp(kind, "sliding_attention") == 0;
+	return h->arch == PLX_ARCH_LLAMA ||
+	       (json_int_t)il >= json_integer_value(get(h, "max_window_layers"));
+}
+
+static void put_pattern(const struct plx_hf *h, struct plx_gw *w)
+{
+	char key[96];
+
+	snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", plx_arch_name(h->arch));
+	plx_gw_arr(w, plx_gw_name(key), PLX_GGUF_BOOL, h->n_layer);
+	for (uint32_t i = 0; i < h->n_layer; i++)
+		plx_gw_elem_bool(w, has_window(h, i));
+}
+
 static int put_window(const struct plx_hf *h, struct plx_gw *w, struct plx_diag *d)
 {
 	bool qwen = h->arch != PLX_ARCH_LLAMA;
-	uint32_t window = 0;
+	uint32_t window = 0, n = 0;
 
 	if (!get(h, "sliding_window") || (qwen && !flag(h, "use_sliding_window")))
 		return 0;
 	int err = size(h, "sliding_window", 0, PLX_MODEL_MAX_CTX, &window, d);
 
-	if (!err)
-		put_u32(w, h, "attention.sliding_window", window);
-	return err;
+	for (uint32_t i = 0; i < h->n_layer; i++)
+		n += has_window(h, i);
+	if (err || n == 0)
+		return err;
+	put_u32(w, h, "attention.sliding_window", window);
+	if (n < h->n_layer)
+		put_pattern(h, w);
+	return 0;
 }
 
 static void put_experts(const struct plx_hf *h, struct plx_gw *w)
