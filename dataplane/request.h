@@ -349,6 +349,21 @@ static_assert(PLX_M_REJ_DEVICE_LOST - PLX_M_REJ_QUEUE_FULL ==
                   PLX_ERR_WIRE_FIRST - PLX_ERR_WIRE_LAST,
               "one counter for each reject code, in their order");
 
+/*
+ * plx_req_trace - an event of a request into a stage's ring.
+ *
+ * @ev  all but req_id and session, which are r's.
+ *
+ * Thread: the stage that has the request, or batch and io while it runs.
+ */
+static inline void plx_req_trace(struct plx_page *p, const struct plx_req *r,
+                                 struct plx_trace_ev ev)
+{
+	ev.req_id = r->req_id;
+	ev.session = r->session_id;
+	plx_trace(p, &ev);
+}
+
 /* plx_req_reject - fill r->res as a REJECT with the load of now. detail may be NULL. */
 void plx_req_reject(const struct plx_links *l, struct plx_req *r, int err, const char *detail);
 

@@ -28,7 +28,12 @@ const char *plx_stage_kind_name(enum plx_stage_kind kind)
 
 void plx_page_init(struct plx_page *p, enum plx_stage_kind kind, uint32_t index, uint32_t lcore)
 {
+	uint64_t trace_off = p->trace_off;
+	uint32_t trace_events = p->trace_events;
+
 	memset(p, 0, sizeof(*p));
+	p->trace_off = trace_off;
+	p->trace_events = trace_events;
 	p->abi_version = PLX_PAGE_ABI;
 	p->kind = (uint32_t)kind;
 	p->index = index;
@@ -47,10 +52,21 @@ int plx_lcore_add(struct plx_lcore *lc, plx_stage_poll poll, void *state, struct
 	return 0;
 }
 
+static enum plx_regime regime_of(const struct plx_page *p, uint32_t done)
+{
+	if (p->turn_regime == PLX_REGIME_HOUSEKEEPING)
+		return PLX_REGIME_HOUSEKEEPING;
+	if (done)
+		return PLX_REGIME_BUSY;
+	return p->turn_regime == PLX_REGIME_BACKPRESSURED ? PLX_REGIME_BACKPRESSURED
+	                                                  : PLX_REGIME_IDLE;
+}
+
 static void account(struct plx_page *p, uint32_t done, uint64_t ns)
 {
-	uint64_t *cell = done ? &p->busy_ns : &p->idle_ns;
+	uint64_t *cell = &p->regime_ns[regime_of(p, done)];
 
+	p->turn_regime = 0;
 	__atomic_store_n(cell, *cell + ns, __ATOMIC_RELAXED);
 	__atomic_store_n(&p->heartbeat, p->heartbeat + 1, __ATOMIC_RELAXED);
 	if (done)
@@ -102,7 +118,9 @@ static void back_off(struct plx_lcore *lc, uint32_t idle_turns)
 		plx_count(p, PLX_M_IDLE_YIELDS, 1);
 		sched_yield();
 	}
-	__atomic_store_n(&p->idle_ns, p->idle_ns + (plx_clock_ns() - begin), __ATOMIC_RELAXED);
+	uint64_t *cell = &p->regime_ns[PLX_REGIME_IDLE];
+
+	__atomic_store_n(cell, *cell + (plx_clock_ns() - begin), __ATOMIC_RELAXED);
 }
 
 int plx_lcore_run(void *arg)
@@ -111,6 +129,9 @@ int plx_lcore_run(void *arg)
 	uint32_t idle_turns = 0;
 
 	atomic_store_explicit(&lc->thread_id, (uint64_t)gettid(), memory_order_relaxed);
+	for (uint32_t i = 0; i < lc->n_stages; i++)
+		__atomic_store_n(&lc->stage[i].page->thread_id, (uint64_t)gettid(),
+		                 __ATOMIC_RELAXED);
 	/* The default slack of 50 us would make each short sleep more than twice as long. */
 	prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 	(void)plx_quiet_set(true);

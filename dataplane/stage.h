@@ -46,7 +46,8 @@ struct plx_lcore {
 };
 
 /*
- * plx_page_init - name a page. kind and index make "tok", "io.1" and so on.
+ * plx_page_init - name a page and empty it; its ring of events stays as it is. kind and index make
+ * "tok", "io.1" and so on. A page that is not of fw/base/share.h is zero before.
  */
 void plx_page_init(struct plx_page *p, enum plx_stage_kind kind, uint32_t index, uint32_t lcore);
 
@@ -61,7 +62,7 @@ int plx_lcore_add(struct plx_lcore *lc, plx_stage_poll poll, void *state, struct
 
 /*
  * plx_lcore_turn - every stage once, in order; returns the sum of what they did.
- * Counts each stage's busy and idle time. For tests and for lcores with a loop of their own.
+ * Counts each stage's time by regime. For tests and for lcores with a loop of their own.
  */
 uint32_t plx_lcore_turn(struct plx_lcore *lc);
 

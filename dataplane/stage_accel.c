@@ -108,6 +108,7 @@ static bool carry_out(struct plx_stage_accel *s, uint64_t now_ns)
 	if (s->n_out == 0)
 		s->oldest_ns = now_ns;
 	PLX_CHECK(s->n_out < PLX_ACCEL_MAX_STEPS);
+	s->given_ns[s->n_out] = plx_clock_ns();
 	s->out[s->n_out++] = s->cmd.step_idx;
 	return true;
 }
@@ -136,8 +137,10 @@ static uint32_t take_commands(struct plx_stage_accel *s, uint64_t now_ns)
 			return n;
 		if (is_overtaken(s))
 			drop(s);
-		else if (!carry_out(s, now_ns))
+		else if (!carry_out(s, now_ns)) {
+			plx_regime_say(s->page, PLX_REGIME_BACKPRESSURED);
 			return n;
+		}
 	}
 }
 
@@ -172,9 +175,19 @@ static void step_done(struct plx_stage_accel *s, uint32_t idx)
 	PLX_CHECK(st != NULL && s->n_out > 0 && s->out[0] == idx);
 	int err = s->asked && st->status == PLX_E_CANCELLED ? PLX_E_TIMEOUT : st->status;
 
-	memmove(&s->out[0], &s->out[1], (s->n_out - 1) * sizeof(s->out[0]));
+	struct plx_trace_ev ev = {.ns = plx_clock_ns(),
+	                          .kind = PLX_TR_STEP,
+	                          .n = st->n_tok,
+	                          .index = st->n_seq,
+	                          .a = st->start_ns,
+	                          .b = st->end_ns,
+	                          .c = s->given_ns[0]};
+
+	plx_trace(s->page, &ev);
 	s->n_out--;
-	s->oldest_ns = plx_clock_ns();
+	memmove(&s->out[0], &s->out[1], s->n_out * sizeof(s->out[0]));
+	memmove(&s->given_ns[0], &s->given_ns[1], s->n_out * sizeof(s->given_ns[0]));
+	s->oldest_ns = ev.ns;
 	s->asked = false;
 	account(s, st, err);
 	answer(s, PLX_CMD_STEP, idx, err);

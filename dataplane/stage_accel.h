@@ -37,7 +37,8 @@ struct plx_stage_accel {
 	struct plx_block_copy pair[PLX_ACCEL_PAIRS];
 	uint32_t n_out; /* steps on the device, oldest first */
 	uint32_t out[PLX_ACCEL_MAX_STEPS];
-	struct plx_dev_experts experts; /* counted so far */
+	uint64_t given_ns[PLX_ACCEL_MAX_STEPS]; /* when the device took each */
+	struct plx_dev_experts experts;         /* counted so far */
 };
 
 /*

@@ -263,6 +263,13 @@ static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index,
 
 	push_out(s, &o);
 	push_tops(s, key, sample, top, n_top);
+	plx_req_trace(s->page, &s->links->req[key],
+	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	                                    .kind = PLX_TR_TOKEN,
+	                                    .sample = sample,
+	                                    .n = 1,
+	                                    .index = index,
+	                                    .a = device_ns});
 	if (sample == 0)
 		measure(s, key, device_ns);
 }
@@ -289,6 +296,11 @@ static void give_back(struct plx_stage_batch *s, struct plx_req *r)
 	else
 		plx_count(s->page,
 		          r->res.kind == PLX_FINAL_DONE ? PLX_M_REQ_DONE : PLX_M_REQ_CANCELLED, 1);
+	plx_req_trace(s->page, r,
+	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	                                    .kind = PLX_TR_REQ_END,
+	                                    .n = r->res.kind,
+	                                    .index = plx_err_wire(r->res.err)});
 	push_out(s, &o);
 }
 
@@ -328,6 +340,10 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	}
 	if (f->queue_ns)
 		plx_hist_add(&s->page->hist[PLX_H_QUEUE], f->queue_ns);
+	if (f->prefill_ns)
+		plx_hist_add(&s->page->hist[PLX_H_PREFILL], f->prefill_ns);
+	if (f->decode_ns)
+		plx_hist_add(&s->page->hist[PLX_H_DECODE], f->decode_ns);
 	give_back(s, r);
 }
 
@@ -422,6 +438,12 @@ static void accept(struct plx_stage_batch *s, const struct plx_req *r,
 	    .id = (int32_t)(a->cached_tokens < r->n_ids ? a->cached_tokens : r->n_ids)};
 
 	plx_count(s->page, PLX_M_REQ_ACCEPTED, 1);
+	plx_req_trace(s->page, r,
+	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	                                    .kind = PLX_TR_REQ_ACCEPTED,
+	                                    .n = a->cached_tokens,
+	                                    .index = a->queue_position,
+	                                    .a = a->est_ttft_ns});
 	push_out(s, &o);
 }
 
@@ -482,6 +504,9 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 	bool scores = r->view.compress.by != 0 && r->n_ids > 1;
 
 	r->batch_ns = s->now_ns;
+	plx_req_trace(
+	    s->page, r,
+	    (struct plx_trace_ev){.ns = plx_clock_ns(), .kind = PLX_TR_REQ_TAKEN, .n = r->n_ids});
 	r->res.prompt_tokens = r->n_ids;
 	if (cause) {
 		cancelled(s, r, cause);
@@ -752,6 +777,14 @@ static void publish_load(struct plx_stage_batch *s)
 	sum_load(s, &in, &room, &retry_ns);
 	uint64_t us = in.step_ns / PLX_NS_PER_US;
 
+	plx_gauge_set(s->page, PLX_G_RUNNING, in.n_running);
+	plx_gauge_set(s->page, PLX_G_WAITING, in.n_waiting);
+	plx_gauge_set(s->page, PLX_G_QUEUED, in.queued_tokens);
+	plx_gauge_set(s->page, PLX_G_KV_FREE, room);
+	plx_gauge_set(s->page, PLX_G_KV_BLOCKS,
+	              (uint64_t)s->n_dev * s->links->cfg->lim.n_kv_blocks);
+	plx_gauge_set(s->page, PLX_G_STEP_NS, in.step_ns);
+	plx_gauge_set(s->page, PLX_G_IN_FLIGHT, plx_req_busy(s->links));
 	atomic_store_explicit(&out->queued_tokens, in.queued_tokens, memory_order_relaxed);
 	atomic_store_explicit(&out->running_sequences, in.n_running, memory_order_relaxed);
 	atomic_store_explicit(&out->free_kv_blocks, room, memory_order_relaxed);
@@ -844,6 +877,18 @@ static void publish_counters(struct plx_stage_batch *s)
 		        &s->fleet_counted[i]);
 }
 
+/* Whether steps could not be filled for want of room towards tok. */
+static void say_regime(struct plx_stage_batch *s)
+{
+	uint64_t waits = 0;
+
+	for (uint32_t d = 0; d < s->n_dev; d++)
+		waits += s->fleet.dev[d].sched.stats.room_waits;
+	if (waits != s->room_waits)
+		plx_regime_say(s->page, PLX_REGIME_BACKPRESSURED);
+	s->room_waits = waits;
+}
+
 uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 {
 	struct plx_stage_batch *s = state;
@@ -865,6 +910,7 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 		work += fill_steps(s, i);
 		ask_reset(s, i);
 	}
+	say_regime(s);
 	if (work || tick) {
 		publish_load(s);
 		publish_counters(s);

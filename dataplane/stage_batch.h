@@ -48,6 +48,7 @@ struct plx_batch_lane {
 struct plx_stage_batch {
 	struct plx_links *links;
 	struct plx_page *page;
+	uint64_t room_waits; /* turns short of room towards tok, as the scheduler counts them */
 	struct plx_batch_model model;
 	struct plx_fleet fleet;
 	uint32_t n_dev;

@@ -476,7 +476,11 @@ uint32_t plx_stage_io_poll(void *state, uint64_t now_ns)
 	n += take_events(io);
 	follow_keys(io);
 	follow_drain(io);
-	n += run_timers(io);
+	uint32_t n_timers = run_timers(io);
+
+	if (n == 0 && n_timers > 0)
+		plx_regime_say(io->page, PLX_REGIME_HOUSEKEEPING);
+	n += n_timers;
 	look_after_dirty(io);
 	plx_io_flush(io);
 	return n;

@@ -20,6 +20,20 @@ static struct plx_slot *known(const struct plx_session *s, uint64_t req_id)
 
 /* ---- ends ---------------------------------------------------------------------------------- */
 
+/* The last word on a request, as it goes to the client. */
+static void trace_gone(struct plx_stage_io *io, const struct plx_session *s,
+                       const struct plx_answer *a, uint8_t kind, uint8_t code)
+{
+	struct plx_trace_ev ev = {.ns = plx_clock_ns(),
+	                          .kind = PLX_TR_REQ_GONE,
+	                          .session = s->id,
+	                          .req_id = s->slot[a->slot].req_id,
+	                          .n = kind,
+	                          .index = code};
+
+	plx_trace(io->page, &ev);
+}
+
 /* The final message stands in a: flush what waits and send it. */
 static void finish(struct plx_stage_io *io, struct plx_session *s, struct plx_answer *a)
 {
@@ -56,6 +70,7 @@ static void reject(struct plx_stage_io *io, struct plx_session *s, struct plx_an
 	write_reject(a, err, f != NULL ? f->option : 0, again ? plx_load_retry_us(io->links) : 0,
 	             &load, f != NULL ? f->detail : "");
 	plx_count_reject(io->page, err);
+	trace_gone(io, s, a, PLX_FINAL_REJECT, plx_err_wire(err));
 	finish(io, s, a);
 }
 
@@ -192,6 +207,9 @@ static void whole(struct plx_stage_io *io, struct plx_session *s, struct plx_slo
 	open_streams(io, a, r);
 	slot->req = r;
 	slot->state = PLX_SLOT_RUNNING;
+	plx_req_trace(io->page, r,
+	              (struct plx_trace_ev){
+			  .ns = io->now_ns, .kind = PLX_TR_REQ_WHOLE, .n = bytes, .a = r->rx_ns});
 	if (plx_req_push(io->links, r))
 		return;
 	plx_count(io->page, PLX_M_REQ_RING_FULL, 1);
@@ -516,8 +534,18 @@ static void on_tokens(struct plx_stage_io *io, struct plx_session *s, struct plx
 
 	if (a->overrun || ev->sample >= a->n_streams)
 		return;
-	if (io->now_ns > ev->out_ns)
+	if (io->now_ns > ev->out_ns) {
 		a->wait_ns += io->now_ns - ev->out_ns;
+		plx_hist_add(&io->page->hist[PLX_H_TX_WAIT], io->now_ns - ev->out_ns);
+	}
+	plx_req_trace(io->page, ev->req,
+	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	                                    .kind = PLX_TR_TAKEN_TX,
+	                                    .sample = ev->sample,
+	                                    .n = ev->n_ids,
+	                                    .index = ev->first_idx,
+	                                    .a = ev->device_ns,
+	                                    .b = ev->out_ns});
 	if (st->oldest == 0)
 		a->progress_ns = io->now_ns; /* nothing was owed until now */
 	int err = plx_stream_put(&io->cells, st, ev, a->logprobs, io->now_ns);
@@ -549,6 +577,9 @@ static void on_final(struct plx_stage_io *io, struct plx_session *s, struct plx_
 		             res->detail);
 	else
 		write_cancelled(a, res->cause, res, r->view.m.n_samples);
+	if (io->now_ns > r->whole_ns)
+		plx_hist_add(&io->page->hist[PLX_H_E2E], io->now_ns - r->whole_ns);
+	trace_gone(io, s, a, res->kind, plx_err_wire(res->err));
 	finish(io, s, a);
 }
 

@@ -212,6 +212,17 @@ void plx_io_tokens(struct plx_stage_io *io, struct plx_session *s, struct plx_an
 		n++;
 	if (n > 0 && a->first_token_ns == 0)
 		a->first_token_ns = io->now_ns;
+	if (n > 0) {
+		struct plx_trace_ev ev = {.ns = plx_clock_ns(),
+		                          .kind = PLX_TR_SENT,
+		                          .session = s->id,
+		                          .req_id = s->slot[a->slot].req_id,
+		                          .sample = sample,
+		                          .n = n,
+		                          .index = st->end_idx};
+
+		plx_trace(io->page, &ev);
+	}
 	if (n > 0 && st->timer.deadline_ns == 0)
 		arm(io, s, &st->timer);
 	if (st->resend != 0 ||

@@ -176,6 +176,14 @@ static struct plx_ev *take_event(struct plx_stage_tok *s, struct plx_req *r, enu
 static void push_event(struct plx_stage_tok *s, struct plx_ev *ev)
 {
 	ev->out_ns = plx_clock_ns();
+	if (ev->kind == PLX_EV_TOKENS)
+		plx_req_trace(s->page, ev->req,
+		              (struct plx_trace_ev){.ns = ev->out_ns,
+		                                    .kind = PLX_TR_TEXT,
+		                                    .sample = ev->sample,
+		                                    .n = ev->n_ids,
+		                                    .index = ev->first_idx,
+		                                    .a = ev->device_ns});
 	/* The ring holds every event there is. */
 	PLX_CHECK(plx_ring_ev_push(&s->links->tok_io[ev->io_idx], &ev));
 }
@@ -380,6 +388,7 @@ static bool fetch(struct plx_stage_tok *s)
 		collect_events(s);
 		if (events_for(s, &t->rec) > t->n_free) {
 			plx_count(s->page, PLX_M_TOK_WAITS, 1);
+			plx_regime_say(s->page, PLX_REGIME_BACKPRESSURED);
 			return false;
 		}
 	}

@@ -30,6 +30,10 @@ static void hand_on(struct plx_stage_tok *s)
 
 	r->tok_ns = now;
 	r->res.ns[PLX_NS_TOK] = now - s->in.begin_ns;
+	plx_req_trace(
+	    s->page, r,
+	    (struct plx_trace_ev){
+		.ns = now, .kind = PLX_TR_REQ_ENCODED, .n = r->n_ids, .a = s->in.begin_ns});
 	s->in.work = PLX_TOK_IDLE;
 	s->in.req = NULL;
 	/* The ring holds every request there is. */

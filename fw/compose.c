@@ -2,6 +2,7 @@
 #include "fw/compose.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -276,6 +277,30 @@ static int open_shared(struct plx_appliance *a, struct plx_diag *d)
 	return plx_io_shared_open(&a->shared, &a->arena, &conf, d);
 }
 
+/* The stages' pages, where others can read them, or in memory of our own. */
+static int open_pages(struct plx_appliance *a, struct plx_diag *d)
+{
+	const struct plx_config *c = a->cfg;
+	char path[PLX_SHARE_PATH_BYTES];
+
+	if (a->check || strcmp(c->telemetry, "off") == 0) {
+		a->page = plx_arena_take(&a->arena, c->n_stages * sizeof(struct plx_page), 64);
+		return a->page != NULL ? PLX_E_OK
+		                       : plx_diag_set(d, PLX_E_NOMEM, "no room for stage pages");
+	}
+	snprintf(path, sizeof(path), "/dev/shm/polluxd-%s", c->file_prefix);
+	int err = plx_share_create(&a->share, c->telemetry[0] != '\0' ? c->telemetry : path,
+	                           c->n_stages, c->lim.trace_events, d);
+
+	if (err != 0)
+		return err;
+	a->page = a->share.page;
+	memcpy(a->share.head->board, c->board, sizeof(a->share.head->board));
+	snprintf(a->share.head->model, sizeof(a->share.head->model), "%s", a->assets->model->name);
+	plx_log(PLX_LOG_INFO, "telemetry: %s, %zu KiB", a->share.path, a->share.bytes >> 10);
+	return PLX_E_OK;
+}
+
 int plx_memory_open(struct plx_appliance *a, struct plx_diag *d)
 {
 	uint32_t n_io = count_kind(a->cfg, PLX_STAGE_IO);
@@ -293,8 +318,7 @@ int plx_memory_open(struct plx_appliance *a, struct plx_diag *d)
 	}
 	plx_log(PLX_LOG_INFO, "stages: %zu MiB for requests, sessions and rings, on %s pages",
 	        (bytes + io_bytes) >> 20, a->arena.huge ? "2 MiB" : "ordinary");
-	a->page = plx_arena_take(&a->arena, a->cfg->n_stages * sizeof(struct plx_page), 64);
-	return a->page != NULL ? PLX_E_OK : plx_diag_set(d, PLX_E_NOMEM, "no room for stage pages");
+	return open_pages(a, d);
 }
 
 /* The lcore of a CPU, made at its first stage. */
@@ -412,6 +436,7 @@ int plx_stages_open(struct plx_appliance *a, struct plx_diag *d)
 	}
 	if (err == 0) {
 		plx_arena_seal(&a->arena);
+		plx_share_state_set(&a->share, PLX_SHARE_SERVING);
 		settle(a);
 	}
 	return err;
@@ -558,5 +583,6 @@ void plx_appliance_close(struct plx_appliance *a)
 		plx_dev_close(a->dev[k]);
 	for (uint32_t i = 0; i < a->n_ports; i++)
 		plx_port_close(&a->port[i]);
+	plx_share_close(&a->share);
 	plx_arena_close(&a->arena);
 }

@@ -19,6 +19,7 @@
 #include "dataplane/stage_io.h"
 #include "dataplane/stage_tok.h"
 #include "fw/assets.h"
+#include "fw/base/share.h"
 
 #define PLX_MAX_LCORES       128
 #define PLX_MODELS_BYTES     256
@@ -41,7 +42,8 @@ struct plx_appliance {
 	struct plx_dev_info info[PLX_CFG_MAX_DEVS];
 	uint8_t models[PLX_MODELS_BYTES]; /* the MODELS message */
 
-	struct plx_page *page; /* [cfg->n_stages] */
+	struct plx_share share; /* the file that page lies in; empty where telemetry is off */
+	struct plx_page *page;  /* [cfg->n_stages] */
 	struct plx_stage_tok tok;
 	struct plx_stage_batch batch;
 	struct plx_stage_accel accel[PLX_CFG_MAX_DEVS];

@@ -50,6 +50,7 @@ struct raw_board {
 	char keys[PLX_CFG_PATH_BYTES];
 	char chat_template[PLX_CFG_NAME_BYTES];
 	char file_prefix[PLX_CFG_NAME_BYTES];
+	char telemetry[PLX_CFG_PATH_BYTES];
 	bool insecure;
 	bool idle_backoff;
 	bool huge_pages;
@@ -144,6 +145,7 @@ static const cyaml_schema_field_t board_fields[] = {
     TEXT("keys", struct raw_board, keys, OPT),
     TEXT("chat_template", struct raw_board, chat_template, OPT),
     TEXT("file_prefix", struct raw_board, file_prefix, OPT),
+    TEXT("telemetry", struct raw_board, telemetry, OPT),
     CYAML_FIELD_BOOL("insecure", OPT, struct raw_board, insecure),
     CYAML_FIELD_BOOL("idle_backoff", OPT, struct raw_board, idle_backoff),
     CYAML_FIELD_BOOL("huge_pages", OPT, struct raw_board, huge_pages),
@@ -309,6 +311,11 @@ static int convert_scalars(struct plx_config *c, const struct raw_board *r, cons
 	err = resolve_path(c->model_path, name, r->model, s, "model");
 	if (err == 0)
 		err = resolve_path(c->keys_path, name, r->keys, s, "keys");
+	if (err == 0 && strcmp(r->telemetry, "off") == 0)
+		memcpy(c->telemetry, r->telemetry, sizeof("off"));
+	else if (err == 0)
+		err = resolve_path(c->telemetry, r->telemetry[0] != '\0' ? name : "", r->telemetry,
+		                   s, "telemetry");
 	memcpy(c->chat_template, r->chat_template, sizeof(c->chat_template));
 	snprintf(c->file_prefix, sizeof(c->file_prefix), "%s",
 	         r->file_prefix[0] != '\0' ? r->file_prefix : "polluxd");
@@ -445,6 +452,7 @@ void plx_config_help(FILE *f)
 	    "insecure: false          true: run without keys\n"
 	    "chat_template: NAME      when the model's own is not recognised\n"
 	    "file_prefix: polluxd     one a running polluxd (DPDK's --file-prefix)\n"
+	    "telemetry: FILE          what plx-scope reads; /dev/shm/polluxd-FILE_PREFIX; or off\n"
 	    "idle_backoff: false      true on a box that shares its cores\n"
 	    "huge_pages: false        true: refuse to start without 2 MiB pages\n"
 	    "weights_cache: auto      off: no file of repacked weights beside the model\n"

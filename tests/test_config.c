@@ -59,6 +59,28 @@ static void test_config_reads_good_file(void **state)
 	assert_string_equal(c.dev[0].isa, "auto");
 }
 
+static void test_config_reads_telemetry(void **state)
+{
+	static const struct {
+		const char *said, *path;
+	} row[] = {{"off", "off"}, {"/dev/shm/a", "/dev/shm/a"}, {"a", "dir/a"}};
+	char text[2048];
+	struct plx_config c;
+	struct plx_diag d = {0};
+
+	(void)state;
+	assert_int_equal(parse(&c, good, &d), 0);
+	assert_string_equal(c.telemetry, ""); /* the usual place */
+	assert_int_equal(c.lim.trace_events, 8192);
+	for (int i = 0; i < 3; i++) {
+		snprintf(text, sizeof(text), "telemetry: %s\n%s", row[i].said, good);
+		assert_int_equal(plx_config_parse(&c, "dir/b.yml", (const uint8_t *)text,
+		                                  strlen(text), &two_cpus, &d),
+		                 0);
+		assert_string_equal(c.telemetry, row[i].path);
+	}
+}
+
 static void test_config_reads_weights_cache(void **state)
 {
 	static const char *const word[] = {"auto", "off"};
@@ -253,6 +275,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_config_reads_good_file),
 	    cmocka_unit_test(test_config_reads_weights_cache),
+	    cmocka_unit_test(test_config_reads_telemetry),
 	    cmocka_unit_test(test_config_reads_kv_type),
 	    cmocka_unit_test(test_config_names_line_and_remedy),
 	    cmocka_unit_test(test_config_checks_what_would_fail_later),

@@ -90,7 +90,7 @@ static void test_io_limits_are_the_schedulers(void **state)
 	const struct plx_wire_limits *l = &cli.ack.limits;
 	struct plx_stage_batch b;
 	struct plx_arena arena;
-	struct plx_page page;
+	struct plx_page page = {0};
 	struct plx_diag d;
 
 	(void)state;
@@ -133,7 +133,7 @@ static void test_io_limits_beyond_the_context(void **state)
 	const struct plx_wire_limits *l = &cli.ack.limits;
 	struct plx_stage_batch b;
 	struct plx_arena arena;
-	struct plx_page page;
+	struct plx_page page = {0};
 	struct plx_diag d;
 
 	(void)state;

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "dataplane/stage.h"
+#include "fw/base/clock.h"
 #include "fw/base/err.h"
 
 static atomic_bool stop;
@@ -53,6 +54,54 @@ static void test_lcore_takes_its_stages_in_turn(void **state)
 	assert_int_equal(plx_lcore_add(&lc, count_poll, &a, &page[0]), PLX_E_FULL);
 }
 
+/* What its state holds, it says and does. */
+struct saying {
+	struct plx_page *page;
+	enum plx_regime say;
+	uint32_t done;
+};
+
+static uint32_t saying_poll(void *state, uint64_t now_ns)
+{
+	struct saying *s = state;
+
+	while (plx_clock_ns() - now_ns < 2000)
+		;
+	plx_regime_say(s->page, s->say);
+	return s->done;
+}
+
+/* Which regime a turn's time was counted as; each in one only. */
+static int regime_of_turn(enum plx_regime say, uint32_t done)
+{
+	static struct plx_page page;
+	struct saying s = {.page = &page, .say = say, .done = done};
+	struct plx_lcore lc = {.stop = &stop};
+	int found = -1;
+
+	plx_page_init(&page, PLX_STAGE_IO, 0, 0);
+	plx_lcore_add(&lc, saying_poll, &s, &page);
+	plx_lcore_turn(&lc);
+	for (int r = 0; r < PLX_REGIME_COUNT; r++) {
+		if (page.regime_ns[r] == 0)
+			continue;
+		assert_int_equal(found, -1);
+		assert_true(page.regime_ns[r] >= 2000);
+		found = r;
+	}
+	return found;
+}
+
+static void test_turn_has_one_regime(void **state)
+{
+	(void)state;
+	assert_int_equal(regime_of_turn(PLX_REGIME_BUSY, 1), PLX_REGIME_BUSY);
+	assert_int_equal(regime_of_turn(PLX_REGIME_BUSY, 0), PLX_REGIME_IDLE);
+	assert_int_equal(regime_of_turn(PLX_REGIME_BACKPRESSURED, 0), PLX_REGIME_BACKPRESSURED);
+	assert_int_equal(regime_of_turn(PLX_REGIME_BACKPRESSURED, 1), PLX_REGIME_BUSY);
+	assert_int_equal(regime_of_turn(PLX_REGIME_HOUSEKEEPING, 1), PLX_REGIME_HOUSEKEEPING);
+}
+
 static void test_lcore_backs_off_when_idle(void **state)
 {
 	static struct plx_page page;
@@ -78,6 +127,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_lcore_takes_its_stages_in_turn),
+	    cmocka_unit_test(test_turn_has_one_regime),
 	    cmocka_unit_test(test_lcore_backs_off_when_idle),
 	};
 

@@ -54,3 +54,7 @@ EXTRA_test_model_tool := $(MODEL_TOOL)
 EXTRA_test_st := tools/model/st.c
 EXTRA_fuzz_st := tools/model/st.c
 EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL))
+
+# plx-scope, all but its main.
+SCOPE_TOOL := $(filter-out tools/scope/main.c %.bpf.c,$(wildcard tools/scope/*.c))
+EXTRA_test_share := tools/scope/attach.c

@@ -107,6 +107,7 @@ struct plx_cfg_limits {
 	uint32_t draft_tokens;  /* ids of a sequence that drafts are looked up in; 0: no drafts */
 	uint32_t kept_tokens;   /* ids of finished requests, kept to be continued; 0: none */
 	uint32_t kept_requests; /* finished requests of one session that are kept */
+	uint32_t trace_events;  /* of each stage's ring of events; 0: none */
 };
 
 struct plx_cfg_timers {
@@ -136,6 +137,7 @@ struct plx_config {
 	bool insecure;     /* run without keys: any key id with an all-zero key */
 	bool idle_backoff; /* yield and short sleeps when nothing comes; off on a rack board */
 	bool huge_pages;   /* refuse to start without 2 MiB pages when true */
+	char telemetry[PLX_CFG_PATH_BYTES]; /* the shared file; "": its usual place, "off": none */
 	enum plx_cfg_kv kv_type;
 	bool weights_cache; /* keep repacked weights in a file beside the model */
 	uint32_t mem_mib;   /* DPDK memory */

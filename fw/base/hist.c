@@ -1,7 +1,7 @@
 /* Reading log-linear histograms back. */
 #include "fw/base/hist.h"
 
-static uint64_t bin_low_ns(uint32_t bin)
+uint64_t plx_hist_low_ns(uint32_t bin)
 {
 	uint32_t exp = (bin >> PLX_HIST_SUB_BITS) + PLX_HIST_MIN_EXP;
 	uint64_t sub = bin & ((1u << PLX_HIST_SUB_BITS) - 1);
@@ -21,7 +21,7 @@ uint64_t plx_hist_quantile(const struct plx_hist *h, double q)
 	for (uint32_t b = 0; b < PLX_HIST_BINS; b++) {
 		seen += h->bin[b];
 		if (seen > want) {
-			uint64_t mid = (bin_low_ns(b) + bin_low_ns(b + 1)) / 2;
+			uint64_t mid = (plx_hist_low_ns(b) + plx_hist_low_ns(b + 1)) / 2;
 
 			return mid < h->max_ns ? mid : h->max_ns;
 		}

@@ -50,6 +50,9 @@ static inline void plx_hist_add(struct plx_hist *h, uint64_t ns)
 		__atomic_store_n(&h->max_ns, ns, __ATOMIC_RELAXED);
 }
 
+/* plx_hist_low_ns - lower edge of a bin, 0..PLX_HIST_BINS (the upper edge of the last). */
+uint64_t plx_hist_low_ns(uint32_t bin);
+
 /*
  * plx_hist_quantile - the middle of the bin in which the quantile lies, in ns.
  *
