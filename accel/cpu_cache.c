@@ -14,7 +14,6 @@
 #include "fw/base/err.h"
 
 #define PAGE_BYTES UINT64_C(4096)
-#define AHEAD      16u /* chunks asked of the disk before they are read */
 
 static const char magic[8] = "PLXWGHT";
 
@@ -183,8 +182,6 @@ int plx_cache_open_fd(struct plx_cache *c, int fd, const struct plx_cache_plan *
 		return err;
 	}
 	c->sum = plx_cache_table_sums(c->table);
-	(void)posix_fadvise(fd, (off_t)c->data_off, (off_t)(AHEAD * PLX_CACHE_CHUNK),
-	                    POSIX_FADV_WILLNEED);
 	return PLX_E_OK;
 }
 
@@ -227,13 +224,20 @@ int plx_cache_open(struct plx_cache *c, const char *path, const struct plx_cache
 	return err;
 }
 
+void plx_cache_ask(const struct plx_cache *c, uint64_t off, uint64_t bytes)
+{
+	if (off < c->data_bytes)
+		(void)posix_fadvise(
+		    c->fd, (off_t)(c->data_off + off),
+		    (off_t)(bytes < c->data_bytes - off ? bytes : c->data_bytes - off),
+		    POSIX_FADV_WILLNEED);
+}
+
 int plx_cache_read(const struct plx_cache *c, uint32_t i, uint8_t *data)
 {
 	uint64_t off = i * PLX_CACHE_CHUNK;
 	uint64_t n = c->data_bytes - off < PLX_CACHE_CHUNK ? c->data_bytes - off : PLX_CACHE_CHUNK;
 
-	(void)posix_fadvise(c->fd, (off_t)(c->data_off + off + AHEAD * PLX_CACHE_CHUNK),
-	                    (off_t)PLX_CACHE_CHUNK, POSIX_FADV_WILLNEED);
 	if (!read_all(c->fd, data + off, n, c->data_off + off))
 		return PLX_E_IO;
 	return XXH3_64bits(data + off, n) == c->sum[i] ? PLX_E_OK : PLX_E_FORMAT;

@@ -124,6 +124,15 @@ int plx_cache_open_fd(struct plx_cache *c, int fd, const struct plx_cache_plan *
  */
 int plx_cache_read(const struct plx_cache *c, uint32_t i, uint8_t *data);
 
+/*
+ * plx_cache_ask - ask the disk for some of the data, which will be read soon; a hint.
+ *
+ * @off, @bytes  in the data; what lies beyond its end is left out.
+ *
+ * Thread: any.  Cost: one system call; it does not wait for the disk.
+ */
+void plx_cache_ask(const struct plx_cache *c, uint64_t off, uint64_t bytes);
+
 /* plx_cache_close - a cache that was not opened, or is closed, is accepted if zeroed. */
 void plx_cache_close(struct plx_cache *c);
 

@@ -13,8 +13,7 @@
 #include <unistd.h>
 
 #include "accel/cpu.h"
-#include "accel/cpu_cache.h"
-#include "accel/forward_moe.h"
+#include "accel/cpu_weights.h"
 #include "accel/work.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
@@ -24,21 +23,17 @@
 #include "fw/base/numa.h"
 #include "kernels/cpu/layout.h"
 
-#define MIB        (UINT64_C(1) << 20)
-#define PAGE_BYTES 4096u
+#define MIB (UINT64_C(1) << 20)
 
-#define PACK_ELEMS  65536u /* weights of an item: 20 us on Zen 4 */
 #define TOUCH_BYTES (512u << 10)
 #define ROPE_ROWS   64u /* positions of an item */
-#define EMBED_BYTES (512u << 10)
-#define AHEAD_BYTES (UINT64_C(16) << 20) /* of the model file, asked of the disk before use */
 
 enum phase {
-	PHASE_OPEN,   /* owner: arenas, cache */
+	PHASE_OPEN,   /* owner: arenas, cache, the disk's first bytes asked for */
+	PHASE_KV,     /* while they come: the KV pool's pages */
+	PHASE_WORK,   /* and those of activations and tables */
 	PHASE_READ,   /* weights from the cache */
 	PHASE_PACK,   /* or from the model */
-	PHASE_KV,     /* the KV pool's pages */
-	PHASE_WORK,   /* and those of activations and tables */
 	PHASE_TABLES, /* owner: what lies in them */
 	PHASE_ROPE,
 	PHASE_EMBED, /* the model's embedding rows are brought into memory */
@@ -48,7 +43,6 @@ enum phase {
 struct plx_cpu_load {
 	struct plx_work work;
 	_Atomic uint32_t phase_over; /* all items of the open phase are done */
-	_Atomic uint32_t damaged;    /* READ: a chunk is not what was written */
 	_Atomic uint32_t sink;
 	enum phase phase; /* owner; items read it */
 	bool open;        /* owner: phase has items out */
@@ -56,34 +50,22 @@ struct plx_cpu_load {
 	uint32_t n_items; /* owner: of the open phase */
 	uint64_t begin_ns;
 	uint64_t ns[PHASE_DONE]; /* owner: what each phase took */
-	uint64_t weight_bytes;
 	uint64_t kv_bytes;
 	uint64_t host_bytes;
 	uint64_t work_bytes;
-	uint64_t done_bytes;       /* owner: of finished phases */
-	uint32_t n_layer_mat;      /* plx_fwd_layer_mats */
-	uint32_t first_ffn;        /* plx_fwd_first_ffn */
-	uint32_t n_mat;            /* those of each layer, and the output last */
-	struct plx_cache_mat *mat; /* [n_mat] */
-	uint32_t *first_item;      /* PACK: [n_mat + 1] */
-	struct plx_k_mat *packed;  /* [n_mat] */
+	uint64_t done_bytes; /* owner: of finished phases */
+	struct plx_cpu_weights weights;
 	struct plx_cache_plan plan;
 	char cache_path[PLX_CACHE_PATH_BYTES]; /* "": no cache */
-	struct plx_cache cache;
 	struct plx_cache_writer writer;
 };
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
-static uint64_t align64(uint64_t v)
-{
-	return (v + 63) & ~UINT64_C(63);
-}
-
 static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, struct plx_diag *d)
 {
 	uint64_t avail = plx_mem_available();
-	uint64_t fixed = l->weight_bytes + l->work_bytes;
+	uint64_t fixed = l->weights.bytes + l->work_bytes;
 	uint64_t block = plx_fwd_block_bytes(c->m, &c->lim);
 
 	if (fixed + l->kv_bytes + l->host_bytes <= avail)
@@ -101,7 +83,7 @@ static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, s
 		    "device %s: %s needs %llu MiB for weights and %llu MiB for "
 		    "activations and tables, but only %llu MiB are free; take a smaller "
 		    "model or quantisation, or lower step_tokens and step_seqs",
-		    c->conf.name, c->m->name, (unsigned long long)(l->weight_bytes / MIB),
+		    c->conf.name, c->m->name, (unsigned long long)(l->weights.bytes / MIB),
 		    (unsigned long long)(l->work_bytes / MIB), (unsigned long long)(avail / MIB));
 	return plx_diag_set(
 	    d, PLX_E_NOMEM,
@@ -109,204 +91,13 @@ static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, s
 	    "do not "
 	    "fit in the %llu MiB that are free; at most %llu KV blocks would fit: lower "
 	    "n_kv_blocks",
-	    c->conf.name, (unsigned long long)(l->weight_bytes / MIB),
+	    c->conf.name, (unsigned long long)(l->weights.bytes / MIB),
 	    (unsigned long long)(l->kv_bytes / MIB), c->lim.n_blocks,
 	    (unsigned long long)(block / 1024), (unsigned long long)(l->work_bytes / MIB),
 	    (unsigned long long)(avail / MIB), (unsigned long long)((avail - fixed) / block));
 }
 
-/* ---- weights -------------------------------------------------------------------------------- */
-
-static struct plx_tensor source(const struct plx_cpu_load *l, const struct plx_model *m,
-                                uint32_t mat)
-{
-	if (mat + 1 == l->n_mat)
-		return m->output;
-	return plx_fwd_layer_mat(m, mat / l->n_layer_mat, mat % l->n_layer_mat);
-}
-
-/* What lies granule by granule with another one; down follows gate and up. */
-enum part {
-	PART_GATE,
-	PART_UP,
-	PART_WHOLE,
-};
-
-static enum part part_of(const struct plx_cpu_load *l, uint32_t mat)
-{
-	uint32_t i = mat % l->n_layer_mat;
-
-	if (mat + 1 == l->n_mat || i < l->first_ffn)
-		return PART_WHOLE;
-	return (enum part)((i - l->first_ffn) % 3);
-}
-
-/* Rows of one item of PACK: whole tiles and granules. */
-static uint32_t item_rows(const struct plx_cache_mat *m)
-{
-	return (PACK_ELEMS / m->n_in + PLX_FWD_GRAIN) / PLX_FWD_GRAIN * PLX_FWD_GRAIN;
-}
-
-/* Of a gate or an up matrix. */
-static uint64_t granule_bytes(const struct plx_cache_mat *m)
-{
-	return plx_k_pack_bytes(m->type, PLX_FWD_GRAIN, m->n_in);
-}
-
-/* From one granule of gate to the next: gate's and up's. */
-static uint64_t ffn_stride(const struct plx_cache_mat *gate)
-{
-	return granule_bytes(&gate[0]) + granule_bytes(&gate[1]);
-}
-
-/* Puts up's granules between those of gate, which stands before it. */
-static void ffn_lay(struct plx_cache_mat *gate)
-{
-	gate[1].off = gate[0].off + granule_bytes(&gate[0]);
-}
-
-/* Where each matrix will lie, and which items make it. */
-static void mats_lay(struct plx_cpu_load *l, const struct plx_model *m)
-{
-	uint64_t off = 0;
-
-	for (uint32_t i = 0; i < l->n_mat; i++) {
-		struct plx_tensor t = source(l, m, i);
-		struct plx_cache_mat *x = &l->mat[i];
-
-		*x = (struct plx_cache_mat){.off = off,
-		                            .bytes = plx_k_pack_bytes(t.type, t.n_rows, t.n_cols),
-		                            .type = t.type,
-		                            .n_out = t.n_rows,
-		                            .n_in = t.n_cols};
-		off += align64(x->bytes);
-		if (part_of(l, i) == PART_UP)
-			ffn_lay(x - 1);
-		l->first_item[i + 1] =
-		    l->first_item[i] + (x->n_out + item_rows(x) - 1) / item_rows(x);
-	}
-	PLX_CHECK(off == l->weight_bytes); /* plx_fwd_weight_bytes counts the same things */
-}
-
-/* The matrix that an item of PACK belongs to: the last one that begins at or before it. */
-static uint32_t mat_of(const struct plx_cpu_load *l, uint32_t item)
-{
-	uint32_t lo = 0, hi = l->n_mat;
-
-	while (hi - lo > 1) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (l->first_item[mid] <= item)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
-/* Asks the disk for the model's bytes that items will want soon. */
-static void ahead(const struct plx_model *m, const uint8_t *from, uint64_t bytes)
-{
-	uint64_t n;
-	const uint8_t *base = plx_gguf_head(m->gguf, &n);
-	uint64_t end = plx_gguf_file_bytes(m->gguf);
-
-	if ((uintptr_t)from < (uintptr_t)base || (uintptr_t)from >= (uintptr_t)base + end)
-		return; /* a vector of the model, which is not in the file as it is packed */
-	uint64_t off = ((uint64_t)(from - base) + AHEAD_BYTES) & ~(uint64_t)(PAGE_BYTES - 1);
-
-	if (off < end)
-		(void)madvise((void *)(uintptr_t)(base + off),
-		              end - off < bytes ? end - off : bytes, MADV_WILLNEED);
-}
-
-/* Whole granules, each a matrix of its own. */
-static void pack_granules(uint8_t *to, uint64_t stride, const struct plx_tensor *t, uint32_t row,
-                          uint32_t end)
-{
-	for (; row < end; row += PLX_FWD_GRAIN)
-		plx_k_pack(to + row / PLX_FWD_GRAIN * stride, (enum plx_qtype)t->type,
-		           t->data + row * t->row_bytes, PLX_FWD_GRAIN, t->n_cols, 0,
-		           PLX_FWD_GRAIN);
-}
-
-static void pack_item(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t item)
-{
-	uint32_t i = mat_of(l, item);
-	const struct plx_cache_mat *x = &l->mat[i];
-	struct plx_tensor t = source(l, c->m, i);
-	uint32_t rows = item_rows(x), row = (item - l->first_item[i]) * rows;
-	uint32_t end = rows < x->n_out - row ? row + rows : x->n_out;
-
-	ahead(c->m, t.data + row * t.row_bytes, (end - row) * t.row_bytes);
-	uint8_t *to = c->weights.base + x->off;
-
-	if (part_of(l, i) == PART_GATE)
-		pack_granules(to, ffn_stride(x), &t, row, end);
-	else if (part_of(l, i) == PART_UP)
-		pack_granules(to, ffn_stride(x - 1), &t, row, end);
-	else
-		plx_k_pack(to, (enum plx_qtype)t.type, t.data, t.n_rows, t.n_cols, row, end);
-}
-
-static void read_item(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
-{
-	if (atomic_load_explicit(&l->damaged, memory_order_relaxed) == 0 &&
-	    plx_cache_read(&l->cache, item, c->weights.base) != 0)
-		atomic_store_explicit(&l->damaged, 1, memory_order_relaxed);
-}
-
-static void packed_set(struct plx_cpu *c, struct plx_cpu_load *l)
-{
-	for (uint32_t i = 0; i < l->n_mat; i++)
-		l->packed[i] = (struct plx_k_mat){c->weights.base + l->mat[i].off,
-		                                  (enum plx_qtype)l->mat[i].type, l->mat[i].n_out,
-		                                  l->mat[i].n_in};
-}
-
 /* ---- tables --------------------------------------------------------------------------------- */
-
-/* The network whose gate is matrix i. */
-static struct plx_fwd_ffn ffn_at(const struct plx_cpu_load *l, size_t i)
-{
-	return (struct plx_fwd_ffn){l->packed[i], l->packed[i + 1], l->packed[i + 2],
-	                            ffn_stride(&l->mat[i])};
-}
-
-static void experts_set(struct plx_cpu *c, const struct plx_cpu_load *l, uint32_t il, size_t gate)
-{
-	uint32_t n = plx_fwd_n_ffn(c->m);
-	struct plx_fwd_ffn *ffn = c->fwd.moe->ffn + (size_t)il * n;
-
-	for (uint32_t e = 0; e < n; e++)
-		ffn[e] = ffn_at(l, gate + 3 * (size_t)e);
-	c->fwd.layer[il].router = l->packed[(size_t)il * l->n_layer_mat + 4];
-	if (c->m->n_ff_shared > 0)
-		c->fwd.layer[il].shared_gate = l->packed[gate - 1];
-	c->fwd.layer[il].expert = ffn;
-}
-
-static void layers_set(struct plx_cpu *c, const struct plx_cpu_load *l)
-{
-	for (uint32_t il = 0; il < c->m->n_layer; il++) {
-		size_t i = (size_t)il * l->n_layer_mat, gate = i + l->first_ffn;
-		const struct plx_k_mat *p = l->packed + i;
-		struct plx_fwd_layer *out = &c->fwd.layer[il];
-
-		*out = (struct plx_fwd_layer){.wq = p[0], .wk = p[1], .wv = p[2], .wo = p[3]};
-		if (c->m->n_expert > 0) {
-			experts_set(c, l, il, gate);
-			continue;
-		}
-		struct plx_fwd_ffn f = ffn_at(l, gate);
-
-		out->gate = f.gate;
-		out->up = f.up;
-		out->down = f.down;
-		out->ffn_stride = f.stride;
-	}
-	c->fwd.head = l->packed[l->n_mat - 1];
-}
 
 static void work_make(struct plx_cpu *c, const struct plx_cpu_load *l)
 {
@@ -314,7 +105,7 @@ static void work_make(struct plx_cpu *c, const struct plx_cpu_load *l)
 
 	PLX_CHECK(err == 0); /* plx_fwd_work_bytes counts the same things */
 	PLX_CHECK(c->fwd.head_group <= PLX_CPU_HEAD_ROWS);
-	layers_set(c, l);
+	plx_cpu_weights_layers(c, &l->weights);
 	c->fwd.kv = c->kv.base;
 	plx_cpu_tables_make(c);
 	plx_arena_seal(&c->work);
@@ -337,34 +128,14 @@ static void rope_item(struct plx_cpu *c, uint32_t item)
 		               (double)m->rope_base, (double)m->rope_scale, m->rope_factors);
 }
 
-/* Reads a byte of each page of the embeddings, so that no token waits for the page to be mapped. */
-static void embed_item(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
-{
-	uint64_t off = (uint64_t)item * EMBED_BYTES, end = off + EMBED_BYTES;
-	uint8_t sink = 0;
-
-	if (end > c->m->tok_embd.bytes)
-		end = c->m->tok_embd.bytes;
-	ahead(c->m, c->m->tok_embd.data + off, end - off);
-	for (; off < end; off += PAGE_BYTES)
-		sink ^= *(const volatile uint8_t *)(c->m->tok_embd.data + off);
-	(void)atomic_fetch_xor_explicit(&l->sink, sink, memory_order_relaxed);
-}
-
 /* A load's own memory; freed by unload_free, whatever of it is there. */
-static struct plx_cpu_load *load_new(const struct plx_model *model)
+static struct plx_cpu_load *load_new(void)
 {
 	struct plx_cpu_load *l = aligned_alloc(64, (sizeof(*l) + 63) & ~(size_t)63);
 
 	if (l == NULL)
 		return NULL;
 	memset(l, 0, sizeof(*l));
-	l->n_layer_mat = plx_fwd_layer_mats(model);
-	l->first_ffn = plx_fwd_first_ffn(model);
-	l->n_mat = l->n_layer_mat * model->n_layer + 1;
-	l->packed = calloc(l->n_mat, sizeof(*l->packed));
-	l->mat = calloc(l->n_mat, sizeof(*l->mat));
-	l->first_item = calloc(l->n_mat + 1, sizeof(*l->first_item));
 	return l;
 }
 
@@ -373,10 +144,7 @@ static void load_free(struct plx_cpu_load *l)
 	if (l == NULL)
 		return;
 	plx_cache_write_stop(&l->writer);
-	plx_cache_close(&l->cache);
-	free(l->packed);
-	free(l->mat);
-	free(l->first_item);
+	plx_cpu_weights_free(&l->weights);
 	free(l);
 }
 
@@ -384,11 +152,11 @@ static void load_free(struct plx_cpu_load *l)
 static void cache_name(const struct plx_cpu *c, struct plx_cpu_load *l)
 {
 	l->plan = (struct plx_cache_plan){.layout_id = PLX_K_LAYOUT_ID,
-	                                  .n_mat = l->n_mat,
+	                                  .n_mat = l->weights.n_mat,
 	                                  .model_bytes = plx_gguf_file_bytes(c->m->gguf),
 	                                  .model_mtime_ns = plx_gguf_mtime_ns(c->m->gguf),
-	                                  .mat = l->mat,
-	                                  .data_bytes = l->weight_bytes};
+	                                  .mat = l->weights.mat,
+	                                  .data_bytes = l->weights.bytes};
 	_Static_assert(sizeof(l->plan.model_hash) == sizeof(c->m->hash), "one is the other");
 	memcpy(l->plan.model_hash, c->m->hash, sizeof(c->m->hash));
 	if (c->conf.cache_base[0] != '\0' && l->plan.model_mtime_ns != 0)
@@ -408,9 +176,9 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 
 	if (err != 0)
 		return err;
-	struct plx_cpu_load *l = load_new(model);
+	struct plx_cpu_load *l = load_new();
 
-	if (l == NULL || l->packed == NULL || l->mat == NULL || l->first_item == NULL) {
+	if (l == NULL || plx_cpu_weights_lay(&l->weights, model) != 0) {
 		load_free(l);
 		return plx_diag_set(d, PLX_E_NOMEM, "device %s: out of memory", c->conf.name);
 	}
@@ -418,11 +186,9 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 	c->lim = *limits;
 	c->load = l;
 	l->begin_ns = plx_clock_ns();
-	l->weight_bytes = plx_fwd_weight_bytes(model);
 	l->kv_bytes = plx_fwd_block_bytes(model, limits) * limits->n_blocks;
 	l->host_bytes = plx_fwd_block_bytes(model, limits) * limits->n_host_blocks;
 	l->work_bytes = plx_fwd_work_bytes(model, limits) + plx_cpu_table_bytes(limits);
-	mats_lay(l, model);
 	cache_name(c, l);
 	err = memory_check(c, l, d);
 	if (err != 0)
@@ -448,7 +214,7 @@ static void cache_open(struct plx_cpu_load *l)
 
 	if (l->cache_path[0] == '\0')
 		return;
-	int err = plx_cache_open(&l->cache, l->cache_path, &l->plan, &why);
+	int err = plx_cache_open(&l->weights.cache, l->cache_path, &l->plan, &why);
 
 	if (err != 0 && err != PLX_E_NOT_FOUND)
 		cache_unused(l, why.text);
@@ -472,7 +238,7 @@ static void nodes_set(const struct plx_cpu *c)
 
 static int arenas_map(struct plx_cpu *c, const struct plx_cpu_load *l, struct plx_diag *d)
 {
-	int err = plx_arena_map(&c->weights, l->weight_bytes, d);
+	int err = plx_arena_map(&c->weights, l->weights.bytes, d);
 
 	if (err == 0)
 		err = plx_arena_map(&c->kv, l->kv_bytes, d);
@@ -483,20 +249,15 @@ static int arenas_map(struct plx_cpu *c, const struct plx_cpu_load *l, struct pl
 	return err;
 }
 
-/* Whether the weights came, or will come, from the cache. */
-static bool cached(const struct plx_cpu_load *l)
-{
-	return l->cache.table != NULL &&
-	       atomic_load_explicit(&l->damaged, memory_order_relaxed) == 0;
-}
-
 static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *l)
 {
 	switch (l->phase) {
 	case PHASE_READ:
-		return cached(l) ? l->cache.n_chunk : 0;
+		return plx_cpu_weights_cached(&l->weights) ? l->weights.cache.n_chunk : 0;
 	case PHASE_PACK:
-		return cached(l) ? 0 : l->first_item[l->n_mat];
+		return plx_cpu_weights_cached(&l->weights)
+		           ? 0
+		           : l->weights.first_item[l->weights.n_mat];
 	case PHASE_KV:
 		return pieces(c->kv.size_bytes, TOUCH_BYTES) +
 		       pieces(c->host.size_bytes, TOUCH_BYTES);
@@ -505,7 +266,7 @@ static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *
 	case PHASE_ROPE:
 		return pieces(n_positions(c), ROPE_ROWS);
 	case PHASE_EMBED:
-		return pieces(c->m->tok_embd.bytes, EMBED_BYTES);
+		return pieces(c->m->tok_embd.bytes, PLX_CPU_EMBED_BYTES);
 	case PHASE_OPEN:
 	case PHASE_TABLES:
 	case PHASE_DONE:
@@ -530,10 +291,10 @@ static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 
 	switch (l->phase) {
 	case PHASE_READ:
-		read_item(c, l, item);
+		plx_cpu_weights_read(c, &l->weights, item);
 		break;
 	case PHASE_PACK:
-		pack_item(c, l, item);
+		plx_cpu_weights_pack(c, &l->weights, item);
 		break;
 	case PHASE_KV:
 		pool_touch(c, item);
@@ -545,7 +306,8 @@ static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 		rope_item(c, item);
 		break;
 	case PHASE_EMBED:
-		embed_item(c, l, item);
+		(void)atomic_fetch_xor_explicit(
+		    &l->sink, plx_cpu_weights_embed(c, &l->weights, item), memory_order_relaxed);
 		break;
 	case PHASE_OPEN:
 	case PHASE_TABLES:
@@ -563,8 +325,9 @@ static int phase_begin(struct plx_cpu *c, struct plx_cpu_load *l, struct plx_dia
 		err = arenas_map(c, l, d);
 		if (err == 0) {
 			nodes_set(c);
-			packed_set(c, l);
+			plx_cpu_weights_place(c, &l->weights);
 			cache_open(l);
+			plx_cpu_weights_ask(&l->weights, c->m);
 		}
 	} else if (l->phase == PHASE_TABLES) {
 		work_make(c, l);
@@ -575,15 +338,18 @@ static int phase_begin(struct plx_cpu *c, struct plx_cpu_load *l, struct plx_dia
 /* The owner's part of a phase, after its items. */
 static void phase_end(struct plx_cpu *c, struct plx_cpu_load *l)
 {
-	const uint64_t bytes[PHASE_DONE] = {[PHASE_PACK] = l->weight_bytes,
+	const uint64_t bytes[PHASE_DONE] = {[PHASE_PACK] = l->weights.bytes,
 	                                    [PHASE_KV] = l->kv_bytes + l->host_bytes,
 	                                    [PHASE_WORK] = l->work_bytes};
 
 	l->done_bytes += bytes[l->phase];
-	if (l->phase == PHASE_READ && l->cache.table != NULL && !cached(l))
+	if (l->phase == PHASE_READ && l->weights.cache.table != NULL &&
+	    !plx_cpu_weights_cached(&l->weights)) {
 		cache_unused(l, "its data is damaged");
+		plx_cpu_weights_ask(&l->weights, c->m);
+	}
 	if (l->phase == PHASE_PACK) {
-		(void)plx_arena_take(&c->weights, l->weight_bytes, 64);
+		(void)plx_arena_take(&c->weights, l->weights.bytes, 64);
 		plx_arena_seal(&c->weights);
 	}
 	if (l->phase == PHASE_KV)
@@ -645,23 +411,24 @@ static int phase_poll(struct plx_cpu *c, struct plx_cpu_load *l, uint64_t deadli
 
 static const char *phase_what(enum phase p)
 {
-	static const char *const what[] = {"weights",  "weights",     "weights",
-	                                   "KV pool",  "activations", "activations",
-	                                   "rotation", "embeddings",  "ready"};
+	static const char *const what[] = {
+	    [PHASE_OPEN] = "weights",  [PHASE_KV] = "KV pool",       [PHASE_WORK] = "activations",
+	    [PHASE_READ] = "weights",  [PHASE_PACK] = "weights",     [PHASE_TABLES] = "activations",
+	    [PHASE_ROPE] = "rotation", [PHASE_EMBED] = "embeddings", [PHASE_DONE] = "ready"};
 
 	return what[p];
 }
 
 static void progress_set(const struct plx_cpu_load *l, struct plx_load_progress *out)
 {
-	const uint64_t bytes[PHASE_DONE + 1] = {[PHASE_READ] = l->weight_bytes,
-	                                        [PHASE_PACK] = l->weight_bytes,
+	const uint64_t bytes[PHASE_DONE + 1] = {[PHASE_READ] = l->weights.bytes,
+	                                        [PHASE_PACK] = l->weights.bytes,
 	                                        [PHASE_KV] = l->kv_bytes + l->host_bytes,
 	                                        [PHASE_WORK] = l->work_bytes};
 	uint32_t n = l->open ? atomic_load_explicit(&l->work.n_done, memory_order_relaxed) : 0;
 
 	out->done_bytes = l->done_bytes + (n == 0 ? 0 : bytes[l->phase] / l->n_items * n);
-	out->total_bytes = l->weight_bytes + l->kv_bytes + l->host_bytes + l->work_bytes;
+	out->total_bytes = l->weights.bytes + l->kv_bytes + l->host_bytes + l->work_bytes;
 	out->what = phase_what(l->phase);
 }
 
@@ -675,7 +442,7 @@ static void note_set(const struct plx_cpu_load *l, struct plx_load_progress *out
 	snprintf(out->note, sizeof(out->note),
 	         "weights %s in %u ms, KV pool %u ms, activations %u ms, rotation %u ms, "
 	         "embeddings %u ms",
-	         cached(l) ? "read from their cache" : "repacked",
+	         plx_cpu_weights_cached(&l->weights) ? "read from their cache" : "repacked",
 	         ms(l, PHASE_OPEN) + ms(l, PHASE_READ) + ms(l, PHASE_PACK), ms(l, PHASE_KV),
 	         ms(l, PHASE_WORK) + ms(l, PHASE_TABLES), ms(l, PHASE_ROPE), ms(l, PHASE_EMBED));
 }
@@ -685,10 +452,10 @@ static void note_set(const struct plx_cpu_load *l, struct plx_load_progress *out
 /* The last slice: a cache that was not there, or not good, is made from now on. */
 static void load_end(struct plx_cpu *c, struct plx_cpu_load *l)
 {
-	bool have = cached(l);
+	bool have = plx_cpu_weights_cached(&l->weights);
 	struct plx_diag why = {0};
 
-	plx_cache_close(&l->cache);
+	plx_cache_close(&l->weights.cache);
 	if (l->cache_path[0] != '\0' && !have &&
 	    plx_cache_write_start(&l->writer, l->cache_path, &l->plan, c->weights.base, &why) != 0)
 		plx_log(PLX_LOG_INFO, "weights cache: no %s: %s", l->cache_path, why.text);

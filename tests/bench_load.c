@@ -1,9 +1,12 @@
 /*
  * How long a model takes from its path to a device that can compute: repacked, and read from the
- * cache, each with the files dropped from the kernel's memory before (cold) and not (warm), beside
- * a plain read of the same file in the same run. Medians; the range behind them.
+ * cache, each with the files dropped from the kernel's memory before (cold) and not (warm), in turn
+ * with plain reads of the same bytes: by as many threads through the kernel's memory, a MiB at a
+ * time, and by one thread past it (O_DIRECT), 16 MiB at a time, as dd would. What a load from the
+ * cache reads are the cache and the model's embedding rows. Medians; the range behind them.
  *
- * Usage: bench_load [model.gguf] [threads] [runs]
+ * Usage: bench_load [model.gguf] [threads] [runs] [warm | cold]
+ * BENCH_KEEP=1: the cache, MODEL.bench.plx, stays for the next run.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -11,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,9 +27,10 @@
 #include "fw/base/log.h"
 #include "tests/lib/model_path.h"
 
-#define MAX_RUNS    21u
-#define MAX_THREADS 16u
-#define PIECE       (UINT64_C(1) << 20)
+#define MAX_RUNS     21u
+#define MAX_THREADS  16u
+#define PIECE        (UINT64_C(1) << 20)
+#define DIRECT_PIECE (UINT64_C(16) << 20)
 
 static char base[PLX_DEV_PATH_BYTES], cache[PLX_DEV_PATH_BYTES + 8];
 static uint32_t n_thread;
@@ -51,10 +56,17 @@ static void drop(const char *path)
 
 /* ---- a plain read --------------------------------------------------------------------------- */
 
+/* What is read: bytes of a file. */
+struct part {
+	const char *path;
+	uint64_t off;
+	uint64_t bytes;
+};
+
 struct reader {
 	int fd;
 	_Atomic uint64_t next;
-	uint64_t bytes;
+	uint64_t end;
 };
 
 static void *reader_main(void *arg)
@@ -64,26 +76,53 @@ static void *reader_main(void *arg)
 	uint64_t off;
 
 	PLX_CHECK(buf != NULL);
-	while ((off = atomic_fetch_add(&r->next, PIECE)) < r->bytes)
+	while ((off = atomic_fetch_add(&r->next, PIECE)) < r->end)
 		PLX_CHECK(pread(r->fd, buf, PIECE, (off_t)off) > 0);
 	free(buf);
 	return NULL;
 }
 
-/* Seconds to read a whole file by all threads, each MiB into the same memory of its thread. */
-static double plain(const char *path)
+/* By all threads, each MiB into the same memory of its thread. */
+static void read_shared(const struct part *p)
 {
-	struct reader r = {.fd = open(path, O_RDONLY | O_CLOEXEC), .bytes = size_of(path)};
+	struct reader r = {.fd = open(p->path, O_RDONLY | O_CLOEXEC), .end = p->off + p->bytes};
 	pthread_t t[MAX_THREADS];
-	uint64_t t0 = plx_clock_ns();
 
 	PLX_CHECK(r.fd >= 0);
+	atomic_init(&r.next, p->off);
 	for (uint32_t i = 1; i < n_thread; i++)
 		PLX_CHECK(pthread_create(&t[i], NULL, reader_main, &r) == 0);
 	(void)reader_main(&r);
 	for (uint32_t i = 1; i < n_thread; i++)
 		pthread_join(t[i], NULL);
 	close(r.fd);
+}
+
+static void read_direct(const struct part *p)
+{
+	int fd = open(p->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+	uint8_t *buf = aligned_alloc(4096, DIRECT_PIECE);
+	uint64_t off = p->off & ~UINT64_C(4095);
+
+	PLX_CHECK(fd >= 0 && buf != NULL);
+	while (off < p->off + p->bytes) {
+		ssize_t n = pread(fd, buf, DIRECT_PIECE, (off_t)off);
+
+		PLX_CHECK(n > 0);
+		off += (uint64_t)n;
+	}
+	free(buf);
+	close(fd);
+}
+
+/* Seconds to read some of a file, and some of another one. */
+static double plain(const struct part part[2], void (*read_part)(const struct part *))
+{
+	uint64_t t0 = plx_clock_ns();
+
+	for (uint32_t i = 0; i < 2; i++)
+		if (part[i].bytes > 0)
+			read_part(&part[i]);
 	return (double)(plx_clock_ns() - t0) / 1e9;
 }
 
@@ -162,7 +201,33 @@ static double load(const char *path, bool with_cache, bool wait, char *note, siz
 
 /* ---- figures -------------------------------------------------------------------------------- */
 
-enum what { READ_MODEL, REPACK, READ_CACHE, FROM_CACHE, N_WHAT };
+enum what {
+	READ_MODEL,
+	DIRECT_MODEL,
+	REPACK,
+	READ_CACHE,
+	DIRECT_CACHE,
+	FROM_CACHE,
+	N_WHAT,
+};
+
+/* What either way of loading reads. */
+static struct part model_part[2], cache_part[2];
+
+static void parts_find(const char *path)
+{
+	struct plx_diag d = {0};
+	struct plx_model *m;
+	uint64_t head;
+
+	PLX_CHECK(plx_model_open(path, &m, &d) == 0);
+	const uint8_t *file = plx_gguf_head(m->gguf, &head);
+
+	model_part[0] = (struct part){path, 0, size_of(path)};
+	cache_part[0] = (struct part){cache, 0, size_of(cache)};
+	cache_part[1] = (struct part){path, (uint64_t)(m->tok_embd.data - file), m->tok_embd.bytes};
+	plx_model_close(m);
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -171,17 +236,27 @@ static int by_value(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-static double measure(enum what w, const char *path, bool cold, char *note, size_t note_bytes)
+/* Seconds of processor time of all threads. */
+static double cpu_now(void)
 {
-	if (cold) {
-		drop(path);
-		drop(cache);
-	}
+	struct rusage u;
+
+	(void)getrusage(RUSAGE_SELF, &u);
+	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
+static double measure(enum what w, const char *path, char *note, size_t note_bytes)
+{
 	switch (w) {
 	case READ_MODEL:
-		return plain(path);
+		return plain(model_part, read_shared);
+	case DIRECT_MODEL:
+		return plain(model_part, read_direct);
 	case READ_CACHE:
-		return plain(cache);
+		return plain(cache_part, read_shared);
+	case DIRECT_CACHE:
+		return plain(cache_part, read_direct);
 	case REPACK:
 		return load(path, false, false, note, note_bytes);
 	case FROM_CACHE:
@@ -191,34 +266,56 @@ static double measure(enum what w, const char *path, bool cold, char *note, size
 	return load(path, true, false, note, note_bytes);
 }
 
-static void print(const char *path, bool cold, double t[N_WHAT][MAX_RUNS], uint32_t n,
-                  char note[N_WHAT][256])
+struct figures {
+	double s[MAX_RUNS];
+	double cpu[MAX_RUNS];
+	char note[256];
+};
+
+static void measure_into(struct figures *f, uint32_t run, enum what w, const char *path, bool cold)
 {
-	static const char *const name[N_WHAT] = {"plain read of the model", "load, repacked",
-	                                         "plain read of the cache", "load, from the cache"};
-	double gb[N_WHAT] = {(double)size_of(path) / 1e9, (double)size_of(path) / 1e9,
-	                     (double)size_of(cache) / 1e9, (double)size_of(cache) / 1e9};
+	if (cold) {
+		drop(path);
+		drop(cache);
+	}
+	double cpu = cpu_now();
+
+	f->s[run] = measure(w, path, f->note, sizeof(f->note));
+	f->cpu[run] = cpu_now() - cpu;
+}
+
+static void print(bool cold, struct figures f[N_WHAT], uint32_t n)
+{
+	static const char *const name[N_WHAT] = {
+	    "plain read of the model", "direct read of the model", "load, repacked",
+	    "plain read of the cache", "direct read of the cache", "load, from the cache"};
+	double med[N_WHAT];
 
 	for (uint32_t w = 0; w < N_WHAT; w++) {
-		qsort(t[w], n, sizeof(double), by_value);
-		double med = t[w][n / 2], plain_med = t[w & ~1u][n / 2];
+		const struct part *p = w <= REPACK ? model_part : cache_part;
 
-		printf("bench_load: %s, %u threads, %s: %.0f ms (%.0f to %.0f), %.2f GB/s",
-		       cold ? "cold" : "warm", n_thread, name[w], med * 1e3, t[w][0] * 1e3,
-		       t[w][n - 1] * 1e3, gb[w] / med);
-		if (w & 1)
-			printf(", %.2f of the plain read's rate; last: %s", plain_med / med,
-			       note[w]);
+		qsort(f[w].s, n, sizeof(double), by_value);
+		qsort(f[w].cpu, n, sizeof(double), by_value);
+		med[w] = f[w].s[n / 2];
+		printf("bench_load: %s, %u threads, %s: %.0f ms (%.0f to %.0f), processors %.0f ms "
+		       "(from %.0f), %.2f GB/s",
+		       cold ? "cold" : "warm", n_thread, name[w], med[w] * 1e3, f[w].s[0] * 1e3,
+		       f[w].s[n - 1] * 1e3, f[w].cpu[n / 2] * 1e3, f[w].cpu[0] * 1e3,
+		       (double)(p[0].bytes + p[1].bytes) / 1e9 / med[w]);
+		if (w == REPACK || w == FROM_CACHE)
+			printf(
+			    ", %.2f of the plain read's rate, %.2f of the direct one's; last: %s",
+			    med[w - 2] / med[w], med[w - 1] / med[w], f[w].note);
 		printf("\n");
 	}
 }
 
 int main(int argc, char **argv)
 {
-	static double t[2][N_WHAT][MAX_RUNS];
-	static char note[2][N_WHAT][256];
+	static struct figures f[2][N_WHAT];
 	const char *path = argc > 1 ? argv[1] : plx_test_model();
 	uint32_t n = argc > 3 ? (uint32_t)atoi(argv[3]) : 5;
+	const char *only = argc > 4 ? argv[4] : "";
 	uint64_t t0;
 
 	plx_log_init("bench_load", PLX_LOG_WARN);
@@ -229,19 +326,22 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	PLX_CHECK(n >= 1 && n <= MAX_RUNS && n_thread >= 1 && n_thread <= MAX_THREADS);
-	snprintf(base, sizeof(base), "%s.bench-%d", path, (int)getpid());
+	snprintf(base, sizeof(base), "%s.bench", path);
 	snprintf(cache, sizeof(cache), "%s" PLX_CACHE_SUFFIX, base);
 	t0 = plx_clock_ns();
-	(void)load(path, true, true, note[0][0], sizeof(note[0][0]));
+	(void)load(path, true, true, f[0][0].note, sizeof(f[0][0].note));
 	printf("bench_load: the first load and its cache of %.0f MB, written beside: %.1f s\n",
 	       (double)size_of(cache) / 1e6, (double)(plx_clock_ns() - t0) / 1e9);
-	for (uint32_t i = 0; i < n; i++)
-		for (uint32_t cold = 0; cold < 2; cold++)
+	parts_find(path);
+	for (uint32_t cold = 0; cold < 2; cold++) {
+		if (strcmp(only, cold ? "warm" : "cold") == 0)
+			continue;
+		for (uint32_t i = 0; i < n; i++)
 			for (uint32_t w = 0; w < N_WHAT; w++)
-				t[cold][w][i] = measure((enum what)w, path, cold == 1,
-				                        note[cold][w], sizeof(note[cold][w]));
-	print(path, false, t[0], n, note[0]);
-	print(path, true, t[1], n, note[1]);
-	(void)unlink(cache);
+				measure_into(&f[cold][w], i, (enum what)w, path, cold == 1);
+		print(cold == 1, f[cold], n);
+	}
+	if (getenv("BENCH_KEEP") == NULL)
+		(void)unlink(cache);
 	return 0;
 }

@@ -15,6 +15,8 @@
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
+#define PAGE_BYTES UINT64_C(4096)
+
 static struct plx_gguf *new_reader(const char *name, struct plx_diag *d)
 {
 	struct plx_gguf *g = calloc(1, sizeof *g);
@@ -116,6 +118,25 @@ void plx_gguf_close(struct plx_gguf *g)
 	free(g->tensor_sorted);
 	free(g->name);
 	free(g);
+}
+
+/* ---- what the disk is told ------------------------------------------------------------------- */
+
+void plx_gguf_ask(const struct plx_gguf *g, const uint8_t *at, uint64_t bytes)
+{
+	if (g->map == NULL || (uintptr_t)at < (uintptr_t)g->base ||
+	    (uintptr_t)at - (uintptr_t)g->base >= g->size)
+		return;
+	uint64_t off = (uint64_t)(at - g->base), page = off & ~(PAGE_BYTES - 1);
+	uint64_t end = bytes < g->size - off ? off + bytes : g->size;
+
+	(void)madvise((uint8_t *)g->map + page, end - page, MADV_WILLNEED);
+}
+
+void plx_gguf_scattered(const struct plx_gguf *g, bool on)
+{
+	if (g->map != NULL)
+		(void)madvise(g->map, g->size, on ? MADV_RANDOM : MADV_NORMAL);
 }
 
 /* ---- looking things up --------------------------------------------------------------------- */

@@ -117,6 +117,21 @@ uint32_t plx_gguf_alignment(const struct plx_gguf *g);
 /* plx_gguf_mtime_ns - when the file was last changed, since 1970; 0 for bytes in memory. */
 uint64_t plx_gguf_mtime_ns(const struct plx_gguf *g);
 
+/*
+ * plx_gguf_ask - ask the disk for bytes of the file that will be read soon; a hint.
+ *
+ * @at  where they lie in the mapping; what is outside of it, or of a file in memory, is left out.
+ *
+ * Thread: any.  Cost: one system call; it does not wait for the disk.
+ */
+void plx_gguf_ask(const struct plx_gguf *g, const uint8_t *at, uint64_t bytes);
+
+/*
+ * plx_gguf_scattered - say whether what is read next are single pages here and there. From then
+ * on a page that is missing is read alone; without it the kernel reads megabytes around it.
+ */
+void plx_gguf_scattered(const struct plx_gguf *g, bool on);
+
 /* plx_gguf_head - header, metadata and tensor table as they stand in the file. */
 const uint8_t *plx_gguf_head(const struct plx_gguf *g, uint64_t *bytes);
 

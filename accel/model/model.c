@@ -17,7 +17,8 @@
 
 #define NAME_BYTES   80
 #define SAMPLE_BYTES 4096u
-#define VEC_ALIGN    16u /* floats: one cache line */
+#define SMALL_BYTES  65536u /* a norm or a bias, which is read whole */
+#define VEC_ALIGN    16u    /* floats: one cache line */
 
 /* What building a model needs and the finished one does not. */
 struct builder {
@@ -449,6 +450,25 @@ static int hash_model(struct plx_model *m, struct plx_diag *d)
 	return 0;
 }
 
+/*
+ * What opening reads of the tensors, asked of the disk all at once: vectors, and the samples of
+ * matrices. One after another they would take a trip to the disk each.
+ */
+static void ask_samples(const struct plx_gguf *g)
+{
+	plx_gguf_scattered(g, true);
+	for (uint32_t i = 0; i < plx_gguf_n_tensor(g); i++) {
+		const struct plx_gguf_tensor *t = plx_gguf_tensor_at(g, i);
+
+		if (t->bytes <= SMALL_BYTES) {
+			plx_gguf_ask(g, t->data, t->bytes);
+			continue;
+		}
+		plx_gguf_ask(g, t->data, SAMPLE_BYTES);
+		plx_gguf_ask(g, t->data + t->bytes - SAMPLE_BYTES, SAMPLE_BYTES);
+	}
+}
+
 static int build(struct builder *b)
 {
 	struct plx_model *m = b->m;
@@ -483,7 +503,9 @@ int plx_model_from_gguf(struct plx_gguf *g, struct plx_model **out, struct plx_d
 		return err;
 	}
 	b.m->gguf = g;
+	ask_samples(g);
 	err = build(&b);
+	plx_gguf_scattered(g, false);
 	free(b.taken);
 	if (err)
 		plx_model_close(b.m);
