@@ -88,6 +88,9 @@ struct plx_dev_limits {
 	uint32_t n_threads;       /* CPU: lcores that will compute (poll and workers together) */
 	uint32_t n_host_blocks;   /* blocks in host memory, to copy to and from; 0: none */
 	uint32_t kv_type;         /* enum plx_kv_type */
+	/* CPU: weights of experts in memory at once, the rest is read from a file as it is needed;
+	 * 0: all. Beside them what every token reads, shared experts included, is in memory. */
+	uint64_t expert_mem_bytes;
 };
 
 /* A token's source in a step. */
@@ -265,6 +268,13 @@ struct plx_dev_experts {
 	uint64_t tokens;  /* served, each by every expert that it chose */
 	uint64_t passes;  /* over an expert's weights, for all its tokens of a step */
 	uint64_t busiest; /* tokens of the expert that had most of them, each step anew */
+	/* Where experts are read from a file, else all zero: */
+	uint64_t hits;       /* passes whose weights were in memory when the layer began */
+	uint64_t misses;     /* and were not */
+	uint64_t ahead;      /* experts read on a guess */
+	uint64_t ahead_used; /* that came true */
+	uint64_t read_bytes;
+	uint64_t wait_ns; /* that steps waited for them */
 };
 
 /*
@@ -332,7 +342,7 @@ int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
  * plx_dev_experts_get - what each step added up to; tokens / passes is how many shared a pass, and
  * busiest / tokens times the number of experts how uneven they were (1: not at all).
  *
- * Thread: any.  Cost: three loads.
+ * Thread: any.  Cost: nine loads.
  * Errors: UNSUPPORTED (no experts here).
  */
 int plx_dev_experts_get(struct plx_dev *dev, struct plx_dev_experts *out);

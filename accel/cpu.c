@@ -89,8 +89,8 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s%s", c->k->numeric_kind,
 	         kv_kind[c->lim.kv_type]);
 	out->caps = PLX_CPU_CAPS;
-	out->mem_used_bytes =
-	    c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes + c->work.size_bytes;
+	out->mem_used_bytes = c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes +
+	                      c->work.size_bytes + c->expert_pool.size_bytes;
 	out->mem_total_bytes = out->mem_used_bytes;
 	if (!c->loaded)
 		return PLX_E_OK;
@@ -107,6 +107,7 @@ static int cpu_experts(struct plx_dev *dev, struct plx_dev_experts *out)
 
 	if (!c->loaded || c->fwd.moe == NULL)
 		return PLX_E_UNSUPPORTED;
+	memset(out, 0, sizeof(*out));
 	plx_fwd_moe_counts(&c->fwd, out);
 	return PLX_E_OK;
 }

@@ -102,6 +102,7 @@ struct plx_cpu_trace {
 };
 
 struct plx_cpu_load; /* cpu_load.c */
+struct plx_experts;  /* experts.h */
 
 struct plx_cpu {
 	struct plx_dev base; /* first */
@@ -113,9 +114,11 @@ struct plx_cpu {
 	_Atomic bool loaded;       /* owner */
 	struct plx_arena weights;
 	struct plx_arena kv;
-	struct plx_arena host; /* KV blocks from n_blocks on */
-	struct plx_arena work; /* activations, slots, queue */
-	struct plx_fwd fwd;    /* runner; items read it */
+	struct plx_arena host;        /* KV blocks from n_blocks on */
+	struct plx_arena work;        /* activations, slots, queue */
+	struct plx_arena expert_pool; /* experts that were read from their file; else empty */
+	struct plx_experts *experts;  /* NULL: all are in weights */
+	struct plx_fwd fwd;           /* runner; items read it */
 	struct plx_cpu_slot *slot;
 	struct plx_cpu_queue *queue; /* NULL until opened */
 	struct plx_cpu_queue *spare; /* its memory */
@@ -135,6 +138,8 @@ struct plx_cpu {
 	enum plx_cpu_state state; /* runner */
 	uint64_t n_started;       /* runner: entries begun */
 	uint32_t n_phase;         /* runner: phases begun */
+	_Atomic uint32_t waiting; /* the step waits for weights: runner 0 -> 1, owner 1 -> 0 */
+	uint64_t wait_from_ns;    /* runner: since when */
 	struct plx_cpu_entry cur; /* runner */
 	struct plx_step *step;    /* runner: of a STEP entry */
 };
@@ -198,6 +203,14 @@ bool plx_cpu_run_items(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w,
  * cache. Thread: any.  Cost: 50 to 200 ns.
  */
 void plx_cpu_run_wait(struct plx_cpu *c, uint32_t lane, struct plx_cpu_wait *w);
+
+/*
+ * plx_cpu_run_resume - where the step waits for weights, go on with it if they have come, or if it
+ * is to end. Thread: the owner.
+ *
+ * Returns true while it waits still.
+ */
+bool plx_cpu_run_resume(struct plx_cpu *c, uint64_t deadline_ns, uint64_t *now_ns);
 
 /* plx_cpu_run_start - begin the next entry. Thread: the owner, after it took running from 0 to 1.
  */

@@ -14,6 +14,8 @@
 
 #include "accel/cpu.h"
 #include "accel/cpu_weights.h"
+#include "accel/experts.h"
+#include "accel/forward_moe.h"
 #include "accel/work.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
@@ -36,7 +38,8 @@ enum phase {
 	PHASE_PACK,   /* or from the model */
 	PHASE_TABLES, /* owner: what lies in them */
 	PHASE_ROPE,
-	PHASE_EMBED, /* the model's embedding rows are brought into memory */
+	PHASE_EMBED,   /* the model's embedding rows are brought into memory */
+	PHASE_EXPERTS, /* experts' threads make their file, if it is not there */
 	PHASE_DONE,
 };
 
@@ -48,12 +51,14 @@ struct plx_cpu_load {
 	bool open;        /* owner: phase has items out */
 	int err;          /* owner: loading ended with it */
 	uint32_t n_items; /* owner: of the open phase */
+	uint32_t n_made;  /* owner: experts that are in their file */
 	uint64_t begin_ns;
 	uint64_t ns[PHASE_DONE]; /* owner: what each phase took */
 	uint64_t kv_bytes;
 	uint64_t host_bytes;
 	uint64_t work_bytes;
-	uint64_t done_bytes; /* owner: of finished phases */
+	uint64_t expert_bytes; /* of the pool of experts; 0: all are among the weights */
+	uint64_t done_bytes;   /* owner: of finished phases */
 	struct plx_cpu_weights weights;
 	struct plx_cache_plan plan;
 	char cache_path[PLX_CACHE_PATH_BYTES]; /* "": no cache */
@@ -65,7 +70,7 @@ struct plx_cpu_load {
 static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, struct plx_diag *d)
 {
 	uint64_t avail = plx_mem_available();
-	uint64_t fixed = l->weights.bytes + l->work_bytes;
+	uint64_t fixed = l->weights.bytes + l->expert_bytes + l->work_bytes;
 	uint64_t block = plx_fwd_block_bytes(c->m, &c->lim);
 
 	if (fixed + l->kv_bytes + l->host_bytes <= avail)
@@ -83,7 +88,8 @@ static int memory_check(const struct plx_cpu *c, const struct plx_cpu_load *l, s
 		    "device %s: %s needs %llu MiB for weights and %llu MiB for "
 		    "activations and tables, but only %llu MiB are free; take a smaller "
 		    "model or quantisation, or lower step_tokens and step_seqs",
-		    c->conf.name, c->m->name, (unsigned long long)(l->weights.bytes / MIB),
+		    c->conf.name, c->m->name,
+		    (unsigned long long)((l->weights.bytes + l->expert_bytes) / MIB),
 		    (unsigned long long)(l->work_bytes / MIB), (unsigned long long)(avail / MIB));
 	return plx_diag_set(
 	    d, PLX_E_NOMEM,
@@ -106,6 +112,8 @@ static void work_make(struct plx_cpu *c, const struct plx_cpu_load *l)
 	PLX_CHECK(err == 0); /* plx_fwd_work_bytes counts the same things */
 	PLX_CHECK(c->fwd.head_group <= PLX_CPU_HEAD_ROWS);
 	plx_cpu_weights_layers(c, &l->weights);
+	if (c->fwd.moe != NULL)
+		c->fwd.moe->store = c->experts;
 	c->fwd.kv = c->kv.base;
 	plx_cpu_tables_make(c);
 	plx_arena_seal(&c->work);
@@ -160,8 +168,8 @@ static void cache_name(const struct plx_cpu *c, struct plx_cpu_load *l)
 	_Static_assert(sizeof(l->plan.model_hash) == sizeof(c->m->hash), "one is the other");
 	memcpy(l->plan.model_hash, c->m->hash, sizeof(c->m->hash));
 	if (c->conf.cache_base[0] != '\0' && l->plan.model_mtime_ns != 0)
-		snprintf(l->cache_path, sizeof(l->cache_path), "%s%s", c->conf.cache_base,
-		         PLX_CACHE_SUFFIX);
+		snprintf(l->cache_path, sizeof(l->cache_path), "%s%s%s", c->conf.cache_base,
+		         l->weights.n_apart > 0 ? ".dense" : "", PLX_CACHE_SUFFIX);
 }
 
 int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
@@ -174,11 +182,13 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 		                    c->conf.name);
 	int err = plx_fwd_check(model, limits, d);
 
+	if (err == 0)
+		err = plx_experts_check(model, limits, d);
 	if (err != 0)
 		return err;
 	struct plx_cpu_load *l = load_new();
 
-	if (l == NULL || plx_cpu_weights_lay(&l->weights, model) != 0) {
+	if (l == NULL || plx_cpu_weights_lay(&l->weights, model, limits) != 0) {
 		load_free(l);
 		return plx_diag_set(d, PLX_E_NOMEM, "device %s: out of memory", c->conf.name);
 	}
@@ -189,6 +199,7 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 	l->kv_bytes = plx_fwd_block_bytes(model, limits) * limits->n_blocks;
 	l->host_bytes = plx_fwd_block_bytes(model, limits) * limits->n_host_blocks;
 	l->work_bytes = plx_fwd_work_bytes(model, limits) + plx_cpu_table_bytes(limits);
+	l->expert_bytes = plx_experts_pool_bytes(model, limits);
 	cache_name(c, l);
 	err = memory_check(c, l, d);
 	if (err != 0)
@@ -246,7 +257,25 @@ static int arenas_map(struct plx_cpu *c, const struct plx_cpu_load *l, struct pl
 		err = plx_arena_map(&c->host, l->host_bytes, d);
 	if (err == 0)
 		err = plx_arena_map(&c->work, l->work_bytes, d);
+	if (err == 0 && l->expert_bytes > 0)
+		err = plx_arena_map(&c->expert_pool, l->expert_bytes, d);
 	return err;
+}
+
+/* The store's threads go to work at once, beside the lanes. */
+static int experts_open(struct plx_cpu *c, const struct plx_cpu_load *l, struct plx_diag *d)
+{
+	struct plx_experts_conf conf = {.m = c->m,
+	                                .pool = &c->expert_pool,
+	                                .base = c->conf.cache_base,
+	                                .plan = &l->plan,
+	                                .cpus = c->conf.cpus};
+
+	if (l->expert_bytes == 0)
+		return PLX_E_OK;
+	plx_arena_seal(&c->expert_pool);
+	conf.n_slot = (uint32_t)(l->expert_bytes / plx_experts_slot_bytes(c->m));
+	return plx_experts_open(&conf, &c->experts, d);
 }
 
 static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *l)
@@ -269,6 +298,7 @@ static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *
 		return pieces(c->m->tok_embd.bytes, PLX_CPU_EMBED_BYTES);
 	case PHASE_OPEN:
 	case PHASE_TABLES:
+	case PHASE_EXPERTS:
 	case PHASE_DONE:
 		break;
 	}
@@ -311,6 +341,7 @@ static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 		break;
 	case PHASE_OPEN:
 	case PHASE_TABLES:
+	case PHASE_EXPERTS:
 	case PHASE_DONE:
 		break;
 	}
@@ -328,9 +359,12 @@ static int phase_begin(struct plx_cpu *c, struct plx_cpu_load *l, struct plx_dia
 			plx_cpu_weights_place(c, &l->weights);
 			cache_open(l);
 			plx_cpu_weights_ask(&l->weights, c->m);
+			err = experts_open(c, l, d);
 		}
 	} else if (l->phase == PHASE_TABLES) {
 		work_make(c, l);
+	} else if (l->phase == PHASE_EXPERTS && c->experts != NULL) {
+		err = plx_experts_poll(c->experts, &l->n_made, d);
 	}
 	return err;
 }
@@ -400,6 +434,8 @@ static int phase_poll(struct plx_cpu *c, struct plx_cpu_load *l, uint64_t deadli
 	bool over = atomic_load_explicit(&l->phase_over, memory_order_acquire) != 0;
 
 	l->ns[l->phase] += plx_clock_ns() - t0;
+	if (err == PLX_E_AGAIN)
+		return PLX_E_OK; /* experts: asked again in a while */
 	if (err == 0 && over) {
 		phase_end(c, l);
 		l->open = false;
@@ -414,12 +450,14 @@ static const char *phase_what(enum phase p)
 	static const char *const what[] = {
 	    [PHASE_OPEN] = "weights",  [PHASE_KV] = "KV pool",       [PHASE_WORK] = "activations",
 	    [PHASE_READ] = "weights",  [PHASE_PACK] = "weights",     [PHASE_TABLES] = "activations",
-	    [PHASE_ROPE] = "rotation", [PHASE_EMBED] = "embeddings", [PHASE_DONE] = "ready"};
+	    [PHASE_ROPE] = "rotation", [PHASE_EMBED] = "embeddings", [PHASE_EXPERTS] = "experts",
+	    [PHASE_DONE] = "ready"};
 
 	return what[p];
 }
 
-static void progress_set(const struct plx_cpu_load *l, struct plx_load_progress *out)
+static void progress_set(const struct plx_cpu *c, const struct plx_cpu_load *l,
+                         struct plx_load_progress *out)
 {
 	const uint64_t bytes[PHASE_DONE + 1] = {[PHASE_READ] = l->weights.bytes,
 	                                        [PHASE_PACK] = l->weights.bytes,
@@ -429,6 +467,12 @@ static void progress_set(const struct plx_cpu_load *l, struct plx_load_progress 
 
 	out->done_bytes = l->done_bytes + (n == 0 ? 0 : bytes[l->phase] / l->n_items * n);
 	out->total_bytes = l->weights.bytes + l->kv_bytes + l->host_bytes + l->work_bytes;
+	if (l->weights.n_apart > 0) {
+		uint64_t n_all = (uint64_t)c->m->n_layer * l->weights.n_apart;
+
+		out->done_bytes += l->expert_bytes * l->n_made / n_all;
+		out->total_bytes += l->expert_bytes;
+	}
 	out->what = phase_what(l->phase);
 }
 
@@ -476,7 +520,7 @@ int plx_cpu_load_poll(struct plx_dev *dev, uint32_t budget_us, struct plx_load_p
 	while (l->phase != PHASE_DONE) {
 		int err = phase_poll(c, l, deadline, d);
 
-		progress_set(l, out);
+		progress_set(c, l, out);
 		l->err = err; /* what is there stays until close: a lane may be looking at it */
 		if (err != 0)
 			return err;
@@ -500,6 +544,9 @@ void plx_cpu_unload(struct plx_cpu *c)
 	load_free(c->load);
 	c->load = NULL;
 	c->loaded = false;
+	plx_experts_close(c->experts);
+	c->experts = NULL;
+	plx_arena_close(&c->expert_pool);
 	plx_arena_close(&c->weights);
 	plx_arena_close(&c->kv);
 	plx_arena_close(&c->host);

@@ -176,6 +176,8 @@ int plx_cpu_poll(struct plx_queue *base, uint32_t budget_us, uint32_t *done_idx,
 
 		if (n > 0 || !some || now >= deadline)
 			return n;
+		if (plx_cpu_run_resume(q->cpu, deadline, &now))
+			return 0; /* the lcore has better to do than to look on */
 		if (!plx_cpu_run_items(q->cpu, 0, &wait, deadline, &now)) {
 			plx_cpu_run_wait(q->cpu, 0, &wait);
 			now = plx_clock_ns();
@@ -199,7 +201,8 @@ int plx_cpu_worker(struct plx_dev *dev, uint32_t worker_idx, uint32_t budget_us)
 	int did = 0;
 
 	plx_k_fpu_setup();
-	while (now < deadline && atomic_load_explicit(&c->running, memory_order_relaxed) != 0) {
+	while (now < deadline && atomic_load_explicit(&c->running, memory_order_relaxed) != 0 &&
+	       atomic_load_explicit(&c->waiting, memory_order_relaxed) == 0) {
 		if (plx_cpu_run_items(c, worker_idx, &wait, deadline, &now)) {
 			did = 1;
 		} else {
@@ -221,6 +224,7 @@ int plx_cpu_reset(struct plx_dev *dev)
 		struct plx_cpu_wait wait = {.n_wait = PLX_CPU_PATIENCE};
 		uint64_t now = plx_clock_ns();
 
+		(void)plx_cpu_run_resume(c, 0, &now);
 		if (!plx_cpu_run_items(c, 0, &wait, 0, &now))
 			relax();
 	}

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "accel/cpu.h"
+#include "accel/forward_moe.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
@@ -84,7 +85,7 @@ static int stopped(const struct plx_cpu *c)
 		return PLX_E_LOST;
 	if (c->step != NULL && __atomic_load_n(&c->step->cancel, __ATOMIC_RELAXED) != 0)
 		return PLX_E_CANCELLED;
-	return 0;
+	return c->step != NULL ? c->fwd.err : 0;
 }
 
 static void entry_complete(struct plx_cpu *c, int status)
@@ -199,6 +200,14 @@ static void entries_next(struct plx_cpu *c)
 	go_idle(c);
 }
 
+/* Nobody has anything to claim until the owner finds that the weights are there. */
+static void wait_begin(struct plx_cpu *c, uint64_t now_ns)
+{
+	c->wait_from_ns = now_ns;
+	/* R3: pairs with R4, so that the owner has all that the runner left. */
+	atomic_store_explicit(&c->waiting, 1, memory_order_release);
+}
+
 /*
  * After a phase: open the next one. Short phases are done here, until the deadline, since handing
  * them out costs more than they do.
@@ -210,8 +219,12 @@ static void advance(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint
 		struct plx_cut cut;
 
 		if (stop != 0 || !phase_next(c, &cut)) {
-			entry_complete(c, stop);
+			entry_complete(c, stop != 0 ? stop : stopped(c));
 			entries_next(c);
+			return;
+		}
+		if (cut.n_units == 0) {
+			wait_begin(c, *now_ns);
 			return;
 		}
 		if (!cut.alone || *now_ns >= deadline_ns) {
@@ -220,6 +233,17 @@ static void advance(struct plx_cpu *c, uint32_t lane, uint64_t deadline_ns, uint
 		}
 		compute_timed(c, (struct plx_range){0, cut.n_units}, lane, now_ns);
 	}
+}
+
+bool plx_cpu_run_resume(struct plx_cpu *c, uint64_t deadline_ns, uint64_t *now_ns)
+{
+	/* R4: pairs with R3. */
+	if (atomic_load_explicit(&c->waiting, memory_order_acquire) == 0)
+		return false;
+	plx_fwd_moe_waited(&c->fwd, *now_ns - c->wait_from_ns);
+	atomic_store_explicit(&c->waiting, 0, memory_order_relaxed);
+	advance(c, 0, deadline_ns, now_ns);
+	return atomic_load_explicit(&c->waiting, memory_order_relaxed) != 0;
 }
 
 void plx_cpu_run_start(struct plx_cpu *c)

@@ -65,6 +65,7 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 {
 	c->fwd.n_shift = 0;
+	c->fwd.err = 0;
 	for (uint32_t i = 0; i < s->n_delta; i++)
 		delta_apply(c, s, plx_step_deltas(s) + i);
 	if ((s->n_tok == 0 && c->fwd.n_shift == 0) ||

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "accel/experts.h"
 #include "accel/forward_moe.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
@@ -25,7 +26,10 @@ static struct plx_tensor source(const struct plx_cpu_weights *w, const struct pl
 {
 	if (mat + 1 == w->n_mat)
 		return m->output;
-	return plx_fwd_layer_mat(m, mat / w->n_layer_mat, mat % w->n_layer_mat);
+	uint32_t i = mat % w->n_layer_mat;
+
+	return plx_fwd_layer_mat(m, mat / w->n_layer_mat,
+	                         i < w->first_ffn ? i : i + 3 * w->n_apart);
 }
 
 /* What lies granule by granule with another one; down follows gate and up. */
@@ -89,13 +93,15 @@ static void mats_lay(struct plx_cpu_weights *w, const struct plx_model *m)
 		    w->first_item[i] + (x->n_out + item_rows(x) - 1) / item_rows(x);
 		w->stream[i + 1] = w->stream[i] + t.bytes;
 	}
-	PLX_CHECK(off == w->bytes); /* plx_fwd_weight_bytes counts the same things */
+	PLX_CHECK(w->n_apart > 0 || off == plx_fwd_weight_bytes(m));
+	w->bytes = off;
 }
 
-int plx_cpu_weights_lay(struct plx_cpu_weights *w, const struct plx_model *m)
+int plx_cpu_weights_lay(struct plx_cpu_weights *w, const struct plx_model *m,
+                        const struct plx_dev_limits *lim)
 {
-	w->bytes = plx_fwd_weight_bytes(m);
-	w->n_layer_mat = plx_fwd_layer_mats(m);
+	w->n_apart = plx_experts_stream(m, lim) ? m->n_expert : 0;
+	w->n_layer_mat = plx_fwd_layer_mats(m) - 3 * w->n_apart;
 	w->first_ffn = plx_fwd_first_ffn(m);
 	w->n_mat = w->n_layer_mat * m->n_layer + 1;
 	w->packed = calloc(w->n_mat, sizeof(*w->packed));
@@ -289,7 +295,8 @@ static void experts_set(struct plx_cpu *c, const struct plx_cpu_weights *w, uint
 	struct plx_fwd_ffn *ffn = c->fwd.moe->ffn + (size_t)il * n;
 
 	for (uint32_t e = 0; e < n; e++)
-		ffn[e] = ffn_at(w, gate + 3 * (size_t)e);
+		ffn[e] = e < w->n_apart ? plx_experts_shape(c->m, il)
+		                        : ffn_at(w, gate + 3 * (size_t)(e - w->n_apart));
 	c->fwd.layer[il].router = w->packed[(size_t)il * w->n_layer_mat + 4];
 	if (c->m->n_ff_shared > 0)
 		c->fwd.layer[il].shared_gate = w->packed[gate - 1];

@@ -16,7 +16,8 @@
 
 struct plx_cpu_weights {
 	uint64_t bytes;            /* repacked */
-	uint32_t n_layer_mat;      /* plx_fwd_layer_mats */
+	uint32_t n_apart;          /* experts of a layer that are in a store of their own */
+	uint32_t n_layer_mat;      /* plx_fwd_layer_mats, but for those experts' */
 	uint32_t first_ffn;        /* plx_fwd_first_ffn */
 	uint32_t n_mat;            /* those of each layer, and the output last */
 	struct plx_cache_mat *mat; /* [n_mat] */
@@ -29,9 +30,13 @@ struct plx_cpu_weights {
 
 /*
  * plx_cpu_weights_lay - decide where each matrix lies; plx_cpu_weights_free frees what it took.
+ *
+ * @lim  says whether routed experts are among them, or in a store of their own (experts.h).
+ *
  * Errors: NOMEM.
  */
-int plx_cpu_weights_lay(struct plx_cpu_weights *w, const struct plx_model *m);
+int plx_cpu_weights_lay(struct plx_cpu_weights *w, const struct plx_model *m,
+                        const struct plx_dev_limits *lim);
 void plx_cpu_weights_free(struct plx_cpu_weights *w);
 
 /* plx_cpu_weights_cached - whether the weights came, or will come, from the open cache. */

@@ -55,7 +55,12 @@ static uint32_t router_segs(const struct plx_fwd *f, struct seg seg[3])
 	seg[0] = (struct seg){&l->router, &f->norm, x->logits, NULL, x->stride, PLX_K_STORE};
 	seg[1] = (struct seg){&l->shared_gate, &f->norm,   x->logits + f->m->n_expert, NULL,
 	                      x->stride,       PLX_K_STORE};
-	return f->m->n_ff_shared > 0 ? 2 : 1;
+	uint32_t n = f->m->n_ff_shared > 0 ? 2 : 1;
+
+	if (plx_fwd_moe_guesses(f))
+		seg[n++] =
+		    (struct seg){&l[1].router, &f->norm, x->guess, NULL, x->stride, PLX_K_STORE};
+	return n;
 }
 
 /* The matrices of the current op, but for gate and up, which have a function of their own. */
@@ -460,10 +465,11 @@ static bool op_next(struct plx_fwd *f)
 	case PLX_FWD_ROUTE:
 	case PLX_FWD_GROUP:
 	case PLX_FWD_GATHER:
+	case PLX_FWD_EXP_WAIT:
 	case PLX_FWD_EXP_UP:
 	case PLX_FWD_EXP_DOWN:
 		f->op = plx_fwd_moe_next(f);
-		return true;
+		return f->err == 0;
 	case PLX_FWD_EXP_SUM:
 	case PLX_FWD_DOWN:
 		return layer_next(f);
@@ -562,6 +568,7 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 	case PLX_FWD_ROUTE:
 	case PLX_FWD_GROUP:
 	case PLX_FWD_GATHER:
+	case PLX_FWD_EXP_WAIT:
 	case PLX_FWD_EXP_UP:
 	case PLX_FWD_EXP_DOWN:
 	case PLX_FWD_EXP_SUM:
@@ -576,6 +583,7 @@ void plx_fwd_begin(struct plx_fwd *f)
 {
 	PLX_DCHECK(f->n_tok + f->n_shift > 0 && f->n_tok <= f->lim.max_step_tokens);
 	f->op = PLX_FWD_N_OPS;
+	f->err = 0;
 	f->il = 0;
 	f->i_shift = 0;
 	f->split = 0;
@@ -624,6 +632,7 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 	case PLX_FWD_EXP_SUM:
 		plx_fwd_moe_units(f, units, lane);
 		break;
+	case PLX_FWD_EXP_WAIT:
 	case PLX_FWD_N_OPS:
 		break;
 	}
@@ -690,9 +699,9 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 const char *plx_fwd_op_name(enum plx_fwd_op op)
 {
 	static const char *const name[PLX_FWD_N_OPS] = {
-	    "shift",  "embed",  "norm1",    "qkv",     "rope",      "attn",  "qatt",
-	    "out",    "norm2",  "gate_up",  "down",    "router",    "route", "group",
-	    "gather", "exp_up", "exp_down", "exp_sum", "head_norm", "head"};
+	    "shift",  "embed",    "norm1",   "qkv",      "rope",    "attn",      "qatt",
+	    "out",    "norm2",    "gate_up", "down",     "router",  "route",     "group",
+	    "gather", "exp_wait", "exp_up",  "exp_down", "exp_sum", "head_norm", "head"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

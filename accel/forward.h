@@ -53,6 +53,7 @@ enum plx_fwd_op {
 	PLX_FWD_ROUTE,
 	PLX_FWD_GROUP,
 	PLX_FWD_GATHER,
+	PLX_FWD_EXP_WAIT,
 	PLX_FWD_EXP_UP,
 	PLX_FWD_EXP_DOWN,
 	PLX_FWD_EXP_SUM,
@@ -178,6 +179,7 @@ struct plx_fwd {
 	struct plx_fwd_span *span; /* [n_span] */
 
 	/* the op that runs */
+	int err; /* why plx_fwd_next ended the step early; 0: it did not */
 	enum plx_fwd_op op;
 	uint32_t il;         /* layer */
 	uint32_t split;      /* ATTN */
@@ -268,7 +270,9 @@ void plx_fwd_begin(struct plx_fwd *f);
 
 /*
  * plx_fwd_next - go to the next op and cut it; false when the body is done and no group of logits
- * is left.
+ * is left, or when weights could not be read (err says so).
+ *
+ * With no units the pass waits for weights that are being read: call it again later.
  *
  * After an op PLX_FWD_HEAD the logits of rows row0 .. row0 + n_head_row - 1 are in logits, and stay
  * until the next call.

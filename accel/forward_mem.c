@@ -234,6 +234,8 @@ static void carve_moe(struct carver *c, const struct plx_fwd *f, const struct al
 	x->row_of = carve(c, rows, sizeof(*x->row_of));
 	x->tok_of = carve(c, rows, sizeof(*x->tok_of));
 	x->scale = carve_floats(c, rows + n_tok);
+	x->guess = carve_floats(c, (uint64_t)PLX_FWD_GUESS_TOK * x->stride);
+	x->guess_pick = carve(c, x->n_used, sizeof(*x->guess_pick));
 	x->n_of = carve(c, m->n_expert, sizeof(*x->n_of));
 	x->heat = carve(c, (uint64_t)m->n_layer * m->n_expert, sizeof(*x->heat));
 	x->job = carve(c, plx_fwd_moe_jobs(m, f->lim.max_step_tokens), sizeof(*x->job));

@@ -4,11 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "accel/experts.h"
 #include "accel/forward_int.h"
 #include "fw/base/check.h"
+#include "fw/base/err.h"
 
-/* Up to this many tokens are routed by whoever groups them. */
-#define FEW_TOK 4u
+#define FEW_TOK PLX_FWD_GUESS_TOK
 
 static bool is_shared(const struct plx_fwd *f, const struct plx_fwd_job *j)
 {
@@ -129,12 +130,117 @@ static void jobs_make(struct plx_fwd *f)
 		row += n;
 	}
 	x->n_routed = x->n_job;
+	x->wave = x->job;
 	count(&x->tokens, row);
 	count(&x->passes, n_pass);
 	count(&x->busiest, most);
 	if (f->m->n_ff_shared > 0)
 		jobs_add(x, f->m->n_expert, 0, f->n_tok);
+	x->todo = 0;
+	x->end_routed = x->n_routed;
+	x->end = x->n_job;
 }
+
+/* ---- experts that are read from a file ------------------------------------------------------- */
+
+bool plx_fwd_moe_guesses(const struct plx_fwd *f)
+{
+	return f->moe->store != NULL && f->n_tok <= FEW_TOK && f->il + 1 < f->m->n_layer;
+}
+
+/* What the next layer may want: of few tokens by its own router, of many all of them. */
+static void experts_guess(struct plx_fwd *f)
+{
+	struct plx_fwd_moe *x = f->moe;
+	uint32_t n = f->m->n_expert;
+
+	for (uint32_t e = 0; e < n && f->n_tok > FEW_TOK; e++)
+		plx_experts_guess(x->store, f->il + 1, e);
+	for (uint32_t t = 0; t < f->n_tok && f->n_tok <= FEW_TOK; t++) {
+		top_of(x->guess + (size_t)t * x->stride, n, x->n_used, x->guess_pick);
+		for (uint32_t i = 0; i < x->n_used; i++)
+			plx_experts_guess(x->store, f->il + 1, x->guess_pick[i]);
+	}
+}
+
+/* Has the experts of all jobs read that are not in memory, then what the next layer may want. */
+static void experts_fetch(struct plx_fwd *f)
+{
+	struct plx_fwd_moe *x = f->moe;
+
+	plx_experts_turn(x->store, f->il);
+	for (uint32_t i = 0; i < x->end_routed; i++)
+		if (i == 0 || x->job[i].expert != x->job[i - 1].expert)
+			plx_experts_need(x->store, f->il, x->job[i].expert);
+	if (f->il + 1 < f->m->n_layer)
+		experts_guess(f);
+}
+
+/* Brings a job whose expert is in memory to the end of the wave. */
+static void wave_add(struct plx_fwd *f, uint32_t i)
+{
+	struct plx_fwd_moe *x = f->moe;
+	struct plx_fwd_job *to = &x->wave[x->n_routed++], j = x->job[i];
+
+	x->job[i] = *to;
+	*to = j;
+	plx_experts_bind(x->store, f->il, j.expert,
+	                 &x->ffn[(size_t)f->il * plx_fwd_n_ffn(f->m) + j.expert]);
+}
+
+/* The jobs that can run now; false: none of those that are left. */
+static bool wave_make(struct plx_fwd *f)
+{
+	struct plx_fwd_moe *x = f->moe;
+
+	x->wave = &x->job[x->todo];
+	x->n_routed = 0;
+	for (uint32_t i = x->todo; i < x->end_routed; i++) {
+		enum plx_expert_state s = plx_experts_ask(x->store, f->il, x->job[i].expert);
+
+		if (s == PLX_EXPERT_FAILED)
+			f->err = PLX_E_FAULT;
+		if (s == PLX_EXPERT_READY)
+			wave_add(f, i);
+	}
+	x->todo += x->n_routed;
+	x->n_job = x->n_routed;
+	/* The shared expert's jobs go with the last ones, or bridge the wait for any. */
+	if (x->todo == x->end_routed || x->n_routed == 0) {
+		if (x->n_routed == 0)
+			x->wave = &x->job[x->end_routed];
+		x->n_job += x->end - x->end_routed;
+		x->end = x->end_routed;
+	}
+	return x->n_job > 0;
+}
+
+static void wave_done(struct plx_fwd *f)
+{
+	struct plx_fwd_moe *x = f->moe;
+
+	for (uint32_t i = 0; i < x->n_routed; i++)
+		plx_experts_done(x->store, f->il, x->wave[i].expert);
+}
+
+/* The op after GROUP, GATHER, EXP_WAIT or EXP_DOWN. */
+static enum plx_fwd_op wave_next(struct plx_fwd *f)
+{
+	struct plx_fwd_moe *x = f->moe;
+
+	if (f->op == PLX_FWD_EXP_DOWN)
+		wave_done(f);
+	if (x->todo == x->end_routed && x->end == x->end_routed)
+		return PLX_FWD_EXP_SUM;
+	return wave_make(f) ? PLX_FWD_EXP_UP : PLX_FWD_EXP_WAIT;
+}
+
+void plx_fwd_moe_waited(struct plx_fwd *f, uint64_t ns)
+{
+	count(&f->moe->wait_ns, ns);
+}
+
+/* ---- grouping's op -------------------------------------------------------------------------- */
 
 static void group(struct plx_fwd *f)
 {
@@ -150,6 +256,8 @@ static void group(struct plx_fwd *f)
 		x->tok_of[row] = i / x->n_used;
 		x->scale[row] = x->weight[i];
 	}
+	if (x->store != NULL)
+		experts_fetch(f);
 }
 
 static void gather_row(const struct plx_fwd *f, uint32_t row)
@@ -230,16 +338,16 @@ static const struct plx_fwd_job *job_of(const struct plx_fwd *f, enum plx_fwd_op
                                         uint32_t *first)
 {
 	const struct plx_fwd_moe *x = f->moe;
-	uint32_t n = job_units(f, op, &x->job[0]), i = u / n;
+	uint32_t n = job_units(f, op, &x->wave[0]), i = u / n;
 
 	*first = i * n;
 	if (i < x->n_routed)
-		return &x->job[i];
+		return &x->wave[i];
 	u -= x->n_routed * n;
 	*first = x->n_routed * n;
-	n = job_units(f, op, &x->job[x->n_routed]);
+	n = job_units(f, op, &x->wave[x->n_routed]);
 	*first += u / n * n;
-	return &x->job[x->n_routed + u / n];
+	return &x->wave[x->n_routed + u / n];
 }
 
 static void job_rows(struct plx_fwd *f, struct plx_range u, uint32_t lane)
@@ -286,15 +394,21 @@ void plx_fwd_moe_counts(const struct plx_fwd *f, struct plx_dev_experts *out)
 	out->tokens = atomic_load_explicit(&x->tokens, memory_order_relaxed);
 	out->passes = atomic_load_explicit(&x->passes, memory_order_relaxed);
 	out->busiest = atomic_load_explicit(&x->busiest, memory_order_relaxed);
+	out->wait_ns = atomic_load_explicit(&x->wait_ns, memory_order_relaxed);
+	if (x->store != NULL)
+		plx_experts_counts(x->store, out);
 }
 
-enum plx_fwd_op plx_fwd_moe_next(const struct plx_fwd *f)
+enum plx_fwd_op plx_fwd_moe_next(struct plx_fwd *f)
 {
+	bool gathered = f->op == PLX_FWD_GATHER || (f->op == PLX_FWD_GROUP && f->n_tok == 1);
+
 	if (f->op == PLX_FWD_ROUTER && f->n_tok <= FEW_TOK)
 		return PLX_FWD_GROUP;
-	if (f->op == PLX_FWD_GROUP && f->n_tok == 1)
-		return PLX_FWD_EXP_UP;
-	return f->op + 1;
+	if (f->moe->store != NULL &&
+	    (gathered || f->op == PLX_FWD_EXP_WAIT || f->op == PLX_FWD_EXP_DOWN))
+		return wave_next(f);
+	return gathered ? PLX_FWD_EXP_UP : f->op + 1;
 }
 
 /* Items are cut by the heaviest job's units, since a lane may claim several of those. */
@@ -305,7 +419,7 @@ static struct plx_cut jobs_cut(const struct plx_fwd *f)
 	double sum = 0, worst = 0;
 
 	for (uint32_t i = 0; i < x->n_job; i++) {
-		const struct plx_fwd_job *j = &x->job[i];
+		const struct plx_fwd_job *j = &x->wave[i];
 		const struct plx_fwd_ffn *w = ffn_of(f, j);
 		uint32_t n = job_units(f, f->op, j);
 		double ns = f->op == PLX_FWD_EXP_DOWN ? plx_fwd_mat_ns(f, &w->down, j->n)
@@ -333,6 +447,8 @@ struct plx_cut plx_fwd_moe_cut(const struct plx_fwd *f)
 		return plx_cut_op(3 * n_tok * f->m->n_expert / floats, f->n_tok);
 	case PLX_FWD_GATHER:
 		return plx_cut_op(n_assign(f) * n / 2 / floats, n_assign(f));
+	case PLX_FWD_EXP_WAIT:
+		return (struct plx_cut){0, 1, false};
 	case PLX_FWD_EXP_UP:
 	case PLX_FWD_EXP_DOWN:
 		return jobs_cut(f);
@@ -370,7 +486,7 @@ static const char *jobs_at(const struct plx_fwd *f, enum plx_fwd_op op, uint32_t
 	uint32_t n_units = 0, first;
 
 	for (uint32_t i = 0; i < f->moe->n_job; i++)
-		n_units += job_units(f, op, &f->moe->job[i]);
+		n_units += job_units(f, op, &f->moe->wave[i]);
 	uint32_t u = plx_cut_range(n_units, n_share, share).begin;
 	const struct plx_fwd_job *j = job_of(f, op, u, &first);
 	const struct plx_fwd_ffn *w = ffn_of(f, j);
@@ -384,5 +500,8 @@ const char *plx_fwd_moe_ahead(const struct plx_fwd *f, uint32_t share, uint32_t 
 {
 	if (f->op == PLX_FWD_EXP_UP)
 		return jobs_at(f, PLX_FWD_EXP_DOWN, share, n_share);
-	return f->op == PLX_FWD_GATHER ? jobs_at(f, PLX_FWD_EXP_UP, share, n_share) : NULL;
+	/* Which come first of those that are read from a file is not known yet. */
+	return f->op == PLX_FWD_GATHER && f->moe->store == NULL
+	           ? jobs_at(f, PLX_FWD_EXP_UP, share, n_share)
+	           : NULL;
 }

@@ -153,6 +153,12 @@ static void account_experts(struct plx_stage_accel *s)
 	plx_count(s->page, PLX_M_EXPERT_TOKENS, now.tokens - s->experts.tokens);
 	plx_count(s->page, PLX_M_EXPERT_PASSES, now.passes - s->experts.passes);
 	plx_count(s->page, PLX_M_EXPERT_BUSIEST, now.busiest - s->experts.busiest);
+	plx_count(s->page, PLX_M_EXPERT_HITS, now.hits - s->experts.hits);
+	plx_count(s->page, PLX_M_EXPERT_MISSES, now.misses - s->experts.misses);
+	plx_count(s->page, PLX_M_EXPERT_AHEAD, now.ahead - s->experts.ahead);
+	plx_count(s->page, PLX_M_EXPERT_AHEAD_USED, now.ahead_used - s->experts.ahead_used);
+	plx_count(s->page, PLX_M_EXPERT_READ, now.read_bytes - s->experts.read_bytes);
+	plx_count(s->page, PLX_M_EXPERT_WAIT_NS, now.wait_ns - s->experts.wait_ns);
 	s->experts = now;
 }
 

@@ -73,6 +73,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .steps_in_flight = m->steps_in_flight,
 	    .n_threads = n_threads,
 	    .kv_type = (uint32_t)cfg->kv_type,
+	    .expert_mem_bytes = (uint64_t)m->expert_mem_mib << 20,
 	};
 }
 

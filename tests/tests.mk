@@ -50,6 +50,7 @@ EXTRA_test_sim := $(wildcard tests/sim/*.c)
 MODEL_TOOL := $(filter-out tools/model/main.c,$(wildcard tools/model/*.c))
 EXTRA_test_convert := $(MODEL_TOOL)
 EXTRA_test_experts := $(MODEL_TOOL)
+EXTRA_test_experts_store := $(MODEL_TOOL)
 EXTRA_test_model_tool := $(MODEL_TOOL)
 EXTRA_test_st := tools/model/st.c
 EXTRA_fuzz_st := tools/model/st.c

@@ -104,10 +104,11 @@ struct plx_cfg_limits {
 	uint32_t unacked_tokens;     /* towards a client: then its sequence pauses */
 	uint32_t ring_entries;       /* each ring; a power of two */
 	uint32_t n_mbufs;            /* packet buffers of one port */
-	uint32_t draft_tokens;  /* ids of a sequence that drafts are looked up in; 0: no drafts */
-	uint32_t kept_tokens;   /* ids of finished requests, kept to be continued; 0: none */
-	uint32_t kept_requests; /* finished requests of one session that are kept */
-	uint32_t trace_events;  /* of each stage's ring of events; 0: none */
+	uint32_t draft_tokens;   /* ids of a sequence that drafts are looked up in; 0: no drafts */
+	uint32_t kept_tokens;    /* ids of finished requests, kept to be continued; 0: none */
+	uint32_t kept_requests;  /* finished requests of one session that are kept */
+	uint32_t trace_events;   /* of each stage's ring of events; 0: none */
+	uint32_t expert_mem_mib; /* CPU: experts' weights in memory; 0: all */
 };
 
 struct plx_cfg_timers {

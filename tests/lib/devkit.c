@@ -89,11 +89,18 @@ static void load(struct devkit *k)
 void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
                        const struct plx_dev_limits *lim)
 {
+	devkit_open_cached(k, m, isa, lim, "");
+}
+
+void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
+                        const struct plx_dev_limits *lim, const char *cache_base)
+{
 	struct plx_dev_conf conf = {.name = "test", .kind = "cpu"};
 	struct plx_diag d = {0};
 
 	memset(k, 0, sizeof(*k));
 	snprintf(conf.isa, sizeof(conf.isa), "%s", isa);
+	snprintf(conf.cache_base, sizeof(conf.cache_base), "%s", cache_base);
 	k->lim = *lim;
 	k->budget_us = 200;
 	k->model = m;

@@ -62,6 +62,9 @@ void devkit_open(struct devkit *k, const char *model_path, const char *isa,
 /* devkit_open_model - the same with an open model, which devkit_close closes. */
 void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
                        const struct plx_dev_limits *lim);
+/* devkit_open_cached - the same, with files of repacked weights named cache_base and a suffix. */
+void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
+                        const struct plx_dev_limits *lim, const char *cache_base);
 void devkit_close(struct devkit *k);
 
 /* devkit_has_isa - whether this machine can run it. */
