@@ -77,6 +77,30 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	};
 }
 
+struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint32_t n_ctx,
+                                             uint32_t draft_ctx, uint32_t n_threads)
+{
+	struct plx_dev_limits l =
+	    plx_batch_dev_limits(cfg, n_ctx < draft_ctx ? n_ctx : draft_ctx, n_threads);
+
+	l.n_host_blocks = 0;
+	for (uint32_t i = 0; i < cfg->n_devs; i++)
+		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
+			l.n_blocks = cfg->dev[i].n_kv_blocks;
+	return l;
+}
+
+static struct plx_dmodel_conf dmodel_conf(const struct plx_dev_limits *l, enum plx_draft_kind kind)
+{
+	return (struct plx_dmodel_conf){.n_slots = l->n_slots,
+	                                .n_ctx = l->max_seq_blocks * l->block_tokens,
+	                                .n_blocks = l->n_blocks,
+	                                .block_tokens = l->block_tokens,
+	                                .step_tokens = l->max_step_tokens,
+	                                .step_seqs = l->max_step_seqs,
+	                                .kind = kind};
+}
+
 static uint32_t draft_ids(const struct plx_config *cfg, uint32_t n_ctx)
 {
 	uint32_t ctx = ctx_tokens(cfg, n_ctx);
@@ -130,7 +154,11 @@ size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
 
 	for (uint32_t i = 0; i < f.n_dev; i++)
 		f.dev[i].sched = c;
-	return plx_fleet_bytes(&f) + cfg->lim.n_requests * (3 * sizeof(uint32_t) + 16 + have) + 384;
+	struct plx_dev_limits draft = plx_batch_draft_limits(cfg, n_ctx, n_ctx, 1);
+	struct plx_dmodel_conf dm = dmodel_conf(&draft, PLX_DRAFT_MODEL);
+
+	return plx_fleet_bytes(&f) + plx_dmodel_bytes(&dm) +
+	       cfg->lim.n_requests * (3 * sizeof(uint32_t) + 16 + have) + 384;
 }
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
@@ -176,6 +204,24 @@ static int fleet_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx
 	return plx_fleet_init(&s->fleet, a, &f, &sink, &io, d);
 }
 
+/* The device behind the others drafts for the first. */
+static int draft_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx_diag *d)
+{
+	struct plx_dmodel_conf c = dmodel_conf(&s->model.draft_lim, s->model.draft_kind);
+
+	if (!s->has_draft)
+		return 0;
+	if (!(s->model.caps & PLX_CAP_DRAFT))
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "the device can't verify drafts (DRAFT), and another drafts");
+	int e = plx_dmodel_init(&s->draft, a, &c);
+	struct plx_drafter by = plx_dmodel_drafter(&s->draft);
+
+	if (e)
+		return plx_diag_set(d, e, "the batch stage's arena is too small");
+	return plx_sched_add_drafter(&s->fleet.dev[0].sched, &by);
+}
+
 int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, struct plx_arena *a,
                          const struct plx_batch_dev *dev, const struct plx_batch_model *model,
                          struct plx_page *page, struct plx_diag *d)
@@ -193,8 +239,9 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->links = links;
 	s->page = page;
 	s->model = *model;
-	s->n_dev = links->n_accel;
-	for (uint32_t i = 0; i < s->n_dev; i++) {
+	s->has_draft = model->draft_lim.n_slots > 0;
+	s->n_dev = links->n_accel - s->has_draft;
+	for (uint32_t i = 0; i < links->n_accel; i++) {
 		struct plx_batch_lane *l = &s->lane[i];
 
 		l->dev = dev[i];
@@ -209,7 +256,9 @@ int plx_stage_batch_init(struct plx_stage_batch *s, struct plx_links *links, str
 	s->have = plx_arena_take(a, (size_t)n * cfg->lim.n_samples * sizeof(*s->have), 64);
 	if (!s->live || !s->place || !s->last_ns || !s->said_ns || !s->have || !s->scored)
 		return plx_diag_set(d, PLX_E_NOMEM, "the batch stage's arena is too small");
-	return fleet_init(s, a, d);
+	int e = fleet_init(s, a, d);
+
+	return e ? e : draft_init(s, a, d);
 }
 
 /* ---- towards tok ---- */
@@ -663,10 +712,24 @@ static void take_result(struct plx_stage_batch *s, uint32_t dev, const struct pl
 	}
 }
 
+/* Of the device that drafts. One that fails is left alone from then on. */
+static uint32_t take_guesses(struct plx_stage_batch *s)
+{
+	struct plx_batch_lane *l = &s->lane[s->n_dev];
+	struct plx_cmd c;
+	uint32_t n = 0;
+
+	for (; s->has_draft && plx_ring_cmd_pop(&s->links->accel_batch[s->n_dev], &c); n++) {
+		l->free_step[l->n_free++] = c.step_idx;
+		plx_dmodel_done(&s->draft, plx_queue_step(l->dev.queue, c.step_idx), c.err);
+	}
+	return n;
+}
+
 static uint32_t take_results(struct plx_stage_batch *s)
 {
 	struct plx_cmd c;
-	uint32_t n = 0;
+	uint32_t n = take_guesses(s);
 
 	for (uint32_t i = 0; i < s->n_dev; i++)
 		for (; plx_ring_cmd_pop(&s->links->accel_batch[i], &c); n++)
@@ -740,6 +803,26 @@ static uint32_t fill_steps(struct plx_stage_batch *s, uint32_t dev)
 			break;
 		l->n_free--;
 		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel[dev], &c));
+		n++;
+	}
+	return n;
+}
+
+/* Steps of the device that drafts. */
+static uint32_t fill_guesses(struct plx_stage_batch *s)
+{
+	struct plx_batch_lane *l = &s->lane[s->n_dev];
+	uint32_t n = 0;
+
+	while (s->has_draft && l->n_free > 0 &&
+	       plx_ring_cmd_room(&s->links->batch_accel[s->n_dev]) > 0) {
+		uint32_t idx = l->free_step[l->n_free - 1];
+		struct plx_cmd c = {.kind = PLX_CMD_STEP, .step_idx = idx};
+
+		if (plx_dmodel_fill(&s->draft, plx_queue_step(l->dev.queue, idx)) == 0)
+			break;
+		l->n_free--;
+		PLX_CHECK(plx_ring_cmd_push(&s->links->batch_accel[s->n_dev], &c));
 		n++;
 	}
 	return n;
@@ -833,8 +916,13 @@ static const struct {
     COUNT(STEP_OFF_25, stats.step_err[2]),
     COUNT(STEP_OFF_50, stats.step_err[3]),
     COUNT(STEP_OFF_MORE, stats.step_err[4]),
-    COUNT(DRAFT_LOOKUP, draft.drafted[0]),
-    COUNT(DRAFT_LOOKUP_OK, draft.accepted[0]),
+    COUNT(DRAFT_LOOKUP, draft.drafted[PLX_DRAFT_LOOKUP]),
+    COUNT(DRAFT_LOOKUP_OK, draft.accepted[PLX_DRAFT_LOOKUP]),
+    COUNT(DRAFT_MODEL, draft.drafted[PLX_DRAFT_MODEL]),
+    COUNT(DRAFT_MODEL_OK, draft.accepted[PLX_DRAFT_MODEL]),
+    COUNT(DRAFT_LAYERS, draft.drafted[PLX_DRAFT_LAYERS]),
+    COUNT(DRAFT_LAYERS_OK, draft.accepted[PLX_DRAFT_LAYERS]),
+    COUNT(DRAFT_PROBES, draft.probes),
 };
 
 static const struct {
@@ -912,6 +1000,7 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 		ask_reset(s, i);
 	}
 	say_regime(s);
+	work += fill_guesses(s);
 	if (work || tick) {
 		publish_load(s);
 		publish_counters(s);

@@ -8,13 +8,14 @@
 #ifndef PLX_DATAPLANE_STAGE_BATCH_H
 #define PLX_DATAPLANE_STAGE_BATCH_H
 
+#include "dataplane/batch/draft_model.h"
 #include "dataplane/batch/fleet.h"
 #include "dataplane/request.h"
 #include "dataplane/stage.h"
 
 #define PLX_BATCH_MAX_STEPS    16
 #define PLX_BATCH_FLEET_COUNTS 7
-#define PLX_BATCH_COUNTS       31
+#define PLX_BATCH_COUNTS       36
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {
@@ -26,6 +27,9 @@ struct plx_batch_model {
 	uint32_t n_eog;
 	bool prefix_cache;
 	uint64_t secret; /* random at each start: seeds the prefix cache's hashes */
+	/* The last accel stage's device drafts; n_slots 0: none does. */
+	struct plx_dev_limits draft_lim;
+	enum plx_draft_kind draft_kind;
 };
 
 /* A device, by the accel stage that feeds it. */
@@ -52,7 +56,9 @@ struct plx_stage_batch {
 	struct plx_batch_model model;
 	struct plx_fleet fleet;
 	uint32_t n_dev;
-	struct plx_batch_lane lane[PLX_FLEET_DEVS];
+	struct plx_batch_lane lane[PLX_FLEET_DEVS]; /* behind n_dev: the one that drafts */
+	bool has_draft;
+	struct plx_dmodel draft;
 	uint64_t counted[PLX_BATCH_COUNTS]; /* what the page has of the schedulers' counts */
 	uint64_t fleet_counted[PLX_BATCH_FLEET_COUNTS];
 	uint64_t tick_ns;            /* of the last tick */
@@ -75,6 +81,13 @@ struct plx_stage_batch {
  */
 struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_t n_ctx,
                                            uint32_t n_threads);
+
+/*
+ * plx_batch_draft_limits - the limits of a device that drafts with a model of draft_ctx positions
+ * for one of n_ctx.
+ */
+struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint32_t n_ctx,
+                                             uint32_t draft_ctx, uint32_t n_threads);
 
 /* plx_stage_batch_bytes - what init takes from the arena. */
 size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx);

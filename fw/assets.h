@@ -11,17 +11,20 @@
 struct plx_assets {
 	struct plx_model *model;
 	struct plx_tok *tok;
-	struct plx_chat *chat; /* NULL: the file has no template; chats are refused */
+	struct plx_chat *chat;   /* NULL: the file has no template; chats are refused */
+	struct plx_model *draft; /* what the draft device runs; NULL: there is none */
 };
 
 /*
  * plx_assets_open - open cfg->model_path and make tokenizer and chat template from it.
  *
  * A file without any chat template serves plain prompts; one whose template is not recognised is
- * refused, since guessing would answer wrongly.
+ * refused, since guessing would answer wrongly. The model of a device that drafts is opened too,
+ * and refused where its ids are not the model's.
  *
  * Owner:  the caller; plx_assets_close, also after an error.
- * Errors: as plx_model_open, plx_tok_open and plx_chat_open.
+ * Errors: as plx_model_open, plx_tok_open and plx_chat_open; INVAL: another vocabulary, and d says
+ *         which id differs, or how many there are.
  */
 int plx_assets_open(struct plx_assets *a, const struct plx_config *cfg, struct plx_diag *d);
 

@@ -59,15 +59,29 @@ void plx_worker_of(const struct plx_config *cfg, uint32_t stage, uint32_t *dev, 
 		        cfg->stage[i].device_idx == device_idx;
 }
 
+static bool drafts(const struct plx_config *c, uint32_t k)
+{
+	return c->dev[accel_device(c, k)].role == PLX_CFG_DRAFT;
+}
+
+/* Devices that answer: all but the one that drafts, which is the last. */
+static uint32_t n_answering(const struct plx_appliance *a)
+{
+	return a->n_dev - (a->n_dev > 0 && drafts(a->cfg, a->n_dev - 1) ? 1 : 0);
+}
+
 static int load_model(struct plx_appliance *a, uint32_t k, struct plx_diag *d)
 {
 	uint32_t n_threads = 1 + count_workers(a->cfg, accel_device(a->cfg, k));
+	const struct plx_model *model = drafts(a->cfg, k) ? a->assets->draft : a->assets->model;
 	struct plx_dev_limits lim =
-	    plx_batch_dev_limits(a->cfg, a->assets->model->n_ctx, n_threads);
+	    drafts(a->cfg, k)
+		? plx_batch_draft_limits(a->cfg, a->assets->model->n_ctx, model->n_ctx, n_threads)
+		: plx_batch_dev_limits(a->cfg, model->n_ctx, n_threads);
 	struct plx_load_progress p = {0};
 	uint64_t begin_ns = plx_clock_ns();
 	uint64_t said_ns = begin_ns;
-	int err = plx_dev_load_begin(a->dev[k], a->assets->model, &lim, d);
+	int err = plx_dev_load_begin(a->dev[k], model, &lim, d);
 
 	if (err != 0 || a->check)
 		return err;
@@ -124,9 +138,11 @@ static void log_device(const struct plx_appliance *a, uint32_t k, const struct p
 {
 	static const char *const runs[] = {[PLX_CFG_MIXED] = "",
 	                                   [PLX_CFG_PREFILL] = ", for prompts",
-	                                   [PLX_CFG_DECODE] = ", for answers"};
+	                                   [PLX_CFG_DECODE] = ", for answers",
+	                                   [PLX_CFG_DRAFT] = ", for drafts"};
 	const struct plx_dev_info *info = &a->info[k];
-	uint64_t kv = (uint64_t)info->block_bytes * a->cfg->lim.n_kv_blocks;
+	uint32_t n_blocks = c->n_kv_blocks ? c->n_kv_blocks : a->cfg->lim.n_kv_blocks;
+	uint64_t kv = (uint64_t)info->block_bytes * n_blocks;
 
 	if (a->check)
 		plx_log(PLX_LOG_INFO, "device %s: %s, arithmetic %s%s", c->name, info->name,
@@ -136,7 +152,7 @@ static void log_device(const struct plx_appliance *a, uint32_t k, const struct p
 		        "device %s: %s, arithmetic %s; %" PRIu64 " MiB, of which %" PRIu64
 		        " MiB KV (%" PRIu32 " blocks of %" PRIu32 " KiB)%s",
 		        c->name, info->name, info->numeric_kind, info->mem_used_bytes >> 20,
-		        kv >> 20, a->cfg->lim.n_kv_blocks, info->block_bytes >> 10, runs[c->role]);
+		        kv >> 20, n_blocks, info->block_bytes >> 10, runs[c->role]);
 }
 
 static int open_device(struct plx_appliance *a, uint32_t k, struct plx_diag *d)
@@ -150,7 +166,8 @@ static int open_device(struct plx_appliance *a, uint32_t k, struct plx_diag *d)
 	memcpy(conf.isa, c->isa, sizeof(conf.isa));
 	_Static_assert(sizeof(conf.cache_base) >= sizeof(a->cfg->model_path), "a path fits");
 	if (a->cfg->weights_cache && !a->check)
-		memcpy(conf.cache_base, a->cfg->model_path, sizeof(a->cfg->model_path));
+		memcpy(conf.cache_base, drafts(a->cfg, k) ? c->model : a->cfg->model_path,
+		       sizeof(a->cfg->model_path));
 	place(&conf, a->cfg, device_idx);
 	int err = plx_dev_open(&conf, &a->dev[k], d);
 
@@ -178,12 +195,12 @@ int plx_device_open(struct plx_appliance *a, struct plx_diag *d)
 	return err;
 }
 
-/* What all devices can do. */
+/* What all devices that answer can do. */
 static uint32_t caps_of(const struct plx_appliance *a)
 {
 	uint32_t caps = UINT32_MAX;
 
-	for (uint32_t k = 0; k < a->n_dev; k++)
+	for (uint32_t k = 0; k < n_answering(a); k++)
 		caps &= a->info[k].caps;
 	return caps;
 }
@@ -345,6 +362,12 @@ static int open_batch(struct plx_appliance *a, struct plx_page *page, struct plx
 
 	m.n_eog = plx_tok_eog(a->assets->tok, &m.eog);
 	randombytes_buf(&m.secret, sizeof(m.secret));
+	if (n_answering(a) < a->n_dev) {
+		const struct plx_cfg_dev *c = &a->cfg->dev[accel_device(a->cfg, a->n_dev - 1)];
+
+		m.draft_kind = c->model[0] != '\0' ? PLX_DRAFT_MODEL : PLX_DRAFT_LAYERS;
+		m.draft_lim = plx_batch_draft_limits(a->cfg, m.n_ctx, a->assets->draft->n_ctx, 1);
+	}
 	struct plx_batch_dev dev[PLX_CFG_MAX_DEVS] = {0};
 
 	for (uint32_t k = 0; k < a->n_dev; k++)

@@ -74,8 +74,10 @@ static const cyaml_strval_t stage_kinds[] = {
     {"io", PLX_STAGE_IO},       {"hs", PLX_STAGE_HS},       {"tok", PLX_STAGE_TOK},
     {"batch", PLX_STAGE_BATCH}, {"accel", PLX_STAGE_ACCEL}, {"worker", PLX_STAGE_WORKER},
 };
-static const cyaml_strval_t dev_roles[] = {
-    {"mixed", PLX_CFG_MIXED}, {"prefill", PLX_CFG_PREFILL}, {"decode", PLX_CFG_DECODE}};
+static const cyaml_strval_t dev_roles[] = {{"mixed", PLX_CFG_MIXED},
+                                           {"prefill", PLX_CFG_PREFILL},
+                                           {"decode", PLX_CFG_DECODE},
+                                           {"draft", PLX_CFG_DRAFT}};
 
 static const cyaml_strval_t kv_types[] = {
     {"f16", PLX_CFG_KV_F16}, {"q8", PLX_CFG_KV_Q8}, {"q4", PLX_CFG_KV_Q4}};
@@ -113,6 +115,9 @@ static const cyaml_schema_field_t dev_fields[] = {
     CYAML_FIELD_UINT("index", OPT, struct plx_cfg_dev, index),
     CYAML_FIELD_ENUM("role", OPT | STRICT, struct plx_cfg_dev, role, dev_roles,
                      COUNT_OF(dev_roles)),
+    TEXT("model", struct plx_cfg_dev, model, OPT),
+    TEXT("skip_layers", struct plx_cfg_dev, skip_layers, OPT),
+    CYAML_FIELD_UINT("n_kv_blocks", OPT, struct plx_cfg_dev, n_kv_blocks),
     CYAML_FIELD_END};
 
 static const cyaml_schema_field_t limit_fields[] = {
@@ -362,6 +367,10 @@ static int convert(struct plx_config *c, const struct raw_board *r, struct plx_c
 		c->dev[i].line = entry_line(s, "devices", i);
 		if (c->dev[i].isa[0] == '\0')
 			memcpy(c->dev[i].isa, "auto", 5);
+		int err = resolve_path(c->dev[i].model, s->name, r->devices[i].model, s, "devices");
+
+		if (err != 0)
+			return err;
 	}
 	for (uint32_t i = 0; i < r->n_stages; i++) {
 		int err = convert_stage(&r->stages[i], c, s, i);
@@ -465,7 +474,11 @@ void plx_config_help(FILE *f)
 	    "devices:                 1 to 8 of\n"
 	    "  - {name: NAME, kind: cpu, isa: auto, index: 0, role: mixed}\n"
 	    "                         isa: auto|scalar|avx2|avxvnni|avx512|avx512bf16|amx\n"
-	    "                         role: mixed|prefill|decode\n"
+	    "                         role: mixed|prefill|decode|draft\n"
+	    "  - {name: NAME, kind: cpu, role: draft, model: FILE.gguf, skip_layers: 8-15,20,\n"
+	    "     n_kv_blocks: 512}    drafts for the one other device, by a smaller model of the\n"
+	    "                         same vocabulary, or by the model without some layers; its\n"
+	    "                         accel stage is the last one\n"
 	    "stages:                  every stage with the lcore it runs on\n"
 	    "  - {kind: io, lcore: N, port: NAME, queue: 0}\n"
 	    "  - {kind: hs|tok|batch, lcore: N}\n"

@@ -282,10 +282,43 @@ static int check_devices(const struct plx_config *c, struct plx_cfg_src *s)
 	return PLX_E_OK;
 }
 
+/* One may draft, for one other, behind it; and what it drafts with is said of it alone. */
+static int check_draft(const struct plx_config *c, struct plx_cfg_src *s)
+{
+	uint32_t last = 0, n_accel = count_kind(c, PLX_STAGE_ACCEL), n = 0;
+
+	for (uint32_t i = 0; i < c->n_stages; i++)
+		last = c->stage[i].kind == PLX_STAGE_ACCEL ? i : last;
+	for (uint32_t i = 0; i < c->n_devs; i++) {
+		const struct plx_cfg_dev *v = &c->dev[i];
+
+		if (v->role != PLX_CFG_DRAFT) {
+			if (v->model[0] != '\0' || v->skip_layers[0] != '\0' || v->n_kv_blocks)
+				return plx_cfg_fail(s, PLX_E_INVAL, "devices[%u].name",
+				                    "\"%s\" has a model, layers or KV blocks of "
+				                    "its own; that is for role: draft",
+				                    i, v->name);
+			continue;
+		}
+		if ((v->model[0] == '\0') == (v->skip_layers[0] == '\0'))
+			return plx_cfg_fail(s, PLX_E_INVAL, "devices[%u].role",
+			                    "\"%s\" drafts: give either its model or skip_layers",
+			                    i, v->name);
+		if (accel_of(c, i) == c->n_stages)
+			continue;
+		if (++n > 1 || n_accel != 2 || accel_of(c, i) != last)
+			return plx_cfg_fail(s, PLX_E_INVAL, "devices[%u].role",
+			                    "\"%s\" drafts for one other device: there are %u "
+			                    "accel stages; give two, its own last",
+			                    i, v->name, n_accel);
+	}
+	return PLX_E_OK;
+}
+
 /* Prompts need somebody who runs them, and answers too. */
 static int check_roles(const struct plx_config *c, struct plx_cfg_src *s)
 {
-	uint32_t n[3] = {0};
+	uint32_t n[4] = {0};
 
 	for (uint32_t i = 0; i < c->n_devs; i++)
 		if (accel_of(c, i) < c->n_stages)
@@ -295,7 +328,8 @@ static int check_roles(const struct plx_config *c, struct plx_cfg_src *s)
 		                 ? n[PLX_CFG_MIXED] + n[PLX_CFG_DECODE] == 0
 		                 : n[PLX_CFG_MIXED] + n[PLX_CFG_PREFILL] == 0;
 
-		if (accel_of(c, i) < c->n_stages && c->dev[i].role != PLX_CFG_MIXED && alone)
+		if (accel_of(c, i) < c->n_stages && c->dev[i].role != PLX_CFG_MIXED &&
+		    c->dev[i].role != PLX_CFG_DRAFT && alone)
 			return plx_cfg_fail(
 			    s, PLX_E_INVAL, "devices[%u].role",
 			    "no other device does what \"%s\" does not; say mixed, or "
@@ -338,6 +372,8 @@ static int check_stages(const struct plx_config *c, struct plx_cfg_src *s,
 		err = check_queues_read(c, s);
 	if (err == 0)
 		err = check_devices(c, s);
+	if (err == 0)
+		err = check_draft(c, s);
 	return err != 0 ? err : check_roles(c, s);
 }
 

@@ -16,11 +16,17 @@ answers() { # answers DIR: what is asked of both daemons
 	ask --quiet --max-new 48 --n 2 --temperature 0.5 --seed 5 "$(prompt code)" >"$1/samples"
 	for f in code summary sampled stop samples; do [ -s "$1/$f" ] || return 1; done
 }
-run() { # run NAME LIMIT: a daemon of its own
+# drafter HOW: a second device on lcore 1, which drafts.
+drafter() {
+	sed -i -e "/^devices:/a\  - {name: draft0, kind: cpu, role: draft, $1, n_kv_blocks: 64}" \
+		-e '/kind: worker/a\  - {kind: accel, lcore: 0, device: draft0}\n  - {kind: worker, lcore: 1, device: draft0}' "$tmp/board.yml"
+}
+run() { # run NAME LIMIT [DRAFTER]: a daemon of its own
 	board af_packet
 	printf 'limits:\n  draft_tokens: %s\n' "$2" >>"$tmp/board.yml"
+	[ -z "${3:-}" ] || drafter "$3"
 	mkdir "$tmp/$1"
-	check "$1_starts" start || return 1
+	check "$1_starts" start --log-level debug || return 1
 	check "$1_answers" answers "$tmp/$1"
 	local t0=$EPOCHREALTIME
 	ids --max-new 128 "$(prompt talk | sed '1,/^-----$/d; /^-----$/,$d')" >/dev/null
@@ -32,5 +38,17 @@ e2e_net
 "$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" >/dev/null
 run plain 0
 run drafts 8192
-for f in code summary sampled stop samples; do check "same_$f" cmp "$tmp/plain/$f" "$tmp/drafts/$f"; done
+run whole 0 "model: $(realpath "$model")"
+check whole_drafted grep -q 'batch.*DRAFT_MODEL_OK: [1-9]' "$tmp/log"
+run layers 0 'skip_layers: 12-17'
+check layers_asked grep -Eq 'batch.*DRAFT_(LAYERS|PROBES): [1-9]' "$tmp/log"
+for r in drafts whole layers; do
+	for f in code summary sampled stop samples; do check "same_${r}_$f" cmp "$tmp/plain/$f" "$tmp/$r/$f"; done
+done
+# What can't draft is refused by name.
+board af_packet
+sed 's/ĠParis/ĠPariz/' "$model" >"$tmp/other.gguf"
+drafter "model: $tmp/other.gguf"
+refused() { ! start >/dev/null && grep -q "other.gguf can't draft for this model: id [0-9]* is another token" "$tmp/log"; }
+check other_vocabulary refused
 report

@@ -198,6 +198,16 @@ static void test_config_checks_what_would_fail_later(void **state)
 	       "give an accel stage to a device of another role");
 	expect("{name: c, kind: cpu}", "{name: c, kind: cpu, role: both}", PLX_E_FORMAT,
 	       "b.yml:6: Invalid ENUM value: both; `polluxd --help-board` prints the format");
+	expect("{name: c, kind: cpu}", "{name: c, kind: cpu, role: draft, model: m.gguf}",
+	       PLX_E_INVAL,
+	       "b.yml:6: devices[0].role: \"c\" drafts for one other device: there are 1 accel "
+	       "stages; give two, its own last");
+	expect("{name: c, kind: cpu}", "{name: c, kind: cpu, role: draft}", PLX_E_INVAL,
+	       "b.yml:6: devices[0].role: \"c\" drafts: give either its model or skip_layers");
+	expect(
+	    "{name: c, kind: cpu}", "{name: c, kind: cpu, skip_layers: 3-4}", PLX_E_INVAL,
+	    "b.yml:6: devices[0].name: \"c\" has a model, layers or KV blocks of its own; that is "
+	    "for role: draft");
 	expect(
 	    "devices:\n", "  - {name: q, kind: af_packet, iface: e0}\ndevices:\n", PLX_E_EXISTS,
 	    "b.yml:5: ports[1].iface: port \"p\" has interface e0 already; one port an interface");

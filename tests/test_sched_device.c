@@ -141,7 +141,8 @@ static void guess_propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t
 
 static void use_drafts(void)
 {
-	struct plx_drafter by = {"guess", NULL, guess_begin, guess_learn, guess_propose};
+	struct plx_drafter by = {
+	    .name = "guess", .begin = guess_begin, .learn = guess_learn, .propose = guess_propose};
 
 	assert_int_equal(plx_sched_add_drafter(&sched, &by), 0);
 }

@@ -539,8 +539,12 @@ void plx_model_close(struct plx_model *m)
 {
 	if (!m)
 		return;
-	plx_gguf_close(m->gguf);
 	free(m->layer);
+	if (m->of) {
+		free(m);
+		return;
+	}
+	plx_gguf_close(m->gguf);
 	free(m->exp_one);
 	free(m->vec);
 	free(m);

@@ -143,7 +143,8 @@ struct plx_model {
 	uint64_t n_param;           /* elements of all tensors in the file */
 	float *vec;                 /* memory behind the float vectors above */
 	uint8_t hash[PLX_MODEL_HASH_BYTES];
-	uint32_t window; /* of the layers that have one, below n_ctx; 0: none has */
+	uint32_t window;            /* of the layers that have one, below n_ctx; 0: none has */
+	const struct plx_model *of; /* a view of another (layers.h), which owns all but layer */
 };
 
 /*

@@ -35,9 +35,31 @@ struct plx_draft {
 	uint32_t n;
 	int32_t id[PLX_MAX_DRAFT];
 	float p[PLX_MAX_DRAFT]; /* chance of each, those before it being right */
+	bool hope;              /* chances alone: its drafter has to be asked for the ids */
 };
 
-/* Who guesses. slot is the sequence's; a slot has one sequence at a time. */
+/* Who guesses, as the metrics tell it. */
+enum plx_draft_kind {
+	PLX_DRAFT_LOOKUP,    /* draft_lookup.h */
+	PLX_DRAFT_MODEL,     /* draft_model.h: a smaller model */
+	PLX_DRAFT_LAYERS,    /* draft_model.h: the model without some of its layers */
+	PLX_DRAFT_LOOKAHEAD, /* draft_lookahead.h */
+};
+
+/* What one that takes time to guess expects of it. */
+struct plx_draft_hope {
+	float p[PLX_MAX_DRAFT]; /* chance of each, those before it being right */
+	double each_ns;         /* what each takes */
+	double once_ns;         /* what it takes to catch up with the sequence */
+};
+
+/*
+ * Who guesses. slot is the sequence's; a slot has one sequence at a time.
+ *
+ * Some guess at once: propose. Others take time, steps of a device of their own: these have
+ * expect, ask and busy as well, are asked when that is worth it, and propose what they were asked
+ * for when they are no longer busy.
+ */
 struct plx_drafter {
 	const char *name;
 	void *ctx;
@@ -56,6 +78,18 @@ struct plx_drafter {
 	 */
 	void (*propose)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
 	                double least, struct plx_draft *out);
+	uint8_t kind; /* enum plx_draft_kind */
+	/* The slot's sequence is over; may be NULL, as may all that follow. */
+	void (*end)(void *ctx, uint32_t slot);
+	/* How it samples: once, before the first ask. */
+	void (*sampling)(void *ctx, uint32_t slot, const struct plx_sampler *how);
+	/* What asking for `most` ids behind n would bring; returns how many it can guess. */
+	uint32_t (*expect)(void *ctx, uint32_t slot, uint32_t n, uint32_t most,
+	                   struct plx_draft_hope *out);
+	/* Guess `want` ids behind ids[0..n), which stay until the sequence is over. */
+	void (*ask)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t want);
+	/* Whether some of what was asked for is still to come. */
+	bool (*busy)(void *ctx);
 };
 
 /* One sequence that could carry drafts. */
@@ -63,6 +97,7 @@ struct plx_draft_share {
 	const float *p;
 	uint32_t most; /* of p; lowered to what is worth its time */
 	double tok_ns; /* what each draft adds to the step */
+	double ask_ns; /* and what its drafter takes for it */
 	uint32_t n;    /* out: drafts it should carry */
 	double chance; /* that all of them are right */
 };

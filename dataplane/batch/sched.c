@@ -195,6 +195,7 @@ static void run_remove(struct plx_sched *s, uint32_t slot)
 void plx_sched_seq_leave(struct plx_sched *s, uint32_t slot)
 {
 	plx_sched_forget(s, slot);
+	plx_sched_draft_end(s, slot);
 	if (s->seq[slot].kept) {
 		if (!s->seq[slot].kept_kv)
 			plx_sched_kept_drop(s, slot);

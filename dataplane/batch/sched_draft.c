@@ -23,6 +23,12 @@
 #define GAP_MOST    1e6
 #define GAP_SMOOTH  (1.0 / 16)
 #define TOK_LEAST   (1.0 / 1024) /* a draft takes this much of a step at least */
+#define PROBE_SHARE 0.004        /* of the steps' time, for drafters that do not pay */
+#define PROBE_IDS   3u           /* guessed at a time */
+#define LOSS_SHARE  0.005        /* of the time of steps without drafts may be lost by drafting */
+#define CREDIT_ONE  1.5          /* steps' time that may be lost at first */
+#define CREDIT_MOST 8.0          /* and at most, whatever was won before */
+#define STAYS_MOST  64u          /* ids over which what a drafter needs at first is spread */
 
 size_t plx_sched_draft_bytes(const struct plx_sched_conf *c)
 {
@@ -61,8 +67,24 @@ int plx_sched_add_drafter(struct plx_sched *s, const struct plx_drafter *by)
 
 void plx_sched_draft_begin(struct plx_sched *s, uint32_t slot)
 {
+	const struct plx_seq *q = &s->seq[slot];
+	struct plx_sampler how = s->ent[q->ent].job.sampler;
+
+	how.sample = q->sample;
+	for (uint32_t i = 0; i < s->draft.n_by; i++) {
+		const struct plx_drafter *by = &s->draft.by[i];
+
+		by->begin(by->ctx, slot);
+		if (by->sampling)
+			by->sampling(by->ctx, slot, &how);
+	}
+}
+
+void plx_sched_draft_end(struct plx_sched *s, uint32_t slot)
+{
 	for (uint32_t i = 0; i < s->draft.n_by; i++)
-		s->draft.by[i].begin(s->draft.by[i].ctx, slot);
+		if (s->draft.by[i].end)
+			s->draft.by[i].end(s->draft.by[i].ctx, slot);
 }
 
 /* ---- learning ---- */
@@ -114,24 +136,68 @@ static uint32_t draft_limit(const struct plx_sched *s, const struct plx_seq *q)
 	return plx_kv_room(&s->kv) > s->n_run ? n : least(n, held);
 }
 
-static void propose(struct plx_sched *s, uint32_t slot, uint32_t most, double least_p)
+/* What somebody has ready; false: nobody has anything. */
+static bool ready(struct plx_sched *s, uint32_t slot, uint32_t most, double least_p)
 {
 	struct plx_sched_draft *d = &s->draft;
 	struct plx_seq *q = &s->seq[slot];
 
+	d->plan[slot].hope = false;
 	for (uint32_t b = 0; b < d->n_by; b++) {
 		d->by[b].propose(d->by[b].ctx, slot, q->ids, q->n_prompt + q->n_out, most, least_p,
 		                 &d->plan[slot]);
 		q->drafter = (uint8_t)b;
 		if (d->plan[slot].n > 0)
-			return;
+			return true;
 	}
+	return false;
+}
+
+/*
+ * What could be had by asking: chances, and in *ask_ns what each id takes beside its place in the
+ * step; what it takes to catch up is spread over the ids that are still to come.
+ */
+static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double *ask_ns)
+{
+	struct plx_sched_draft *d = &s->draft;
+	struct plx_seq *q = &s->seq[slot];
+	struct plx_draft *plan = &d->plan[slot];
+	struct plx_draft_hope h;
+
+	for (uint32_t b = 0; b < d->n_by && !d->asked; b++) {
+		const struct plx_drafter *by = &d->by[b];
+
+		plan->n =
+		    by->expect ? by->expect(by->ctx, slot, q->n_prompt + q->n_out, most, &h) : 0;
+		if (plan->n == 0)
+			continue;
+		memcpy(plan->p, h.p, plan->n * sizeof(h.p[0]));
+		plan->hope = true;
+		q->drafter = (uint8_t)b;
+		*ask_ns = h.each_ns + h.once_ns / least(q->max_new - q->n_out, STAYS_MOST);
+		return true;
+	}
+	return false;
+}
+
+/* One sequence that could carry drafts, if somebody has any that could be worth it. */
+static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double ns, double least_p)
+{
+	struct plx_sched_draft *d = &s->draft;
+	double ask_ns = 0;
+
+	if (!ready(s, slot, most, least_p) && !hoped(s, slot, most, &ask_ns))
+		return;
+	d->slot[d->n_share] = slot;
+	d->share[d->n_share++] = (struct plx_draft_share){
+	    .p = d->plan[slot].p, .most = d->plan[slot].n, .tok_ns = ns, .ask_ns = ask_ns};
 }
 
 /* All that could carry drafts, with what each draft adds to a step of all that decode. */
 static void find_shares(struct plx_sched *s, double plain_ns)
 {
 	struct plx_sched_draft *d = &s->draft;
+	uint32_t n_hope = 0;
 
 	d->n_share = 0;
 	for (uint32_t i = 0; i < s->n_run; i++) {
@@ -148,13 +214,14 @@ static void find_shares(struct plx_sched *s, double plain_ns)
 		double ns = fmax(plx_cost_ns(&s->cost, &more) - plain_ns, TOK_LEAST * plain_ns);
 
 		/* What is worth less than a step's time without drafts is in no choice. */
-		propose(s, slot, most, fmax(ns * s->view.work.decodes / plain_ns, PLX_DRAFT_FAINT));
-		if (d->plan[slot].n == 0)
-			continue;
-		d->slot[d->n_share] = slot;
-		d->share[d->n_share++] = (struct plx_draft_share){
-		    .p = d->plan[slot].p, .most = d->plan[slot].n, .tok_ns = ns};
+		find_share(s, slot, most, ns,
+		           fmax(ns * s->view.work.decodes / plain_ns, PLX_DRAFT_FAINT));
 	}
+	/* Those that are asked together share a drafter's steps. */
+	for (uint32_t i = 0; i < d->n_share; i++)
+		n_hope += d->plan[d->slot[i]].hope;
+	for (uint32_t i = 0; i < d->n_share; i++)
+		d->share[i].tok_ns += n_hope ? d->share[i].ask_ns / n_hope : 0;
 }
 
 /* Drafts that the record has room for beside what decodes and prompts' eighth. */
@@ -180,6 +247,8 @@ static bool choose(struct plx_sched *s)
 		step.limit_ns = (double)s->view.itl_ns / plx_cost_margin(&s->cost);
 	if (step.plain_ns <= 0)
 		return false;
+	if (d->credit_ns < 0)
+		return false;
 	find_shares(s, step.plain_ns);
 	bool pays = plx_draft_lengths(d->share, d->n_share, &step) > 1;
 
@@ -188,18 +257,92 @@ static bool choose(struct plx_sched *s)
 	return pays;
 }
 
+/* ---- asking ---- */
+
+static void ask(struct plx_sched *s, uint32_t slot, uint32_t n)
+{
+	const struct plx_seq *q = &s->seq[slot];
+	const struct plx_drafter *by = &s->draft.by[q->drafter];
+
+	by->ask(by->ctx, slot, q->ids, q->n_prompt + q->n_out, n);
+}
+
+static bool anybody_busy(const struct plx_sched *s)
+{
+	const struct plx_sched_draft *d = &s->draft;
+
+	for (uint32_t b = 0; b < d->n_by; b++)
+		if (d->by[b].busy && d->by[b].busy(d->by[b].ctx))
+			return true;
+	return false;
+}
+
+/* With nothing in flight: ask who is worth it. Whether the step has to wait for guesses. */
+static bool guessing(struct plx_sched *s)
+{
+	struct plx_sched_draft *d = &s->draft;
+	bool any = false;
+
+	if (d->asking)
+		d->asking = anybody_busy(s);
+	if (d->asked || s->n_run == 0 || plx_order_count(&s->prefill) > 0)
+		return d->asking;
+	learn(s);
+	if (choose(s))
+		for (uint32_t i = 0; i < d->n_share; i++)
+			if (d->plan[d->slot[i]].hope && d->share[i].n > 0) {
+				ask(s, d->slot[i], d->share[i].n);
+				any = true;
+			}
+	d->asked = d->asking = any;
+	return any;
+}
+
+/* Where nobody is worth asking: now and then one is asked beside the steps, for little. */
+static void probe(struct plx_sched *s)
+{
+	struct plx_sched_draft *d = &s->draft;
+
+	if (d->probe_ns <= 0 || s->n_run == 0 || anybody_busy(s))
+		return;
+	uint32_t slot = s->run[d->probes % s->n_run], most = draft_limit(s, &s->seq[slot]);
+	struct plx_seq *q = &s->seq[slot];
+	struct plx_draft_hope h;
+
+	if (most == 0)
+		return;
+	for (uint32_t b = 0; b < d->n_by; b++) {
+		const struct plx_drafter *by = &d->by[b];
+		uint32_t n = by->expect ? by->expect(by->ctx, slot, q->n_prompt + q->n_out,
+		                                     least(most, PROBE_IDS), &h)
+		                        : 0;
+
+		if (n == 0 || h.once_ns + n * h.each_ns > d->probe_ns)
+			continue;
+		d->probe_ns -= h.once_ns + n * h.each_ns;
+		d->probes++;
+		q->drafter = (uint8_t)b;
+		ask(s, slot, n);
+		return;
+	}
+}
+
 bool plx_sched_draft_waits(struct plx_sched *s)
 {
 	struct plx_sched_draft *d = &s->draft;
 
-	if (d->n_by == 0 || s->n_steps_out == 0)
+	if (d->n_by == 0)
 		return false;
 	if (s->n_run > RUN_MOST)
-		return d->out;
+		return d->out && s->n_steps_out > 0;
+	if (s->n_steps_out == 0)
+		return guessing(s);
 	if (!d->out && !d->decided) {
 		learn(s);
 		d->pays = choose(s);
 		d->decided = true;
+		if (!d->pays)
+			probe(s);
 	}
 	d->waited = d->waited || d->out || d->pays;
 	return d->out || d->pays;
@@ -221,7 +364,8 @@ const struct plx_draft *plx_sched_draft_of(const struct plx_sched *s, uint32_t s
 {
 	const struct plx_draft *p = &s->draft.plan[slot];
 
-	return s->draft.n_share > 0 && p->n > 0 && s->seq[slot].in_flight == 1 ? p : NULL;
+	return s->draft.n_share > 0 && p->n > 0 && !p->hope && s->seq[slot].in_flight == 1 ? p
+	                                                                                   : NULL;
 }
 
 uint32_t plx_sched_draft_room(struct plx_sched *s, uint32_t slot, uint32_t n)
@@ -242,7 +386,7 @@ void plx_sched_draft_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id, 
 {
 	s->draft.out = true;
 	s->draft.out_id = step_id;
-	s->draft.drafted[s->seq[slot].drafter] += n;
+	s->draft.drafted[s->draft.by[s->seq[slot].drafter].kind] += n;
 }
 
 void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
@@ -254,7 +398,7 @@ void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
 		return;
 	PLX_DCHECK(q->n_draft == r->n_draft);
 	plx_seq_drafts_came(q, o->n_accepted);
-	s->draft.accepted[q->drafter] += o->n_accepted;
+	s->draft.accepted[s->draft.by[q->drafter].kind] += o->n_accepted;
 	s->stats.decode_tokens += o->n_accepted;
 }
 
@@ -263,25 +407,69 @@ bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st)
 	return st->id == s->draft.out_id;
 }
 
-void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id)
+void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id, const struct plx_cost_work *w)
 {
 	struct plx_sched_draft *d = &s->draft;
+	struct plx_cost_work plain = s->view.work;
 
+	d->waited = d->waited || d->asked;
 	if (d->waited) {
 		d->waited_id = step_id;
 		d->waits++;
 	}
+	/* Steps with prompt tokens are not judged. */
+	d->plain_ns =
+	    w->prefill == 0 && plx_cost_ready(&s->cost, false) ? plx_cost_ns(&s->cost, &plain) : 0;
+	d->n_plain = plain.decodes;
+	d->came_late = d->asked;
 	d->waited = false;
 	d->decided = false;
+	d->asked = d->asking = false;
 }
 
-void plx_sched_draft_came(struct plx_sched *s, const struct plx_step *st, bool ok)
+static uint32_t ids_of(struct plx_step *st)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < st->n_seq; i++)
+		n += plx_step_outs(st)[i].n_out;
+	return n;
+}
+
+/* What the step, and the wait before it, won or lost against steps without drafts. */
+static void account(struct plx_sched *s, struct plx_step *st)
+{
+	struct plx_sched_draft *d = &s->draft;
+	double most = CREDIT_MOST * d->plain_ns;
+
+	if (d->plain_ns <= 0 || d->n_plain == 0)
+		return;
+	if (!d->opened) {
+		d->credit_ns = CREDIT_ONE * d->plain_ns;
+		d->opened = true;
+	}
+	if (st->id == d->waited_id && d->last_end_ns > 0 && st->end_ns > d->last_end_ns) {
+		/* Time in which nobody wanted anything is no loss of drafting's. */
+		double took = fmin((double)(st->end_ns - d->last_end_ns), most);
+
+		d->credit_ns += d->plain_ns * ids_of(st) / d->n_plain - took;
+	} else {
+		d->credit_ns += LOSS_SHARE * d->plain_ns;
+		d->probe_ns = fmin(d->probe_ns + PROBE_SHARE * d->plain_ns, most);
+	}
+	d->credit_ns = fmin(d->credit_ns, most);
+}
+
+void plx_sched_draft_came(struct plx_sched *s, struct plx_step *st, bool ok)
 {
 	struct plx_sched_draft *d = &s->draft;
 
 	d->decided = false;
 	d->out = d->out && st->id != d->out_id;
-	if (ok && st->id == d->waited_id && d->last_end_ns > 0 && st->start_ns > d->last_end_ns)
+	if (ok)
+		account(s, st);
+	if (ok && st->id == d->waited_id && !d->came_late && d->last_end_ns > 0 &&
+	    st->start_ns > d->last_end_ns)
 		d->gap_ns += GAP_SMOOTH *
 		             (fmin((double)(st->start_ns - d->last_end_ns), GAP_MOST) - d->gap_ns);
 	d->last_end_ns = ok ? st->end_ns : 0;

@@ -73,12 +73,14 @@ void plx_sched_start_waiting(struct plx_sched *s, uint32_t tokens, uint64_t now_
 size_t plx_sched_draft_bytes(const struct plx_sched_conf *c);
 int plx_sched_draft_init(struct plx_sched *s, struct plx_arena *a);
 
-/* plx_sched_draft_begin - a sequence takes the slot. */
+/* plx_sched_draft_begin, plx_sched_draft_end - a sequence takes the slot, or leaves it. */
 void plx_sched_draft_begin(struct plx_sched *s, uint32_t slot);
+void plx_sched_draft_end(struct plx_sched *s, uint32_t slot);
 
 /*
  * plx_sched_draft_waits - no step may be given now: one with drafts is in flight, or drafts pay and
- * the steps in flight have to come back before it is known behind which ids.
+ * the steps in flight have to come back before it is known behind which ids, or those that were
+ * asked for drafts have not guessed yet.
  */
 bool plx_sched_draft_waits(struct plx_sched *s);
 
@@ -100,9 +102,9 @@ void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
 /* plx_sched_has_drafts - whether a step that came back carried any. */
 bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st);
 
-/* plx_sched_draft_sent, plx_sched_draft_came - a step goes to the device, comes back. */
-void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id);
-void plx_sched_draft_came(struct plx_sched *s, const struct plx_step *st, bool ok);
+/* plx_sched_draft_sent, plx_sched_draft_came - a step of w goes to the device, comes back. */
+void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id, const struct plx_cost_work *w);
+void plx_sched_draft_came(struct plx_sched *s, struct plx_step *st, bool ok);
 
 /* ---- time (sched_plan.c) ---- */
 

@@ -226,6 +226,6 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	s->stats.steps++;
 	plx_tier_step_sent(&s->tier, step->id, s->n_steps_out > 1);
 	plx_sched_step_sent(s, step->id, &w.work, now_ns);
-	plx_sched_draft_sent(s, step->id);
+	plx_sched_draft_sent(s, step->id, &w.work);
 	return step->n_tok;
 }

@@ -61,6 +61,7 @@ enum plx_cfg_role {
 	PLX_CFG_MIXED,   /* prompts and answers */
 	PLX_CFG_PREFILL, /* prompts; then their requests go to another device */
 	PLX_CFG_DECODE,  /* answers to prompts that another device ran */
+	PLX_CFG_DRAFT,   /* drafts for the one other device, by a model of its own */
 };
 
 struct plx_cfg_dev {
@@ -69,7 +70,10 @@ struct plx_cfg_dev {
 	char isa[16];  /* "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx" */
 	uint32_t index;
 	enum plx_cfg_role role;
-	uint32_t line; /* of the board file; 0: not from a file */
+	char model[PLX_CFG_PATH_BYTES];       /* DRAFT: its GGUF file; "": the board's model */
+	char skip_layers[PLX_CFG_NAME_BYTES]; /* DRAFT: layers left out, as "8-15,20" */
+	uint32_t n_kv_blocks;                 /* DRAFT: of its own; 0: as many as the limits say */
+	uint32_t line;                        /* of the board file; 0: not from a file */
 };
 
 /* How KV is kept, as accel.h's enum plx_kv_type. */

@@ -44,7 +44,8 @@ static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, ui
 
 void guess_open(struct guess *u, struct rig *g)
 {
-	struct plx_drafter by = {"guess", u, begin, learn, propose};
+	struct plx_drafter by = {
+	    .name = "guess", .ctx = u, .begin = begin, .learn = learn, .propose = propose};
 
 	u->g = g;
 	assert_int_equal(plx_sched_add_drafter(&g->s, &by), 0);
