@@ -867,7 +867,7 @@ static void publish_load(struct plx_stage_batch *s)
 	plx_gauge_set(s->page, PLX_G_KV_FREE, room);
 	plx_gauge_set(s->page, PLX_G_KV_BLOCKS,
 	              (uint64_t)s->n_dev * s->links->cfg->lim.n_kv_blocks);
-	plx_gauge_set(s->page, PLX_G_STEP_NS, in.step_ns);
+	plx_gauge_set(s->page, PLX_G_STEP_SMOOTH_NS, in.step_ns);
 	plx_gauge_set(s->page, PLX_G_IN_FLIGHT, plx_req_busy(s->links));
 	atomic_store_explicit(&out->queued_tokens, in.queued_tokens, memory_order_relaxed);
 	atomic_store_explicit(&out->running_sequences, in.n_running, memory_order_relaxed);

@@ -210,8 +210,10 @@ void plx_io_tokens(struct plx_stage_io *io, struct plx_session *s, struct plx_an
 
 	while (n < PLX_IO_TOKENS_MSGS && send_message(io, s, a, sample))
 		n++;
-	if (n > 0 && a->first_token_ns == 0)
+	if (n > 0 && a->first_token_ns == 0) {
 		a->first_token_ns = io->now_ns;
+		plx_hist_add(&io->page->hist[PLX_H_FIRST], io->now_ns - a->whole_ns);
+	}
 	if (n > 0) {
 		struct plx_trace_ev ev = {.ns = plx_clock_ns(),
 		                          .kind = PLX_TR_SENT,

@@ -59,3 +59,6 @@ EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL))
 # plx-scope, all but its main.
 SCOPE_TOOL := $(filter-out tools/scope/main.c %.bpf.c,$(wildcard tools/scope/*.c))
 EXTRA_test_share := tools/scope/attach.c
+EXTRA_test_prom := $(SCOPE_TOOL)
+EXTRA_test_http := tools/scope/http.c tools/scope/serve.c tools/scope/text.c
+EXTRA_fuzz_http := tools/scope/http.c
