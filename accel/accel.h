@@ -30,13 +30,14 @@ struct plx_model; /* accel/model/model.h */
 struct plx_dev;
 struct plx_queue;
 
-#define PLX_ACCEL_ABI      1u
-#define PLX_DEV_NAME_BYTES 32
-#define PLX_DEV_PATH_BYTES 256
-#define PLX_NUMERIC_BYTES  64
-#define PLX_MAX_DRAFT      15 /* draft tokens one sequence may carry in a step */
-#define PLX_MAX_TOP        20 /* alternatives reported beside a sampled token */
-#define PLX_PENALTY_WINDOW 64 /* the repeat penalty looks at this many ids at most */
+#define PLX_ACCEL_ABI       2u
+#define PLX_DEV_NAME_BYTES  32
+#define PLX_DEV_PATH_BYTES  256
+#define PLX_NUMERIC_BYTES   64
+#define PLX_MAX_DRAFT       15 /* draft tokens one sequence may carry in a step */
+#define PLX_MAX_TOP         20 /* alternatives reported beside a sampled token */
+#define PLX_OBSERVE_QUERIES 16 /* tokens whose attention PLX_SEQF_OBSERVE sums up */
+#define PLX_PENALTY_WINDOW  64 /* the repeat penalty looks at this many ids at most */
 
 /* What a device can do; a step that asks for anything else is refused with UNSUPPORTED. */
 enum plx_dev_cap {
@@ -53,6 +54,7 @@ enum plx_dev_cap {
 	PLX_CAP_COPY = 1 << 10,    /* copy_blocks */
 	PLX_CAP_SHIFT = 1 << 11,   /* PLX_DELTA_SHIFT: positions move down */
 	PLX_CAP_EXPERTS = 1 << 12, /* models with experts */
+	PLX_CAP_EVICT = 1 << 14,   /* PLX_SEQF_OBSERVE and PLX_DELTA_KEEP */
 	PLX_CAP_SCORE = 1 << 13,   /* PLX_TOKF_SCORE: log-probabilities of given ids */
 };
 
@@ -119,6 +121,13 @@ static_assert(sizeof(struct plx_step_tok) == 24, "step records are a shared ABI"
 
 enum plx_seq_flag {
 	PLX_SEQF_DETERMINISTIC = 1 << 0, /* equal bits whatever else the step runs */
+	/*
+	 * Say what its last tokens of this step, PLX_OBSERVE_QUERIES at most, attend to: the
+	 * record's obs[p] is the sum over them, over heads and over layers (the device says which:
+	 * at least a third) of the softmax of q k, for each place p up to the last token's. Of one
+	 * sequence in a step at most.
+	 */
+	PLX_SEQF_OBSERVE = 1 << 1,
 };
 
 /*
@@ -172,16 +181,26 @@ enum plx_delta_kind {
 	 * shared ones are copied first (copy_blocks). Once a step and slot at most.
 	 */
 	PLX_DELTA_SHIFT = 4,
+	/*
+	 * Tokens leave the KV, and those behind them move down: of the first `index` places, behind
+	 * which nothing is wanted, those whose bit in the record's keep[] is set stay, at least
+	 * one, in their order. The table has n_blocks entries from now on, as many as they need;
+	 * rows are moved before the step's tokens run, and nobody may hold or write the other
+	 * blocks before the step came back. The slot's next place falls by as many as left, but
+	 * tokens keep their positions: what is run at place p from now on is rotated by p and all
+	 * that left. Sampling goes on as for SHIFT. Once a step at most.
+	 */
+	PLX_DELTA_KEEP = 5,
 };
 
 struct plx_step_delta {
 	uint32_t kind; /* enum plx_delta_kind */
 	uint32_t slot;
-	uint32_t index; /* BLOCK: which entry; SHIFT: the first that moved */
+	uint32_t index; /* BLOCK: which entry; SHIFT: the first that moved; KEEP: places before */
 	uint32_t block; /* BLOCK: pool index; SHIFT: by how many blocks, at least 1 */
 	union {
 		uint32_t sampler_off; /* SLOT_SET: offset of a struct plx_sampler in the record */
-		uint32_t n_blocks;    /* SHIFT: entries of the table from now on */
+		uint32_t n_blocks;    /* SHIFT, KEEP: entries of the table from now on */
 	};
 };
 static_assert(sizeof(struct plx_step_delta) == 20, "step records are a shared ABI");
@@ -226,8 +245,10 @@ struct plx_step {
 	int32_t status;    /* device: 0, FAULT, TIMEOUT, CANCELLED or LOST */
 	uint64_t start_ns; /* device: when its first work began, plx_clock_ns() */
 	uint64_t end_ns;   /* device: when its results were complete */
+	uint32_t obs_off;  /* float[max_seq_blocks * block_tokens], device: PLX_SEQF_OBSERVE */
+	uint32_t keep_off; /* uint64_t bits, as many, caller: PLX_DELTA_KEEP */
 };
-static_assert(sizeof(struct plx_step) == 88, "step records are a shared ABI");
+static_assert(sizeof(struct plx_step) == 96, "step records are a shared ABI");
 
 /* The arrays of a record. */
 static inline struct plx_step_tok *plx_step_toks(struct plx_step *s)
@@ -249,6 +270,15 @@ static inline struct plx_sampler *plx_step_samplers(struct plx_step *s)
 static inline struct plx_step_out *plx_step_outs(struct plx_step *s)
 {
 	return (struct plx_step_out *)(void *)((char *)s + s->out_off);
+}
+
+static inline float *plx_step_obs(struct plx_step *s)
+{
+	return (float *)(void *)((char *)s + s->obs_off);
+}
+static inline uint64_t *plx_step_keep(struct plx_step *s)
+{
+	return (uint64_t *)(void *)((char *)s + s->keep_off);
 }
 
 struct plx_load_progress {

@@ -23,7 +23,7 @@
 
 #define PLX_CPU_CAPS                                                                               \
 	(PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY |        \
-	 PLX_CAP_SHIFT | PLX_CAP_EXPERTS | PLX_CAP_SCORE)
+	 PLX_CAP_SHIFT | PLX_CAP_EXPERTS | PLX_CAP_SCORE | PLX_CAP_EVICT)
 
 #define PLX_CPU_COPY_ENTRIES 64u   /* block copies (calls) waiting at once */
 #define PLX_CPU_COPY_PAIRS   4096u /* blocks in them */
@@ -35,6 +35,7 @@ struct plx_cpu_slot {
 	uint32_t *table; /* [max_seq_blocks] */
 	bool failed;     /* gave a NaN; stays so until the slot is set anew */
 	uint32_t n_left; /* tokens that left the context: positions count without them */
+	uint32_t n_gone; /* of them, those that KEEP let go: the others keep their positions */
 	struct plx_slot_sampler sampler;
 };
 

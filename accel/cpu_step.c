@@ -19,12 +19,21 @@ static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_
 
 		plx_slot_sampler_set(&slot->sampler, plx_step_samplers(s) + i);
 		slot->failed = false;
-		slot->n_left = 0;
+		slot->n_left = slot->n_gone = 0;
 	} else if (e->kind == PLX_DELTA_SHIFT) {
 		uint32_t down = e->block * c->lim.block_tokens;
 
 		slot->n_left += down;
 		plx_fwd_shift_add(&c->fwd, slot->table, e->index, e->n_blocks, down);
+	} else if (e->kind == PLX_DELTA_KEEP) {
+		const uint64_t *keep = plx_step_keep(s);
+		uint32_t gone = e->index;
+
+		for (uint32_t p = 0; p < e->index; p++)
+			gone -= (uint32_t)(keep[p / 64] >> (p % 64) & 1);
+		slot->n_left += gone;
+		slot->n_gone += gone;
+		plx_fwd_evict_add(&c->fwd, slot->table, keep, e->index);
 	}
 }
 
@@ -48,7 +57,8 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 	struct plx_cpu_slot *slot = &c->slot[q->slot];
 	struct plx_fwd *f = &c->fwd;
 
-	f->seq[i] = (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok, t[0].pos[0]};
+	f->seq[i] =
+	    (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok, t[0].pos[0], slot->n_gone};
 	for (uint32_t j = 0; j < q->n_tok; j++) {
 		uint32_t at = q->first_tok + j;
 
@@ -64,11 +74,11 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 
 bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 {
-	c->fwd.n_shift = 0;
+	c->fwd.n_shift = c->fwd.evict.n_pos = c->fwd.observe.n_query = 0;
 	c->fwd.err = 0;
 	for (uint32_t i = 0; i < s->n_delta; i++)
 		delta_apply(c, s, plx_step_deltas(s) + i);
-	if ((s->n_tok == 0 && c->fwd.n_shift == 0) ||
+	if ((s->n_tok == 0 && c->fwd.n_shift + c->fwd.evict.n_pos == 0) ||
 	    __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0)
 		return false;
 	c->fwd.n_tok = s->n_tok;
@@ -76,6 +86,9 @@ bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 	c->fwd.n_row = 0;
 	for (uint32_t i = 0; i < s->n_seq; i++)
 		seq_lay(c, s, i);
+	for (uint32_t i = 0; i < s->n_seq; i++)
+		if ((plx_step_seqs(s)[i].flags & PLX_SEQF_OBSERVE) != 0)
+			plx_fwd_observe(&c->fwd, i);
 	plx_fwd_begin(&c->fwd);
 	return true;
 }
@@ -218,6 +231,9 @@ static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, uint32_t end
 void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s)
 {
 	uint32_t row = 0;
+
+	if (c->fwd.observe.n_query > 0)
+		plx_fwd_observed(&c->fwd, plx_step_obs(s));
 
 	for (uint32_t i = 0; i < s->n_seq; i++) {
 		uint32_t first = row;

@@ -300,7 +300,7 @@ static void rope_tok(struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t t)
 	float *qv = f->qkv + (size_t)t * f->qkv_width;
 	float *kv = qv + (size_t)m->n_head * hd;
 	const float *vv = kv + (size_t)m->n_head_kv * hd;
-	const float *tab = f->rope + (size_t)f->pos[t] * m->n_rot;
+	const float *tab = f->rope + (size_t)(f->pos[t] + q->ahead) * m->n_rot;
 	enum plx_k_rope kind =
 	    m->pairing == PLX_ROPE_HALVES ? PLX_K_ROPE_HALVES : PLX_K_ROPE_ADJACENT;
 
@@ -428,16 +428,36 @@ static bool layer_next(struct plx_fwd *f)
 	return f->n_row > 0;
 }
 
+/* Behind K and V; without logits the last layer is there for them only. */
+static bool attn_next(struct plx_fwd *f)
+{
+	if (f->il + 1 == f->m->n_layer && f->n_row == 0)
+		return false;
+	f->split = plx_fwd_first_split(f);
+	f->op = PLX_FWD_ATTN;
+	return true;
+}
+
+static enum plx_fwd_op first_op(const struct plx_fwd *f)
+{
+	if (f->n_shift > 0)
+		return PLX_FWD_SHIFT;
+	return f->evict.n_pos > 0 ? PLX_FWD_EVICT : PLX_FWD_EMBED;
+}
+
 /* Moves op, il, split and the head group on; false at the end. */
 static bool op_next(struct plx_fwd *f)
 {
 	switch (f->op) {
 	case PLX_FWD_N_OPS: /* before the first */
-		f->op = f->n_shift > 0 ? PLX_FWD_SHIFT : PLX_FWD_EMBED;
+		f->op = first_op(f);
 		return true;
 	case PLX_FWD_SHIFT:
 		if (++f->i_shift < f->n_shift)
 			return true;
+		f->op = f->evict.n_pos > 0 ? PLX_FWD_EVICT : PLX_FWD_EMBED;
+		return f->n_tok > 0 || f->op == PLX_FWD_EVICT;
+	case PLX_FWD_EVICT:
 		f->op = PLX_FWD_EMBED;
 		return f->n_tok > 0;
 	case PLX_FWD_EMBED:
@@ -445,12 +465,12 @@ static bool op_next(struct plx_fwd *f)
 		f->op = PLX_FWD_NORM1;
 		return true;
 	case PLX_FWD_ROPE:
-		/* Without logits, the last layer is there for its K and V only. */
-		if (f->il + 1 == f->m->n_layer && f->n_row == 0)
-			return false;
-		f->split = plx_fwd_first_split(f);
-		f->op = PLX_FWD_ATTN;
+		if (!plx_fwd_observes(f))
+			return attn_next(f);
+		f->op = PLX_FWD_OBSERVE;
 		return true;
+	case PLX_FWD_OBSERVE:
+		return attn_next(f);
 	case PLX_FWD_ATTN:
 		if (f->split + 1 < f->n_split) {
 			f->split++;
@@ -545,6 +565,10 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 	switch (f->op) {
 	case PLX_FWD_SHIFT:
 		return plx_fwd_shift_cut(f);
+	case PLX_FWD_EVICT:
+		return plx_fwd_evict_cut(f);
+	case PLX_FWD_OBSERVE:
+		return plx_fwd_observe_cut(f);
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
 	case PLX_FWD_NORM2:
@@ -581,7 +605,8 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 
 void plx_fwd_begin(struct plx_fwd *f)
 {
-	PLX_DCHECK(f->n_tok + f->n_shift > 0 && f->n_tok <= f->lim.max_step_tokens);
+	PLX_DCHECK(f->n_tok + f->n_shift + f->evict.n_pos > 0 &&
+	           f->n_tok <= f->lim.max_step_tokens);
 	f->op = PLX_FWD_N_OPS;
 	f->err = 0;
 	f->il = 0;
@@ -604,6 +629,12 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 	switch (f->op) {
 	case PLX_FWD_SHIFT:
 		plx_fwd_shift_units(f, units);
+		break;
+	case PLX_FWD_EVICT:
+		plx_fwd_evict_units(f, units);
+		break;
+	case PLX_FWD_OBSERVE:
+		plx_fwd_observe_units(f, units, lane);
 		break;
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
@@ -681,7 +712,7 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 		return ffn_at(f, share, n_share);
 	if (f->op == PLX_FWD_OUT || f->op == PLX_FWD_NORM2) {
 		w[0] = &l->router;
-	} else if (f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) {
+	} else if ((f->op >= PLX_FWD_QKV && f->op <= PLX_FWD_QATT) || f->op == PLX_FWD_OBSERVE) {
 		w[0] = &l->wo;
 	} else if (f->op == PLX_FWD_GATE_UP) {
 		w[0] = &l->down;
@@ -699,9 +730,9 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 const char *plx_fwd_op_name(enum plx_fwd_op op)
 {
 	static const char *const name[PLX_FWD_N_OPS] = {
-	    "shift",  "embed",    "norm1",   "qkv",      "rope",    "attn",      "qatt",
-	    "out",    "norm2",    "gate_up", "down",     "router",  "route",     "group",
-	    "gather", "exp_wait", "exp_up",  "exp_down", "exp_sum", "head_norm", "head"};
+	    "shift",  "embed",    "norm1",   "qkv",       "rope",  "attn",  "qatt",   "out",
+	    "norm2",  "gate_up",  "down",    "router",    "route", "group", "gather", "exp_wait",
+	    "exp_up", "exp_down", "exp_sum", "head_norm", "head",  "evict", "observe"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

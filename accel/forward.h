@@ -8,11 +8,13 @@
  * what runs beside it, on how units are taken together or on who runs them.
  *
  *   SHIFT for each context that tokens left: K rotated to its new position
+ *   EVICT where rows of a sequence's KV go: the others move down
  *   EMBED                          x = embedding rows
  *   for each layer
  *     NORM1                        q8 or f32 of RMS(x) * attn_norm
  *     QKV                          qkv = W h (+ bias)
  *     ROPE                         norms of q and k, rotation, K and V into the cache
+ *     OBSERVE, in every third layer, what the last tokens of one sequence attend to
  *     ATTN  for each split of 1,024 positions that any token sees
  *     QATT                         only where a KV head's outputs are no whole number of q8 blocks
  *     OUT                          x += Wo att
@@ -59,6 +61,8 @@ enum plx_fwd_op {
 	PLX_FWD_EXP_SUM,
 	PLX_FWD_HEAD_NORM,
 	PLX_FWD_HEAD,
+	PLX_FWD_EVICT,
+	PLX_FWD_OBSERVE,
 	PLX_FWD_N_OPS,
 };
 
@@ -92,7 +96,8 @@ struct plx_fwd_seq {
 	const uint32_t *table; /* its block table */
 	uint32_t first_tok;
 	uint32_t n_tok;
-	uint32_t pos; /* of its first token */
+	uint32_t pos;   /* of its first token: its place in the blocks */
+	uint32_t ahead; /* its tokens' positions are so much beyond their places */
 };
 
 /* Blocks of a sequence whose tokens are at lower positions from now on. */
@@ -101,6 +106,21 @@ struct plx_fwd_shift {
 	uint32_t index;    /* the first of them */
 	uint32_t n_blocks; /* entries of the table */
 	uint32_t down;     /* positions */
+};
+
+/* The sequence whose last tokens' attention is summed up; n_query 0: none. */
+struct plx_fwd_observe {
+	uint32_t seq;
+	uint32_t n_query;
+	uint32_t first_tok; /* of them, in the step */
+	uint32_t n_pos;     /* places up to the last one's */
+};
+
+/* Rows that stay of a sequence's KV; n_pos 0: none go. */
+struct plx_fwd_evict {
+	uint32_t *table;      /* [max_seq_blocks] as it was */
+	const uint64_t *keep; /* bits [n_pos] */
+	uint32_t n_pos;
 };
 
 /* Consecutive tokens of one sequence whose attention is one unit of work for each KV head. */
@@ -123,6 +143,8 @@ struct plx_fwd_lane {
 	float *up;
 	float *part; /* partial attention results of one span */
 	float *acc;
+	float *score;   /* [n_head / n_head_kv][observe_stride] */
+	uint32_t *seen; /* [observe_stride] shares of attention */
 };
 
 /* Activations in the forms a matrix may take; what no matrix of the model takes is NULL. */
@@ -175,7 +197,10 @@ struct plx_fwd {
 	uint32_t *row;               /* [n_row]: tokens whose logits are wanted, increasing */
 	struct plx_fwd_shift *shift; /* [n_shift], of at most n_slots */
 	uint32_t n_shift;
-	uint32_t i_shift;          /* SHIFT: which one runs */
+	uint32_t i_shift; /* SHIFT: which one runs */
+	struct plx_fwd_evict evict;
+	struct plx_fwd_observe observe;
+	uint32_t observe_stride;   /* most places of a sequence */
 	struct plx_fwd_span *span; /* [n_span] */
 
 	/* the op that runs */
@@ -258,6 +283,23 @@ int plx_fwd_init(struct plx_fwd *f, const struct plx_model *m, const struct plx_
  */
 void plx_fwd_shift_add(struct plx_fwd *f, const uint32_t *table, uint32_t index, uint32_t n_blocks,
                        uint32_t down);
+
+/*
+ * plx_fwd_evict_add - of a sequence's n places those whose bits are set stay and move down, before
+ * the step's tokens run; once a step. The table is copied, keep stays until then. The caller sets
+ * evict.n_pos = 0 before a step.
+ *
+ * Source: Li et al., "SnapKV", arXiv:2404.14469; Zhang et al., "H2O", arXiv:2306.14048.
+ */
+void plx_fwd_evict_add(struct plx_fwd *f, const uint32_t *table, const uint64_t *keep, uint32_t n);
+
+/*
+ * plx_fwd_observe - sum up what the last tokens of sequence `seq` attend to; behind seq and pos,
+ * before begin. The caller sets observe.n_query = 0 before a step.
+ * plx_fwd_observed - the sums, when the step has run; [observe.n_pos].
+ */
+void plx_fwd_observe(struct plx_fwd *f, uint32_t seq);
+void plx_fwd_observed(const struct plx_fwd *f, float *out);
 
 /*
  * plx_fwd_begin - take the step described in n_tok, n_seq, n_row, id, pos, seq, row and shift.

@@ -26,6 +26,16 @@ struct plx_cut plx_fwd_shift_cut(const struct plx_fwd *f);
 /* plx_fwd_shift_units - units of SHIFT. */
 void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u);
 
+/* EVICT: unit u is one KV head of one layer. */
+struct plx_cut plx_fwd_evict_cut(const struct plx_fwd *f);
+void plx_fwd_evict_units(const struct plx_fwd *f, struct plx_range u);
+
+/* plx_fwd_observes - whether this layer is looked at. OBSERVE: unit u is KV head u % n_head_kv of
+ * query u / n_head_kv. */
+bool plx_fwd_observes(const struct plx_fwd *f);
+struct plx_cut plx_fwd_observe_cut(const struct plx_fwd *f);
+void plx_fwd_observe_units(struct plx_fwd *f, struct plx_range u, uint32_t lane);
+
 /* plx_fwd_spans_make - cut the step's sequences into spans, and count the splits. */
 void plx_fwd_spans_make(struct plx_fwd *f);
 

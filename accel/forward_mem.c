@@ -276,6 +276,8 @@ static void carve_lane(struct carver *c, const struct plx_fwd *f, struct plx_fwd
 	s->up = carve_floats(c, (uint64_t)PLX_FWD_TOK_CHUNK * PLX_FWD_ROWS_MAX);
 	s->part = carve_floats(c, (uint64_t)queries * f->part_floats);
 	s->acc = carve_floats(c, (uint64_t)queries * f->part_floats);
+	s->score = carve_floats(c, (uint64_t)(f->m->n_head / f->m->n_head_kv) * f->observe_stride);
+	s->seen = carve(c, f->observe_stride, sizeof(*s->seen));
 }
 
 static void carve_step(struct carver *c, struct plx_fwd *f)
@@ -288,6 +290,7 @@ static void carve_step(struct carver *c, struct plx_fwd *f)
 	f->seq = carve(c, f->lim.max_step_seqs, sizeof(*f->seq));
 	f->shift = carve(c, f->lim.n_slots, sizeof(*f->shift));
 	f->span = carve(c, n_tok, sizeof(*f->span));
+	f->evict.table = carve(c, f->lim.max_seq_blocks, sizeof(*f->evict.table));
 }
 
 static void carve_all(struct carver *c, struct plx_fwd *f)
@@ -324,6 +327,7 @@ static void derive(struct plx_fwd *f, const struct plx_model *m, const struct pl
 	f->head_group = HEAD_BYTES / (f->logit_stride * (uint32_t)sizeof(float));
 	f->head_group = f->head_group < 8 ? 8 : f->head_group > 64 ? 64 : f->head_group;
 	f->attn_scale = (float)(1.0 / sqrt(m->head_dim));
+	f->observe_stride = max_positions(lim);
 	f->op = PLX_FWD_N_OPS;
 }
 

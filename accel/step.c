@@ -30,13 +30,23 @@ static uint64_t layout(const struct plx_dev_limits *l, struct plx_step_layout *o
 	uint64_t sampler = align64(delta + deltas_max(l) * sizeof(struct plx_step_delta));
 	uint64_t res = align64(sampler + n_seq * sizeof(struct plx_sampler));
 	uint64_t top = align64(res + n_seq * sizeof(struct plx_step_out));
-	uint64_t end =
+	uint64_t obs =
 	    align64(top + n_seq * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * sizeof(struct plx_top));
+	uint64_t places = (uint64_t)l->max_seq_blocks * l->block_tokens;
+	uint64_t keep = align64(obs + places * sizeof(float));
+	uint64_t end = align64(keep + (places + 63) / 64 * 8);
 
 	if (out != NULL)
-		*out = (struct plx_step_layout){
-		    (uint32_t)end,     (uint32_t)tok, (uint32_t)seq, (uint32_t)delta,
-		    (uint32_t)sampler, (uint32_t)res, (uint32_t)top, (uint32_t)deltas_max(l)};
+		*out = (struct plx_step_layout){.record_bytes = (uint32_t)end,
+		                                .tok_off = (uint32_t)tok,
+		                                .seq_off = (uint32_t)seq,
+		                                .delta_off = (uint32_t)delta,
+		                                .sampler_off = (uint32_t)sampler,
+		                                .out_off = (uint32_t)res,
+		                                .top_off = (uint32_t)top,
+		                                .max_deltas = (uint32_t)deltas_max(l),
+		                                .obs_off = (uint32_t)obs,
+		                                .keep_off = (uint32_t)keep};
 	return end;
 }
 
@@ -97,6 +107,8 @@ void plx_step_format(struct plx_step *s, const struct plx_step_layout *lay)
 	s->sampler_off = lay->sampler_off;
 	s->out_off = lay->out_off;
 	s->max_deltas = lay->max_deltas;
+	s->obs_off = lay->obs_off;
+	s->keep_off = lay->keep_off;
 }
 
 uint32_t plx_step_undo_entries(const struct plx_dev_limits *lim, const struct plx_step_layout *lay)
@@ -111,7 +123,8 @@ static int header_check(const struct plx_step_checker *c, const struct plx_step 
 	if (s->abi_version != PLX_ACCEL_ABI || s->record_bytes != y->record_bytes ||
 	    s->tok_off != y->tok_off || s->seq_off != y->seq_off || s->delta_off != y->delta_off ||
 	    s->sampler_off != y->sampler_off || s->out_off != y->out_off ||
-	    s->max_deltas != y->max_deltas)
+	    s->max_deltas != y->max_deltas || s->obs_off != y->obs_off ||
+	    s->keep_off != y->keep_off)
 		return PLX_E_INVAL;
 	if (s->n_tok > c->lim.max_step_tokens || s->n_seq > c->lim.max_step_seqs ||
 	    s->n_delta > y->max_deltas || s->n_sampler > c->lim.max_step_seqs)
@@ -176,6 +189,29 @@ static int shift_accept(const struct plx_step_checker *c, struct plx_slot_shadow
 	return PLX_E_OK;
 }
 
+/* Rows of what has run, but for drafts behind it; what stays fills the blocks that the table keeps.
+ */
+static int keep_accept(struct plx_step_checker *c, struct plx_slot_shadow *slot, struct plx_step *s,
+                       const struct plx_step_delta *e)
+{
+	const uint64_t *keep = plx_step_keep(s);
+	uint32_t n = 0, bt = c->lim.block_tokens;
+
+	if ((c->caps & PLX_CAP_EVICT) == 0)
+		return PLX_E_UNSUPPORTED;
+	if (!slot->live || c->keeps || e->index == 0 || e->index > slot->next_pos)
+		return PLX_E_INVAL;
+	for (uint32_t p = 0; p < e->index; p++)
+		n += keep[p / 64] >> (p % 64) & 1;
+	if (n == 0 || e->n_blocks != (n + bt - 1) / bt)
+		return PLX_E_INVAL;
+	c->keeps = true;
+	slot->n_gone += e->index - n;
+	slot->next_pos = n;
+	slot->n_blocks = e->n_blocks;
+	return PLX_E_OK;
+}
+
 static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
                         const struct plx_step_delta *e)
 {
@@ -192,6 +228,7 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		slot->has_last = false;
 		slot->n_blocks = 0;
 		slot->next_pos = 0;
+		slot->n_gone = 0;
 		return PLX_E_OK;
 	case PLX_DELTA_SLOT_CLEAR:
 		if (!slot->live)
@@ -207,6 +244,8 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		return PLX_E_OK;
 	case PLX_DELTA_SHIFT:
 		return shift_accept(c, slot, e);
+	case PLX_DELTA_KEEP:
+		return keep_accept(c, slot, s, e);
 	default:
 		return PLX_E_INVAL;
 	}
@@ -244,10 +283,12 @@ static int tok_check(const struct plx_step_checker *c, const struct plx_step_tok
 static int seq_shape_check(const struct plx_step_checker *c, const struct plx_step_seq *q)
 {
 	if (q->n_draft > PLX_MAX_DRAFT || q->n_draft >= q->n_tok || q->n_top > PLX_MAX_TOP ||
-	    q->n_top > c->n_vocab || (q->flags & ~(uint32_t)PLX_SEQF_DETERMINISTIC) != 0)
+	    q->n_top > c->n_vocab ||
+	    (q->flags & ~(uint32_t)(PLX_SEQF_DETERMINISTIC | PLX_SEQF_OBSERVE)) != 0)
 		return PLX_E_INVAL;
 	if ((q->n_draft > 0 && (c->caps & PLX_CAP_DRAFT) == 0) ||
 	    (q->adapter != 0 && (c->caps & PLX_CAP_ADAPTER) == 0) ||
+	    ((q->flags & PLX_SEQF_OBSERVE) != 0 && (c->caps & PLX_CAP_EVICT) == 0) ||
 	    (q->mask_off != 0 && (c->caps & PLX_CAP_MASK) == 0) ||
 	    (q->n_top > 0 && (c->caps & PLX_CAP_LOGPROBS) == 0))
 		return PLX_E_UNSUPPORTED;
@@ -271,8 +312,12 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 	uint64_t last_pos = (uint64_t)t[0].pos[0] + q->n_tok - 1;
 	uint32_t flags = 0;
 
-	if (last_pos / c->lim.block_tokens >= slot->n_blocks)
+	if (last_pos / c->lim.block_tokens >= slot->n_blocks ||
+	    last_pos + slot->n_gone >= (uint64_t)c->lim.max_seq_blocks * c->lim.block_tokens)
 		return PLX_E_INVAL;
+	if ((q->flags & PLX_SEQF_OBSERVE) != 0 && c->observes)
+		return PLX_E_INVAL;
+	c->observes = c->observes || (q->flags & PLX_SEQF_OBSERVE) != 0;
 	if (slot->next_pos != 0 && t[0].pos[0] > slot->next_pos)
 		return PLX_E_INVAL;
 	if (last_pos >= slot->next_pos)
@@ -323,6 +368,7 @@ int plx_step_accept(struct plx_step_checker *c, struct plx_step *s)
 	if (err != 0)
 		return err;
 	c->n_undo = 0;
+	c->keeps = c->observes = false;
 	if (++c->serial == 0)
 		c->serial = 1;
 	err = body_accept(c, s);

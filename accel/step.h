@@ -24,6 +24,7 @@ struct plx_step_layout {
 	uint32_t out_off;
 	uint32_t top_off; /* struct plx_top[max_step_seqs][PLX_MAX_DRAFT + 1][PLX_MAX_TOP] */
 	uint32_t max_deltas;
+	uint32_t obs_off, keep_off;
 };
 
 /* What the accepted steps make of a slot. */
@@ -32,6 +33,7 @@ struct plx_slot_shadow {
 	uint32_t next_pos; /* after the furthest token accepted; 0: none yet */
 	uint32_t mark;     /* serial of the last step that named it */
 	uint32_t shifted;  /* serial of the last step that shifted it */
+	uint32_t n_gone;   /* tokens that KEEP let go: positions are places and so many */
 	bool live;
 	bool has_last; /* a step that samples was accepted: PLX_TOK_LAST has a meaning */
 };
@@ -48,6 +50,7 @@ struct plx_step_checker {
 	uint32_t n_vocab;
 	uint32_t serial;
 	uint32_t n_undo;
+	bool keeps, observes;         /* the step that is checked does already */
 	struct plx_slot_shadow *slot; /* [n_slots] */
 	struct plx_step_undo *undo;   /* [max_deltas + max_step_seqs] */
 };

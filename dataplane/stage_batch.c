@@ -1,6 +1,7 @@
 /* Rings around the scheduler; see stage_batch.h. */
 #include "dataplane/stage_batch.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -121,6 +122,7 @@ static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
 	    .block_tokens = m->block_tokens,
 	    .ctx_tokens = ctx_tokens(cfg, model->n_ctx),
 	    .can_shift = (model->caps & PLX_CAP_SHIFT) != 0,
+	    .can_evict = (model->caps & PLX_CAP_EVICT) != 0,
 	    .max_prompt = m->prompt_tokens,
 	    .max_new = m->max_new_tokens,
 	    .step_tokens = m->step_tokens,
@@ -380,6 +382,9 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	res->numeric_kind = s->lane[f->device].dev.kind;
 	res->kind_changed = f->kind_changed;
 	res->cached_tokens = f->cached_tokens < r->n_ids ? f->cached_tokens : r->n_ids;
+	res->compress.n_evicted = f->n_evicted;
+	/* Of what was left, that share went. */
+	res->compress.loss += (1 - res->compress.loss) * f->evict_loss;
 	res->ns[PLX_NS_QUEUE] = f->queue_ns;
 	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
 	res->ns[PLX_NS_DECODE] = f->decode_ns;
@@ -398,6 +403,16 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 }
 
 /* ---- new requests ---- */
+
+/* The target of each mechanism that the request allows. */
+static struct plx_compress_goal goal_of(const struct plx_req_compress *c)
+{
+	bool both = (c->how & PLX_COMPRESS_PROMPT) && (c->how & PLX_COMPRESS_KV);
+	bool by_loss = c->by == PLX_COMPRESS_LOSS;
+	float half = by_loss ? c->target / 2 : sqrtf(c->target);
+
+	return (struct plx_compress_goal){by_loss, both ? half : c->target};
+}
 
 static struct plx_sched_job job_of(const struct plx_req *r)
 {
@@ -419,6 +434,9 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	    .priority = r->priority,
 	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
 	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
+	    .evict = (r->view.compress.how & PLX_COMPRESS_KV) != 0,
+	    .evict_late = (r->view.compress.how & PLX_COMPRESS_LATE) != 0,
+	    .evict_goal = goal_of(&r->view.compress),
 	    .deadline_ns = r->deadline_ns,
 	    .ttft_slo_ns = m->ttft_slo_us * PLX_NS_PER_US,
 	    .itl_slo_ns = m->itl_slo_us * PLX_NS_PER_US,
@@ -533,7 +551,7 @@ static struct plx_sched_job score_job_of(const struct plx_req *r)
 
 	job.n_samples = 1;
 	job.n_top = 0;
-	job.beyond = false;
+	job.beyond = job.evict = false;
 	job.score = r->score;
 	return job;
 }
@@ -551,7 +569,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 	struct plx_sched_admit admit = {0};
 	const char *why;
 	uint8_t cause = cancel_cause(s, r);
-	bool scores = r->view.compress.by != 0 && r->n_ids > 1;
+	bool scores = (r->view.compress.how & PLX_COMPRESS_PROMPT) && r->n_ids > 1;
 
 	r->batch_ns = s->now_ns;
 	plx_req_trace(
@@ -590,7 +608,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 static void take_scored(struct plx_stage_batch *s, struct plx_req *r)
 {
 	const struct plx_req_compress *c = &r->view.compress;
-	struct plx_compress_goal goal = {c->by == PLX_COMPRESS_LOSS, c->target};
+	struct plx_compress_goal goal = goal_of(c);
 	struct plx_compress_result out;
 	struct plx_sched_admit admit = {0};
 	uint8_t cause = cancel_cause(s, r);
@@ -905,6 +923,7 @@ static const struct {
     COUNT(BATCH_SHIFTS, stats.shifts),
     COUNT(BATCH_LEFT, stats.left_tokens),
     COUNT(BATCH_SCORED, stats.scored_tokens),
+    COUNT(BATCH_EVICTED, stats.evicted_tokens),
     COUNT(TTFT_OFF_10, stats.ttft_err[0]),
     COUNT(TTFT_OFF_25, stats.ttft_err[1]),
     COUNT(TTFT_OFF_50, stats.ttft_err[2]),

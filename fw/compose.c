@@ -258,6 +258,8 @@ static uint64_t features(const struct plx_appliance *a)
 		f |= PLX_FEAT_COMPRESSION;
 	if ((caps_of(a) & PLX_CAP_SCORE) && a->assets->tok != NULL)
 		f |= PLX_FEAT_PRUNE;
+	if (caps_of(a) & PLX_CAP_EVICT)
+		f |= PLX_FEAT_EVICT;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
 	if (a->cfg->lim.kept_tokens > 0)

@@ -409,4 +409,7 @@ void plx_k_rope_row(float *tab, uint32_t pos, uint32_t n_rot, double base, doubl
 void plx_k_kv_export(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, uint32_t head_dim);
 void plx_k_kv_import(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, uint32_t head_dim);
 
+/* plx_k_kv_move - copy one token's K and V of one head from position `from` to `to`, every bit. */
+void plx_k_kv_move(const struct plx_k_kv *kv, uint32_t to, uint32_t from);
+
 #endif

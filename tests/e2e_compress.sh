@@ -26,6 +26,13 @@ same() { [ "$(asked --keep-ratio 0.5 | ids_of)" = "$(asked --keep-ratio 0.5 | id
 system() { # system messages and short questions are never touched
 	local j; j=$(ask --json --max-new 4 --keep-ratio 0.1 --system "$passage" "Is it so?" 2>/dev/null); within pruned_tokens "$j" 0 0
 }
+evicted() { # evicted R HOW: at most so much KV went, and more than none
+	local j n; j=$(asked --keep-ratio "$1" --compress "$2"); n=$(get prompt_tokens <<<"$j")
+	within evicted_tokens "$j" 1 "$(awk -v n="$n" -v r="$1" 'BEGIN { print n * (1 - r) }')" && within loss "$j" 0.0001 0.999
+}
+late() { local j; j=$(asked --keep-ratio 0.5 --compress late); within evicted_tokens "$j" 0 0 && [ "$(asked | ids_of)" = "$(ids_of <<<"$j")" ]; }
+all_kv() { [ "$(asked | ids_of)" = "$(asked --keep-ratio 1 --compress kv | ids_of)" ]; }
+same_kv() { [ "$(asked --keep-ratio 0.5 --compress kv | ids_of)" = "$(asked --keep-ratio 0.5 --compress kv | ids_of)" ]; }
 refused() { ask --keep-ratio 0.001 --max-new 4 "Hello" >/dev/null 2>"$tmp/err"; [ $? = 6 ] && cat "$tmp/err" && grep -q "option 8\|removes every" "$tmp/err"; }
 
 e2e_net
@@ -38,6 +45,12 @@ check ratio_0.5 ratio 0.5
 check loss_0.1 loss 0.1
 check ratio_1_changes_nothing one
 check same_text_again same
+check kv_0.8 evicted 0.8 kv
+check kv_0.3 evicted 0.3 kv
+check both_0.5 evicted 0.5 both
+check kv_ratio_1_changes_nothing all_kv
+check kv_same_text_again same_kv
+check late_without_pressure_takes_nothing late
 check system_and_questions_stay system
 check removing_all_is_refused refused
 check stops stop TERM

@@ -1,5 +1,5 @@
 /* What is left out of a prompt: marks from the text, units by self-information, goals. */
-#include "dataplane/batch/compress.h"
+#include "dataplane/batch/compress_kv.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -199,6 +199,48 @@ static void test_compress_prune_takes_strange_numbers_for_none(void **state)
 	assert_true(r.loss >= 0 && r.loss <= 0.5f);
 }
 
+static void test_compress_kv_keeps_what_is_seen(void **state)
+{
+	float seen[100];
+	uint64_t keep[2];
+	struct plx_compress_result r;
+	struct plx_compress_goal half = {false, 0.5f}, little = {true, 0.1f};
+
+	(void)state;
+	for (uint32_t p = 0; p < 100; p++)
+		seen[p] = p == 40 ? 9 : p < 20 ? 1 : 0.25f;
+	assert_int_equal(plx_evict_choose(seen, 100, &half, keep, &r), 50);
+	assert_int_equal(r.n_removed, 50);
+	/* The first four, the last sixteen, the heavy one with three on either side, the seen ones.
+	 */
+	for (uint32_t p = 0; p < 100; p++)
+		if (p < 20 || p >= 84 || (p >= 37 && p <= 43))
+			assert_true(keep[p / 64] >> (p % 64) & 1);
+	assert_float_equal(r.loss, 50 * 0.25f / (20 + 9 + 79 * 0.25f), 1e-5f);
+	uint32_t stay = plx_evict_choose(seen, 100, &little, keep, &r);
+
+	assert_int_equal(stay, 100 - 19); /* 0.1 of 48.75 is 19 times 0.25 */
+	assert_true(r.loss <= 0.1f);
+}
+
+static void test_compress_kv_bounds(void **state)
+{
+	float seen[100] = {NAN, -1, INFINITY};
+	uint64_t keep[2];
+	struct plx_compress_result r;
+	struct plx_compress_goal all = {false, 0.01f}, none = {true, 0};
+
+	(void)state;
+	/* Nothing was seen: what may go goes, but for the first and the last. */
+	assert_int_equal(plx_evict_choose(seen, 100, &all, keep, &r), 20);
+	assert_true(r.loss >= 0 && r.loss <= 1);
+	for (uint32_t n = 1; n <= 20; n++)
+		assert_int_equal(plx_evict_choose(seen, n, &all, keep, &r), n);
+	for (uint32_t p = 0; p < 100; p++)
+		seen[p] = 1;
+	assert_int_equal(plx_evict_choose(seen, 100, &none, keep, &r), 100);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -211,6 +253,8 @@ int main(void)
 	    cmocka_unit_test(test_compress_prune_never_goes_past_the_goal),
 	    cmocka_unit_test(test_compress_prune_leaves_what_is_kept),
 	    cmocka_unit_test(test_compress_prune_takes_strange_numbers_for_none),
+	    cmocka_unit_test(test_compress_kv_keeps_what_is_seen),
+	    cmocka_unit_test(test_compress_kv_bounds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,8 @@
 /*
  * Scoring over the CPU device: the log-probabilities that a scored prompt gets are, bit for bit,
  * those that its tokens had when they were sampled, in any chunks, beside others, preempted, and in
- * windows.
+ * windows. And KV that goes behind the prompt: the same ids in any chunks, beside others and
+ * preempted, fewer blocks; only where memory is short where that was said.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -72,6 +73,7 @@ static void open_all(uint32_t step_tokens, uint32_t n_blocks)
 	                           .block_tokens = BT,
 	                           .ctx_tokens = CTX,
 	                           .can_shift = true,
+	                           .can_evict = true,
 	                           .max_prompt = 600,
 	                           .max_new = CTX,
 	                           .step_tokens = step_tokens,
@@ -213,12 +215,124 @@ static void test_compress_device_scoring_leaves_nothing(void **state)
 	close_all(40);
 }
 
+/* A request whose prompt is thinned out to half. */
+static void add_thin(uint32_t key, uint32_t n_ids, bool late)
+{
+	struct plx_sched_admit out;
+	struct plx_sched_job j = {.ids = ids,
+	                          .n_ids = n_ids,
+	                          .max_new = N_GEN,
+	                          .n_samples = 1,
+	                          .evict = true,
+	                          .evict_late = late,
+	                          .evict_goal = {false, 0.5f}};
+
+	j.sampler = (struct plx_sampler){.top_p = 1, .repeat_penalty = 1};
+	j.ignore_eos = true;
+	assert_int_equal(plx_sched_add(&sched, key, &j, 1, &out), 0);
+}
+
+static void long_prompt(void)
+{
+	generate();
+	for (uint32_t i = 80; i < 180; i++)
+		ids[i] = ids[i * 7 % 80];
+}
+
+static void test_compress_device_same_ids_when_thinned_out(void **state)
+{
+	static const uint32_t step_tokens[] = {200, 40, 64, 64};
+	static const uint32_t n_blocks[] = {40, 40, 40, 17};
+	int32_t want[N_GEN];
+
+	(void)state;
+	long_prompt();
+	for (uint32_t i = 0; i < 4; i++) {
+		open_all(step_tokens[i], n_blocks[i]);
+		add_thin(0, 180, false);
+		if (i >= 2)
+			add_thin(1, 150, false);
+		run_all(i >= 2);
+		assert_int_equal(final[0].kind, PLX_SCHED_DONE);
+		assert_int_equal(final[0].n_out[0], N_GEN);
+		assert_int_equal(final[0].n_evicted, 90);
+		assert_true(final[0].evict_loss > 0 && final[0].evict_loss < 0.5f);
+		assert_int_equal(sched.stats.preempted > 0, i >= 2);
+		if (i == 0)
+			memcpy(want, said, sizeof(want));
+		assert_memory_equal(said, want, sizeof(want));
+		close_all(n_blocks[i]);
+	}
+}
+
+/* Two that fill the memory: one of them gives up half of its prompt, and nobody is preempted. */
+static void test_compress_device_late_only_under_pressure(void **state)
+{
+	(void)state;
+	long_prompt();
+	open_all(200, 40);
+	add_thin(0, 180, true);
+	run_all(false);
+	assert_int_equal(final[0].n_evicted, 0);
+	assert_true(final[0].evict_loss >= 0);
+	close_all(40);
+	open_all(200, 26);
+	add_thin(0, 180, true);
+	add_thin(1, 180, true);
+	run_all(false);
+	assert_int_equal(final[0].kind, PLX_SCHED_DONE);
+	assert_int_equal(final[1].kind, PLX_SCHED_DONE);
+	assert_int_equal(final[0].n_evicted + final[1].n_evicted, 90);
+	assert_int_equal(sched.stats.preempted, 0);
+	assert_int_equal(sched.stats.evicted_tokens, 90);
+	close_all(26);
+	/* The same without leave: one has to go and come back. */
+	open_all(200, 26);
+	add(1, 180, NULL);
+	add(2, 180, NULL);
+	sched.conf.prefix_cache = false;
+	run_all(false);
+	assert_true(sched.stats.preempted > 0);
+	close_all(26);
+}
+
+static void test_compress_device_goal_of_none_changes_nothing(void **state)
+{
+	int32_t want[N_GEN];
+	struct plx_sched_admit out;
+
+	(void)state;
+	long_prompt();
+	for (uint32_t i = 0; i < 2; i++) {
+		struct plx_sched_job j = {.ids = ids,
+		                          .n_ids = 180,
+		                          .max_new = N_GEN,
+		                          .n_samples = 1,
+		                          .ignore_eos = true,
+		                          .evict = i == 1,
+		                          .evict_goal = {true, 0}};
+
+		j.sampler = (struct plx_sampler){.top_p = 1, .repeat_penalty = 1};
+		open_all(64, 40);
+		assert_int_equal(plx_sched_add(&sched, 0, &j, 1, &out), 0);
+		run_all(false);
+		assert_int_equal(final[0].n_evicted, 0);
+		if (i == 0)
+			memcpy(want, said, sizeof(want));
+		assert_memory_equal(said, want, sizeof(want));
+		close_all(40);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_compress_device_scores_are_what_sampling_said),
 	    cmocka_unit_test(test_compress_device_scores_in_windows),
 	    cmocka_unit_test(test_compress_device_scoring_leaves_nothing),
+	    cmocka_unit_test(test_compress_device_same_ids_when_thinned_out),
+	    cmocka_unit_test(test_compress_device_late_only_under_pressure),
+	    cmocka_unit_test(test_compress_device_goal_of_none_changes_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

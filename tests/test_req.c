@@ -313,7 +313,10 @@ static int with_compress(struct plx_req_compress c, const struct plx_req_keep *k
 static void test_req_compress_round_trip(void **state)
 {
 	struct plx_req_keep keep[2] = {{1, 0, 5}, {0, 7, 8}};
-	struct plx_req_compress c = {.by = PLX_COMPRESS_RATIO, .keep_roles = 4, .target = 0.5f};
+	struct plx_req_compress c = {.by = PLX_COMPRESS_RATIO,
+	                             .keep_roles = 4,
+	                             .how = PLX_COMPRESS_KV | PLX_COMPRESS_LATE,
+	                             .target = 0.5f};
 
 	(void)state;
 	assert_int_equal(text(block()), 93);
@@ -352,6 +355,9 @@ static void test_req_compress_bad_targets_are_named(void **state)
 	c.by = 3, expect_compress(c, NULL);
 	c.by = PLX_COMPRESS_RATIO, c.keep_roles = 16, expect_compress(c, NULL);
 	c.keep_roles = 0, c.zero = 1, expect_compress(c, NULL);
+	c.zero = 0, c.how = 8, expect_compress(c, NULL);
+	c.how = PLX_COMPRESS_LATE, expect_compress(c, NULL);
+	c.how = PLX_COMPRESS_PROMPT;
 	c.zero = 0, c.n_keep = 1, expect_compress(c, &past);
 	expect_compress(c, &none);
 	expect_compress(c, &nowhere);

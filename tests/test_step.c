@@ -155,7 +155,7 @@ static uint32_t *id_field(uint32_t i)
 static void test_step_bad_is_refused(void **state)
 {
 	const struct spoil list[] = {
-	    {"abi", &rec->abi_version, 2, PLX_E_INVAL},
+	    {"abi", &rec->abi_version, PLX_ACCEL_ABI + 1, PLX_E_INVAL},
 	    {"record size", &rec->record_bytes, 64, PLX_E_INVAL},
 	    {"token offset", &rec->tok_off, 0, PLX_E_INVAL},
 	    {"sequence offset", &rec->seq_off, 0, PLX_E_INVAL},
@@ -193,7 +193,9 @@ static void test_step_bad_is_refused(void **state)
 	    {"too many drafts", &seq(1)->n_draft, 16, PLX_E_INVAL},
 	    {"fewer drafts than rows", &seq(1)->n_draft, 1, PLX_E_INVAL},
 	    {"too many alternatives", &seq(0)->n_top, 21, PLX_E_INVAL},
-	    {"sequence flags", &seq(0)->flags, 2, PLX_E_INVAL},
+	    {"sequence flags", &seq(0)->flags, 4, PLX_E_INVAL},
+	    {"observe", &seq(0)->flags, PLX_SEQF_OBSERVE, PLX_E_UNSUPPORTED},
+	    {"keep", &delta(1)->kind, PLX_DELTA_KEEP, PLX_E_UNSUPPORTED},
 	    {"adapter", &seq(0)->adapter, 1, PLX_E_UNSUPPORTED},
 	    {"mask", &seq(0)->mask_off, 88, PLX_E_UNSUPPORTED},
 	    {"id", id_field(0), 100, PLX_E_INVAL},

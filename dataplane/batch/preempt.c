@@ -122,6 +122,31 @@ void plx_sched_restart_all(struct plx_sched *s)
 	s->hungry = PLX_KV_NONE;
 }
 
+/* Thin one out that has said that it may be; the last in the order first. False: none is left. */
+static bool thin_out(struct plx_sched *s, uint32_t slot)
+{
+	uint32_t last = PLX_KV_NONE, bt = s->conf.block_tokens;
+
+	for (uint32_t i = 0; i < s->n_run; i++) {
+		uint32_t v = s->run[i];
+		const struct plx_seq *q = &s->seq[v];
+
+		if (v != slot && q->evict == PLX_SEQ_EVICT_READY && q->n_draft == 0 &&
+		    q->yields == 0 && plx_seq_can_decode(q) &&
+		    q->n_blocks > blocks_of(s, plx_seq_pos(q) + bt - q->n_prompt + q->n_stay) &&
+		    (last == PLX_KV_NONE || ahead(s, last, v)))
+			last = v;
+	}
+	if (last == PLX_KV_NONE)
+		return false;
+	struct plx_seq *q = &s->seq[last];
+
+	plx_sched_evict(s, q);
+	q->yields = q->n_blocks - blocks_of(s, plx_seq_pos(q) + bt);
+	s->coming += q->yields;
+	return true;
+}
+
 /* The last in the order behind slot that holds blocks, or one whose window is closed. */
 static uint32_t victim(const struct plx_sched *s, uint32_t slot)
 {
@@ -141,6 +166,19 @@ static uint32_t victim(const struct plx_sched *s, uint32_t slot)
 	return last;
 }
 
+void plx_sched_evict(struct plx_sched *s, struct plx_seq *q)
+{
+	plx_seq_evict_begin(q, s->conf.block_tokens);
+	s->stats.evicted_tokens += q->n_evicted;
+}
+
+void plx_sched_evict_came(struct plx_sched *s, struct plx_seq *q)
+{
+	plx_seq_evict_came(q, &s->prefix);
+	s->coming -= q->yields;
+	q->yields = 0;
+}
+
 /* ---- taking ---- */
 
 /* There is no block: make others leave until as many come as were asked for. */
@@ -151,7 +189,7 @@ static void demand(struct plx_sched *s, uint32_t slot, uint32_t n)
 	s->asked += n;
 	s->stats.short_of++;
 	while (s->coming + plx_kv_room(&s->kv) < s->asked) {
-		if (plx_sched_kept_yield(s))
+		if (plx_sched_kept_yield(s) || thin_out(s, slot))
 			continue;
 		uint32_t v = victim(s, slot);
 
@@ -363,7 +401,7 @@ static void come_back(struct plx_sched *s, struct plx_seq *q)
 	struct plx_prefix_at at = q->at;
 	uint32_t bt = s->conf.block_tokens;
 
-	uint32_t most = q->score ? 0 : plx_seq_within(q, q->n_known - 1) / bt;
+	uint32_t most = q->score || q->evict ? 0 : plx_seq_within(q, q->n_known - 1) / bt;
 
 	q->n_blocks = plx_sched_hold_prefix(s, &at, q->ids, q->block, 0, most, true);
 	uint32_t n = q->n_blocks * bt;

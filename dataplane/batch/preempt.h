@@ -37,6 +37,10 @@
  * The only way to break that is a fault's quarantine. When H is hungry and nothing is in flight,
  * plx_sched_wants_reset asks for the device's reset at once; who still runs is then preempted too.
  *
+ * Thinning out. Before anybody is preempted, requests that allowed it (job.evict_late) lose of
+ * their prompt's KV what is attended to least, the last in the order first, each once; those that
+ * run on by themselves alone, so that their blocks come free after a step.
+ *
  * Beyond the context (shift.h). Before the oldest tokens leave, the blocks that are to move must be
  * the sequence's own: what others hold is copied, one block at a time, each taking the place of the
  * shared one at once, so that the sequence is whole at any time and never holds more than its
@@ -120,5 +124,10 @@ void plx_sched_preempt(struct plx_sched *s, uint32_t slot);
 
 /* plx_sched_memory_check - the rules above, asserted (tests). */
 void plx_sched_memory_check(const struct plx_sched *s);
+
+/* plx_sched_evict - what a sequence's keep lets go of its prompt goes with its next token.
+ * plx_sched_evict_came - the step that told the device came back: its blocks come free. */
+void plx_sched_evict(struct plx_sched *s, struct plx_seq *q);
+void plx_sched_evict_came(struct plx_sched *s, struct plx_seq *q);
 
 #endif

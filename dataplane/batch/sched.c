@@ -21,10 +21,15 @@ static uint32_t text_max(const struct plx_sched_conf *c)
 	return c->can_shift && most > c->ctx_tokens ? most : c->ctx_tokens;
 }
 
+static size_t keep_bytes(const struct plx_sched_conf *c)
+{
+	return c->can_evict ? ((size_t)c->ctx_tokens + 63) / 64 * 8 : 8;
+}
+
 size_t plx_sched_bytes(const struct plx_sched_conf *c)
 {
 	size_t seq = sizeof(struct plx_seq) + 4 * ((size_t)text_max(c) + 1) +
-	             4 * (size_t)seq_blocks_max(c) + 128 + 2 * sizeof(uint32_t);
+	             4 * (size_t)seq_blocks_max(c) + keep_bytes(c) + 192 + 2 * sizeof(uint32_t);
 
 	return plx_kv_bytes(c->n_blocks) +
 	       plx_prefix_bytes(c->n_blocks + c->n_host_blocks, c->block_tokens) +
@@ -67,7 +72,8 @@ static int take_seqs(struct plx_sched *s, struct plx_arena *a)
 
 		q->ids = plx_arena_take(a, 4 * ((size_t)text_max(c) + 1), 64);
 		q->block = plx_arena_take(a, 4 * (size_t)seq_blocks_max(c), 64);
-		if (!q->ids || !q->block)
+		q->keep = plx_arena_take(a, keep_bytes(c), 64);
+		if (!q->ids || !q->block || !q->keep)
 			return PLX_E_NOMEM;
 		s->free_slot[i] = c->n_slots - 1 - i;
 	}
@@ -267,6 +273,10 @@ static void note_end(struct plx_sched_ent *e, const struct plx_seq *q, enum plx_
 	uint32_t n = q->n_prompt + q->n_out;
 
 	e->out.end[q->sample] = (uint8_t)end;
+	if (q->n_evicted > 0) {
+		e->out.n_evicted = q->n_evicted;
+		e->out.evict_loss = q->evict_loss;
+	}
 	e->out.n_out[q->sample] = q->n_out;
 	e->out.n_left[q->sample] = q->shift && n > 1 ? plx_shift_left(q->shift, n - 2) : 0;
 }

@@ -81,6 +81,7 @@
 #ifndef PLX_DATAPLANE_BATCH_SCHED_H
 #define PLX_DATAPLANE_BATCH_SCHED_H
 
+#include "dataplane/batch/compress.h"
 #include "dataplane/batch/cost.h"
 #include "dataplane/batch/draft_lookup.h"
 #include "dataplane/batch/queue.h"
@@ -99,6 +100,7 @@ struct plx_sched_conf {
 	uint32_t n_blocks;
 	uint32_t block_tokens;
 	uint32_t ctx_tokens; /* prompt and answer together */
+	bool can_evict;      /* the device has PLX_CAP_EVICT */
 	bool can_shift;      /* the device has PLX_CAP_SHIFT: `beyond` has a meaning */
 	uint32_t max_prompt; /* ids of a prompt */
 	uint32_t max_new;    /* ids of an answer */
@@ -170,6 +172,15 @@ struct plx_sched_job {
 	 * One sample; the device must have PLX_CAP_SCORE. Must stay as ids must.
 	 */
 	float *score;
+	/*
+	 * Its prompt's KV is thinned out when it was run (compress_kv.h): what its last tokens
+	 * attend to least goes, and its blocks come free. evict_late: only where memory is short,
+	 * rather than that somebody is preempted. One sample, and the device has PLX_CAP_EVICT;
+	 * else nothing goes. Such a request shares no blocks, and its context does not move
+	 * (beyond).
+	 */
+	bool evict, evict_late;
+	struct plx_compress_goal evict_goal;
 };
 
 #define PLX_SCHED_SCORE_SPAN 512u /* tokens, or the context if that is smaller */
@@ -193,6 +204,8 @@ struct plx_sched_final {
 	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
 	/* Tokens that had left the context when the last of them was made. */
 	uint32_t n_left[PLX_SCHED_MAX_SAMPLES];
+	uint32_t n_evicted; /* tokens of the prompt whose KV went */
+	float evict_loss;   /* share of the attention that they had */
 };
 
 /* The cause with which a client that reads too slowly is cancelled; enum plx_cancel_cause. */
@@ -258,6 +271,7 @@ struct plx_sched_stats {
 	uint64_t steps, prefill_tokens, decode_tokens, cached_tokens;
 	uint64_t late_tokens, paused, faulted, room_waits;
 	uint64_t shifts, left_tokens;          /* of contexts; tokens that left them */
+	uint64_t evicted_tokens;               /* of prompts, whose KV went */
 	uint64_t scored_tokens;                /* of prompts that were scored */
 	uint64_t preempted, recomputed_tokens; /* sequences; what they had to run again */
 	uint64_t short_of;                     /* times that a block was not there */

@@ -20,8 +20,8 @@
 /* Whether the oldest tokens of the request may leave its context. */
 static bool beyond(const struct plx_sched *s, const struct plx_sched_job *j)
 {
-	return j->beyond && !j->score && s->conf.can_shift && s->shift.drop > 0 &&
-	       s->tier.copy != NULL;
+	return j->beyond && !j->score && !plx_sched_evicts(s, j) && s->conf.can_shift &&
+	       s->shift.drop > 0 && s->tier.copy != NULL;
 }
 
 /*
@@ -32,7 +32,7 @@ static uint32_t shareable_blocks(const struct plx_sched *s, const struct plx_sch
 {
 	uint32_t n = (j->n_ids - 1) / s->conf.block_tokens;
 
-	if (j->score)
+	if (j->score || plx_sched_evicts(s, j))
 		return 0;
 	return beyond(s, j) && n > s->shift.n_blocks ? s->shift.n_blocks : n;
 }

@@ -1,4 +1,5 @@
 /* What a step brought back: ids, ends, faults, lost devices. */
+#include "dataplane/batch/compress_kv.h"
 #include "dataplane/batch/move.h"
 #include "dataplane/batch/sched_int.h"
 
@@ -83,6 +84,20 @@ static void take_scores(struct plx_sched *s, struct plx_step *st, const struct p
 	plx_sched_ent_end(s, q->ent, PLX_SEQ_END_NONE, now_ns);
 }
 
+/* What the prompt's last tokens attended to is known: what of it goes, now or where memory is
+ * short. */
+static void take_seen(struct plx_sched *s, struct plx_step *st, struct plx_seq *q)
+{
+	struct plx_compress_result out;
+
+	q->n_stay = plx_evict_choose(plx_step_obs(st), q->n_prompt, &s->ent[q->ent].job.evict_goal,
+	                             q->keep, &out);
+	q->evict_loss = out.loss;
+	q->evict = out.n_removed > 0 ? PLX_SEQ_EVICT_READY : PLX_SEQ_EVICT_DONE;
+	if (q->evict == PLX_SEQ_EVICT_READY && !q->evict_late)
+		plx_sched_evict(s, q);
+}
+
 static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint64_t now_ns)
 {
 	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
@@ -92,6 +107,10 @@ static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uin
 	enum plx_seq_end end = PLX_SEQ_END_NONE;
 
 	plx_sched_drafts_came(s, r, o);
+	if (q->evict == PLX_SEQ_EVICT_TOLD)
+		plx_sched_evict_came(s, q);
+	if (r->flags & PLX_SEQF_OBSERVE)
+		take_seen(s, st, q);
 	if (q->score) {
 		take_scores(s, st, r, now_ns);
 		return;

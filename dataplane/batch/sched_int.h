@@ -52,6 +52,12 @@ static inline uint32_t plx_sched_score_span(const struct plx_sched *s)
 	return most < bt ? bt : most / bt * bt;
 }
 
+/* plx_sched_evicts - whether the request's KV is thinned out. */
+static inline bool plx_sched_evicts(const struct plx_sched *s, const struct plx_sched_job *j)
+{
+	return j->evict && s->conf.can_evict && j->n_samples == 1 && !j->score;
+}
+
 /* plx_sched_records - sink records that one token with n_top alternatives takes. */
 static inline uint32_t plx_sched_records(uint32_t n_top)
 {

@@ -43,29 +43,35 @@ static void seq_start(struct plx_sched *s, uint32_t key, uint32_t sample, uint32
 	bool dirty = q->slot_dirty;
 	int32_t *ids = q->ids;
 	uint32_t *block = q->block;
+	uint64_t *keep = q->keep;
 
-	*q = (struct plx_seq){.state = PLX_SEQ_RUN,
-	                      .slot_dirty = dirty,
-	                      .set_pending = true,
-	                      .ignore_eos = e->job.ignore_eos,
-	                      .by_context = e->by_context,
-	                      .sample = (uint16_t)sample,
-	                      .n_top = (uint16_t)e->job.n_top,
-	                      .ent = key,
-	                      .n_prompt = e->job.n_ids,
-	                      .n_known = e->job.n_ids + n,
-	                      .n_shared = n_run,
-	                      .n_run = n_run,
-	                      .n_ok = n_run,
-	                      .n_out = n,
-	                      .max_new = e->max_new,
-	                      .window = window_of(s, e, sample),
-	                      .n_blocks = n_blocks,
-	                      .itl_ns = e->itl_ns,
-	                      .flags = e->job.flags,
-	                      .at = plx_prefix_begin(plx_sched_space(&e->job)),
-	                      .ids = ids,
-	                      .block = block};
+	*q =
+	    (struct plx_seq){.state = PLX_SEQ_RUN,
+	                     .slot_dirty = dirty,
+	                     .set_pending = true,
+	                     .ignore_eos = e->job.ignore_eos,
+	                     .by_context = e->by_context,
+	                     .sample = (uint16_t)sample,
+	                     .n_top = (uint16_t)e->job.n_top,
+	                     .ent = key,
+	                     .n_prompt = e->job.n_ids,
+	                     .n_known = e->job.n_ids + n,
+	                     .n_shared = n_run,
+	                     .n_run = n_run,
+	                     .n_ok = n_run,
+	                     .n_out = n,
+	                     .max_new = e->max_new,
+	                     .window = window_of(s, e, sample),
+	                     .n_blocks = n_blocks,
+	                     .itl_ns = e->itl_ns,
+	                     .flags = e->job.flags,
+	                     .at = plx_prefix_begin(plx_sched_space(&e->job)),
+	                     .ids = ids,
+	                     .block = block,
+	                     .keep = keep,
+	                     .evict_late = e->job.evict_late,
+	                     .evict = (uint8_t)(plx_sched_evicts(s, &e->job) ? PLX_SEQ_EVICT_WANT
+	                                                                     : PLX_SEQ_EVICT_NONE)};
 	plx_seq_may_shift(q, e->beyond ? &s->shift : NULL);
 	plx_seq_may_score(q, e->job.score, plx_sched_score_span(s));
 	memcpy(ids, e->job.ids, 4 * (size_t)e->job.n_ids);

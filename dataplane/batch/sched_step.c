@@ -11,6 +11,24 @@ struct filling {
 	bool tight;    /* a sequence did not fit */
 };
 
+/* A step observes one sequence and thins out one: another waits for the next. */
+static bool evict_waits(const struct filling *w, const struct plx_seq *q)
+{
+	return q->evict == PLX_SEQ_EVICT_LOOK || (q->evict == PLX_SEQ_EVICT_TELL && w->f.keeps);
+}
+
+/* Of n known tokens, those to give so that PLX_OBSERVE_QUERIES end the prompt in one step. */
+static uint32_t evict_chunk(const struct plx_seq *q, uint32_t n)
+{
+	uint32_t left = q->n_prompt - q->n_run;
+
+	if (q->evict != PLX_SEQ_EVICT_WANT)
+		return n;
+	if (n >= left || left <= PLX_OBSERVE_QUERIES)
+		return left;
+	return left - n < PLX_OBSERVE_QUERIES ? left - PLX_OBSERVE_QUERIES : n;
+}
+
 /* Give a sequence its next n tokens if what they bring has room. */
 static uint32_t give(struct plx_sched *s, struct filling *w, uint32_t slot, uint32_t n)
 {
@@ -67,7 +85,8 @@ static void give_decodes(struct plx_sched *s, struct filling *w)
 		uint32_t at = (first + i) % s->n_run;
 		uint32_t slot = s->run[at];
 
-		if (!plx_seq_can_decode(&s->seq[slot]) || plx_sched_blocks_for(s, slot, 1) == 0)
+		if (!plx_seq_can_decode(&s->seq[slot]) || evict_waits(w, &s->seq[slot]) ||
+		    plx_sched_blocks_for(s, slot, 1) == 0)
 			continue;
 		uint32_t pos = plx_seq_pos(&s->seq[slot]);
 
@@ -87,7 +106,7 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 {
 	struct plx_seq *q = &s->seq[slot];
 
-	if (!plx_sched_goes_on(s, slot))
+	if (evict_waits(w, q) || !plx_sched_goes_on(s, slot))
 		return true;
 	uint32_t pos = plx_seq_pos(q);
 	uint32_t left = plx_seq_prefilling(q);
@@ -97,6 +116,9 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 		n = left < LEAST_CHUNK ? left : LEAST_CHUNK;
 	if (n == 0)
 		return false;
+	n = evict_chunk(q, n);
+	if (q->evict == PLX_SEQ_EVICT_WANT && q->n_run + n == q->n_prompt && w->f.observes)
+		return true;
 	n = plx_sched_blocks_for(s, slot, n);
 	if (n == 0)
 		return true;

@@ -44,7 +44,7 @@ static uint32_t deltas_for_one(const struct plx_seq *s, uint32_t block_tokens)
 {
 	uint32_t blocks = plx_seq_pos(s) / block_tokens + 1;
 
-	return (s->set_pending ? 2u : 0u) + s->untold +
+	return (s->set_pending ? 2u : 0u) + s->untold + (s->evict == PLX_SEQ_EVICT_TELL) +
 	       (blocks > s->n_told ? blocks - s->n_told : 0u);
 }
 
@@ -99,6 +99,46 @@ static void add_tokens(struct plx_seq *s, struct plx_step *st, uint32_t n)
 	}
 }
 
+void plx_seq_evict_begin(struct plx_seq *s, uint32_t block_tokens)
+{
+	uint32_t gone = s->n_prompt - s->n_stay;
+
+	PLX_DCHECK(s->n_left == 0 && s->n_draft == 0 && s->n_run >= s->n_prompt);
+	for (uint32_t p = s->n_prompt; p < s->n_run; p++)
+		s->keep[p / 64] |= UINT64_C(1) << (p % 64);
+	s->keep_from = s->n_run;
+	s->n_left = s->n_evicted = gone;
+	s->n_told = (s->n_run - gone + block_tokens - 1) / block_tokens;
+	s->evict = PLX_SEQ_EVICT_TELL;
+}
+
+void plx_seq_evict_came(struct plx_seq *s, struct plx_prefix *p)
+{
+	uint32_t bt = p->block_tokens, need = (plx_seq_pos(s) + bt - 1) / bt;
+
+	while (s->n_blocks > need)
+		plx_prefix_drop(p, s->block[--s->n_blocks]);
+	s->evict = PLX_SEQ_EVICT_DONE;
+}
+
+static void tell_keep(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f)
+{
+	memcpy(plx_step_keep(f->step), s->keep, ((size_t)s->keep_from + 63) / 64 * 8);
+	add_delta(f->step, PLX_DELTA_KEEP, slot, s->keep_from, 0, s->n_told);
+	s->evict = PLX_SEQ_EVICT_TOLD;
+	f->keeps = true;
+}
+
+/* The prompt ends with these n tokens: what they attend to decides what of it may go. */
+static uint32_t observe(struct plx_seq *s, struct plx_seq_fill *f, uint32_t n)
+{
+	if (s->evict != PLX_SEQ_EVICT_WANT || s->n_run + n < s->n_prompt)
+		return 0;
+	s->evict = PLX_SEQ_EVICT_LOOK;
+	f->observes = true;
+	return PLX_SEQF_OBSERVE;
+}
+
 uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, uint32_t n,
                       const struct plx_sampler *sampler)
 {
@@ -113,10 +153,16 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 		set_slot(s, slot, st, sampler);
 	if (s->untold)
 		tell_shift(s, slot, st);
+	if (s->evict == PLX_SEQ_EVICT_TELL)
+		tell_keep(s, slot, f);
 	n = tell_blocks(s, slot, f, n);
 	add_tokens(s, st, n);
-	plx_step_seqs(st)[st->n_seq++] = (struct plx_step_seq){
-	    .slot = slot, .first_tok = st->n_tok, .n_tok = n, .n_top = s->n_top, .flags = s->flags};
+	plx_step_seqs(st)[st->n_seq++] =
+	    (struct plx_step_seq){.slot = slot,
+	                          .first_tok = st->n_tok,
+	                          .n_tok = n,
+	                          .n_top = s->n_top,
+	                          .flags = s->flags | observe(s, f, n)};
 	st->n_tok += n;
 	s->n_run += n;
 	s->in_flight++;
@@ -182,7 +228,7 @@ void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p)
 {
 	uint32_t bt = p->block_tokens;
 
-	while (s->n_left == 0 && !s->score && (s->n_published + 1) * bt <= s->n_ok) {
+	while (s->n_left == 0 && !s->score && !s->evict && (s->n_published + 1) * bt <= s->n_ok) {
 		plx_prefix_add(p, &s->at, &s->ids[s->n_published * bt], s->block[s->n_published]);
 		s->n_published++;
 	}
@@ -219,6 +265,9 @@ void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant)
 	s->n_run = s->n_ok = s->n_shared = 0;
 	s->n_told = s->n_published = s->n_left = 0;
 	s->untold = false;
+	if (s->evict)
+		s->evict = PLX_SEQ_EVICT_WANT;
+	s->n_evicted = 0;
 	plx_seq_may_shift(s, s->shift);
 	plx_seq_may_score(s, s->score, s->score_span);
 	s->at = plx_prefix_begin(tenant);

@@ -30,6 +30,18 @@ enum plx_seq_state {
 	PLX_SEQ_DRAIN, /* over; steps in flight still name its slot, or it is kept (move.h) */
 };
 
+/* Of a sequence whose KV may be thinned out behind its prompt (compress_kv.h). */
+enum plx_seq_evict {
+	PLX_SEQ_EVICT_NONE,
+	PLX_SEQ_EVICT_WANT,  /* its prompt is not run yet */
+	PLX_SEQ_EVICT_LOOK,  /* what its last tokens attend to is being observed: nothing else runs
+	                      */
+	PLX_SEQ_EVICT_READY, /* keep says what may go, where memory is short */
+	PLX_SEQ_EVICT_TELL, /* the next token tells the device; positions count without what went */
+	PLX_SEQ_EVICT_TOLD, /* that step is in flight: its blocks are still held */
+	PLX_SEQ_EVICT_DONE,
+};
+
 /* Why an answer ended; the numbers are those of enum plx_finish on the wire. */
 enum plx_seq_end {
 	PLX_SEQ_END_NONE = 0,
@@ -79,6 +91,13 @@ struct plx_seq {
 	const struct plx_shift *shift; /* NULL: it ends where its context does */
 	float *score;                  /* [n_prompt] what it is run for; NULL: an answer */
 	uint32_t score_span;           /* tokens that it looks back at most */
+	uint8_t evict;                 /* enum plx_seq_evict */
+	bool evict_late;               /* only where memory is short */
+	uint32_t n_stay;               /* places of the prompt whose bits in keep are set */
+	uint32_t n_evicted;            /* tokens that went */
+	uint32_t keep_from;            /* TELL: places before */
+	float evict_loss;
+	uint64_t *keep; /* [ctx_tokens / 64, rounded up] bits */
 	struct plx_prefix_at at;
 	uint64_t paused_ns; /* at the window since; 0: not */
 	uint64_t last_ns;   /* device time of the last id */
@@ -105,7 +124,8 @@ static inline bool plx_seq_can_decode(const struct plx_seq *s)
 {
 	uint32_t n = plx_seq_sampled(s);
 
-	return s->state == PLX_SEQ_RUN && !s->leaving && n > 0 && n < s->max_new && n < s->window;
+	return s->state == PLX_SEQ_RUN && !s->leaving && n > 0 && n < s->max_new && n < s->window &&
+	       s->evict != PLX_SEQ_EVICT_LOOK;
 }
 
 /* plx_seq_pos - where the next token will stand. */
@@ -159,7 +179,16 @@ struct plx_seq_fill {
 	uint32_t max_tok;
 	uint32_t max_seq;
 	uint32_t block_tokens;
+	bool observes, keeps; /* a sequence's attention is observed; one's KV is thinned out */
 };
+
+/*
+ * plx_seq_evict_begin - of the next step on, places of the prompt whose bits in keep are not set
+ * are no longer there. No drafts are in flight.
+ * plx_seq_evict_came - the step that told it came back: give the blocks back that are not needed.
+ */
+void plx_seq_evict_begin(struct plx_seq *s, uint32_t block_tokens);
+void plx_seq_evict_came(struct plx_seq *s, struct plx_prefix *p);
 
 /*
  * plx_seq_give - append the sequence's next n tokens, whose blocks it holds, to a step: known ones,

@@ -152,6 +152,7 @@ enum plx_wire_feature {
 	PLX_FEAT_GENERATE = 1u << 15,
 	PLX_FEAT_NO_STREAM = 1u << 16, /* the stream flag may be left out */
 	PLX_FEAT_PRUNE = 1u << 17,     /* COMPRESS option: prompts are pruned */
+	PLX_FEAT_EVICT = 1u << 18,     /* COMPRESS option: KV is removed behind a prompt */
 };
 
 /*

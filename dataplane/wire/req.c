@@ -172,6 +172,7 @@ struct opt_walk {
 	struct plx_req_view *v;
 	const struct plx_wire_limits *lim;
 	struct plx_req_fault *f;
+	uint32_t have;    /* features */
 	uint64_t resumed; /* bit a sample */
 	bool messages, unique[PLX_OPT_LAST + 1];
 };
@@ -292,6 +293,12 @@ static int check_compress(struct opt_walk *w, const uint8_t *p, uint32_t n)
 	if (c->n_keep > PLX_REQ_KEEP_MAX ||
 	    n != sizeof(*c) + c->n_keep * sizeof(struct plx_req_keep))
 		return opt_fault(w, PLX_OPT_COMPRESS, "length, or over 256 spans");
+	c->how = c->how ? c->how : PLX_COMPRESS_PROMPT;
+	if (c->how > 7 || c->how == PLX_COMPRESS_LATE ||
+	    c->how == (PLX_COMPRESS_LATE | PLX_COMPRESS_PROMPT))
+		return opt_fault(w, PLX_OPT_COMPRESS, "unknown ways to compress");
+	if ((c->how & PLX_COMPRESS_KV) && !(w->have & PLX_FEAT_EVICT))
+		return opt_fault(w, PLX_OPT_COMPRESS, "KV is not removed here");
 	if (c->zero || c->keep_roles >> (PLX_ROLE_TOOL + 1))
 		return opt_fault(w, PLX_OPT_COMPRESS, "unknown role, or a reserved field");
 	w->v->keep = p + sizeof(*c);
@@ -442,7 +449,7 @@ static int check_block(const struct plx_msg_req *m, size_t n_bytes,
 int plx_req_decode(struct plx_req_view *v, const uint8_t *p, size_t n_bytes,
                    const struct plx_wire_limits *lim, uint32_t features, struct plx_req_fault *f)
 {
-	struct opt_walk w = {.v = v, .lim = lim, .f = f};
+	struct opt_walk w = {.v = v, .lim = lim, .f = f, .have = features};
 
 	memset(v, 0, sizeof(*v));
 	if (plx_req_peek(&v->m, p, n_bytes))

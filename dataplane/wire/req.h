@@ -106,13 +106,22 @@ static_assert(sizeof(struct plx_req_message) == 8, "wire layout");
  * is kept. LOSS: of the prompt's self-information (the sum of -log p of its tokens), the share that
  * may be removed, at least 0 and below 1. Never removed, whatever the target: what the chat
  * template writes, system messages, messages of keep_roles, spans of n_keep, and what
- * dataplane/batch/ compress.h protects. So less may be removed than was allowed; never more.
+ * dataplane/batch/compress.h protects. So less may be removed than was allowed; never more. Where
+ * KV is removed (compress_kv.h) the loss is the share of attention, and none of that is protected
+ * but the first and the last tokens. With both, each has the square root of the ratio, or half of
+ * the loss.
  */
+enum plx_req_compress_how {
+	PLX_COMPRESS_PROMPT = 1, /* before it is run: units that say least */
+	PLX_COMPRESS_KV = 2, /* when it was run: KV of tokens attended to least; one sample only */
+	PLX_COMPRESS_LATE = 4, /* KV only where memory is short, rather than to be preempted */
+};
 enum plx_req_compress_by { PLX_COMPRESS_RATIO = 1, PLX_COMPRESS_LOSS = 2 };
 struct plx_req_compress {
 	uint8_t by;         /* enum plx_req_compress_by */
 	uint8_t keep_roles; /* bit enum plx_req_role: these messages stay whole */
-	uint16_t zero;
+	uint8_t how;        /* PLX_COMPRESS_*; 0 is PROMPT */
+	uint8_t zero;
 	float target;
 	uint32_t n_keep;
 };

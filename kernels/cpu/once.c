@@ -73,3 +73,61 @@ void plx_k_kv_import(uint16_t *dst, const uint16_t *src, uint32_t block_tokens, 
 			dst[(size_t)(t / 16 * 16) * head_dim + (size_t)d * 16 + t % 16] =
 			    src[(size_t)t * head_dim + d];
 }
+
+/* ---- a token's row --------------------------------------------------------------------------- */
+
+static uint8_t *block_of(const struct plx_k_kv *kv, uint32_t pos)
+{
+	return (uint8_t *)kv->base + kv->table[pos / kv->block_tokens] * kv->block_bytes;
+}
+
+static void move_f16(const struct plx_k_kv *kv, uint32_t to, uint32_t from)
+{
+	uint32_t a = to % kv->block_tokens, b = from % kv->block_tokens, hd = kv->head_dim;
+	uint16_t *dk = (uint16_t *)(void *)(block_of(kv, to) + kv->k_off) + a / 16 * 16 * hd;
+	const uint16_t *sk =
+	    (const uint16_t *)(const void *)(block_of(kv, from) + kv->k_off) + b / 16 * 16 * hd;
+	uint16_t *dv = (uint16_t *)(void *)(block_of(kv, to) + kv->v_off);
+	const uint16_t *sv = (const uint16_t *)(const void *)(block_of(kv, from) + kv->v_off);
+
+	for (uint32_t d = 0; d < hd; d++)
+		dk[(size_t)d * 16 + a % 16] = sk[(size_t)d * 16 + b % 16];
+	memcpy(dv + (size_t)a * hd, sv + (size_t)b * hd, 2 * (size_t)hd);
+}
+
+/* Row b of a group of 16 positions into row a of another; kvq.h says where its bytes are. */
+static void move_group(uint8_t *dst, const uint8_t *src, struct kvq f, uint32_t n_block, bool is_k,
+                       uint32_t a, uint32_t b)
+{
+	uint32_t q_end = n_block * f.q_bytes, h_end = q_end + n_block * f.h_bytes;
+
+	for (uint32_t at = 0; at < (is_k ? h_end : 0); at += 64)
+		memcpy(dst + at + 4 * (size_t)a, src + at + 4 * (size_t)b, 4);
+	for (uint32_t at = 0; at < (is_k ? 0 : q_end); at += f.q_bytes)
+		for (uint32_t j = 0; j < f.q_bytes / 16; j++)
+			dst[at + a / 4 * (f.q_bytes / 4) + 4 * j + a % 4] =
+			    src[at + b / 4 * (f.q_bytes / 4) + 4 * j + b % 4];
+	for (uint32_t i = 0; i < n_block; i++)
+		memcpy(dst + h_end + 32 * (size_t)i + 2 * (size_t)a,
+		       src + h_end + 32 * (size_t)i + 2 * (size_t)b, 2);
+}
+
+void plx_k_kv_move(const struct plx_k_kv *kv, uint32_t to, uint32_t from)
+{
+	uint32_t a = to % kv->block_tokens, b = from % kv->block_tokens;
+	uint32_t n_block = kvq_blocks(kv->head_dim);
+	struct kvq fk = kvq_k(kv->type), fv = kvq_v(kv->type);
+	size_t gk = kvq_group_bytes(fk, kv->head_dim), gv = kvq_group_bytes(fv, kv->head_dim);
+
+	if (to == from)
+		return;
+	if (kv->type == PLX_K_KV_F16) {
+		move_f16(kv, to, from);
+		return;
+	}
+	move_group(block_of(kv, to) + kv->k_off + a / 16 * gk,
+	           block_of(kv, from) + kv->k_off + b / 16 * gk, fk, n_block, true, a % 16, b % 16);
+	move_group(block_of(kv, to) + kv->v_off + a / 16 * gv,
+	           block_of(kv, from) + kv->v_off + b / 16 * gv, fv, n_block, false, a % 16,
+	           b % 16);
+}

@@ -15,11 +15,12 @@
 
 struct plx_ref {
 	const struct plx_model *m;
-	uint32_t n_ctx; /* a multiple of 8 */
-	uint32_t n;     /* tokens so far */
-	uint32_t round; /* enum plx_ref_round */
-	double *k;      /* [n_layer][n_head_kv][n_ctx][head_dim] */
-	double *v;      /* [n_layer][n_head_kv][head_dim][n_ctx] */
+	uint32_t n_ctx;      /* a multiple of 8 */
+	uint32_t n;          /* tokens so far */
+	uint32_t round;      /* enum plx_ref_round */
+	const uint8_t *gone; /* [n] tokens that nobody attends to; NULL: none */
+	double *k;           /* [n_layer][n_head_kv][n_ctx][head_dim] */
+	double *v;           /* [n_layer][n_head_kv][head_dim][n_ctx] */
 };
 
 static double *doubles(size_t n)
@@ -47,6 +48,11 @@ void plx_ref_close(struct plx_ref *r)
 	free(r->k);
 	free(r->v);
 	free(r);
+}
+
+void plx_ref_gone(struct plx_ref *r, const uint8_t *gone)
+{
+	r->gone = gone;
 }
 
 void plx_ref_round(struct plx_ref *r, uint32_t flags)
@@ -223,6 +229,9 @@ static void attend(void *arg, uint32_t t)
 
 		plx_ref_mul(&(struct plx_ref_mul){a->k + kv, a->q + at, p, m->head_dim, m->head_dim,
 		                                  n_ctx, n, n_group, m->head_dim});
+		for (uint32_t j = 0; a->r->gone && j < n_group * n; j++)
+			if (j % n < a->r->n && a->r->gone[j % n])
+				p[(size_t)(j / n) * n_ctx + j % n] = (double)-INFINITY;
 		for (uint32_t g = 0; g < n_group; g++)
 			softmax(p + (size_t)g * n_ctx,
 			        a->window > 0 && n > a->window ? n - a->window : 0, n,

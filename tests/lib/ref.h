@@ -36,6 +36,10 @@ void plx_ref_close(struct plx_ref *r);
 /* plx_ref_round - from now on round what flags (enum plx_ref_round) name; at first nothing is. */
 void plx_ref_round(struct plx_ref *r, uint32_t flags);
 
+/* plx_ref_gone - from now on nobody attends to token i of those before where gone[i]; NULL: all
+ * count. It must stay. */
+void plx_ref_gone(struct plx_ref *r, const uint8_t *gone);
+
 /*
  * plx_ref_run - append n tokens and compute the logits after the last n_rows of them.
  *

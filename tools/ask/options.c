@@ -35,6 +35,7 @@ enum {
 	O_BEYOND,
 	O_KEEP_RATIO,
 	O_MAX_LOSS,
+	O_COMPRESS,
 	O_RETRY,
 	O_QUIET,
 	O_CHAT,
@@ -69,6 +70,7 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"beyond-context", 0, NULL, O_BEYOND},
                                         {"keep-ratio", 1, NULL, O_KEEP_RATIO},
                                         {"max-loss", 1, NULL, O_MAX_LOSS},
+                                        {"compress", 1, NULL, O_COMPRESS},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
                                         {"chat", 0, NULL, O_CHAT},
@@ -108,6 +110,9 @@ const char *plx_ask_usage(void)
 	       "                        of its tokens; system message, questions, numbers and\n"
 	       "                        names stay; the figures say how much went\n"
 	       "  --max-loss L          the same, by the share of its information that may go\n"
+	       "  --compress HOW        with one of these: prompt (default), kv: leave out the\n"
+	       "                        memory of what it attends to least, when it was run;\n"
+	       "                        both, or late: kv, but only where memory is short\n"
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
@@ -172,6 +177,20 @@ static int set_u32(const char *name, uint32_t *out, uint64_t low, uint64_t high,
 	return err;
 }
 
+static int set_compress(struct plx_client_request *r, struct plx_diag *d)
+{
+	bool late = strcmp(optarg, "late") == 0, both = strcmp(optarg, "both") == 0;
+	bool kv = strcmp(optarg, "kv") == 0;
+
+	if (!late && !both && !kv && strcmp(optarg, "prompt") != 0)
+		return plx_diag_set(d, PLX_E_INVAL, "--compress %s: give prompt, kv, both or late",
+		                    optarg);
+	r->evict = late || both || kv;
+	r->evict_late = late;
+	r->prune_too = both;
+	return 0;
+}
+
 /* Options that set one number of the request; 1 when opt is none of them. */
 static int set_request(struct plx_client_request *r, int opt, const char *name, struct plx_diag *d)
 {
@@ -221,6 +240,8 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 	case O_KEEP_RATIO:
 		r->allow_compression = true;
 		return set_float(name, &r->keep_ratio, 0.001, 1, d);
+	case O_COMPRESS:
+		return set_compress(r, d);
 	case O_MAX_LOSS:
 		r->allow_compression = true;
 		return set_float(name, &r->max_loss, 0.001, 0.999, d);

@@ -192,6 +192,9 @@ struct plx_client_request {
 	 * allow_compression. System messages, questions, numbers and names stay. */
 	float keep_ratio;   /* tokens kept / tokens of the prompt, above 0, at most 1; 0: no */
 	float max_loss;     /* share of the prompt's information removed, below 1; 0: no */
+	bool evict;         /* not the prompt's text but KV of its tokens goes, when it was run */
+	bool evict_late;    /* with evict: only where the appliance's memory is short */
+	bool prune_too;     /* with evict: the text as well */
 	uint8_t keep_roles; /* bit enum plx_client_role: messages that stay whole */
 	const struct plx_client_keep *keeps; /* spans that stay */
 	uint32_t n_keeps;                    /* at most 256 */

@@ -92,6 +92,14 @@ static bool prunes(const struct plx_client_request *r)
 	return r->keep_ratio > 0 || r->max_loss > 0;
 }
 
+static uint8_t how_of(const struct plx_client_request *r)
+{
+	unsigned how = !r->evict || r->prune_too ? PLX_COMPRESS_PROMPT : 0u;
+
+	how |= r->evict ? PLX_COMPRESS_KV : 0u;
+	return (uint8_t)(how | (r->evict && r->evict_late ? PLX_COMPRESS_LATE : 0u));
+}
+
 static void write_prune(struct plx_req_writer *w, const struct plx_client_request *r)
 {
 	static_assert(sizeof(struct plx_client_keep) == sizeof(struct plx_req_keep), "one layout");
@@ -99,6 +107,7 @@ static void write_prune(struct plx_req_writer *w, const struct plx_client_reques
 	struct plx_req_compress c = {.by =
 	                                 (uint8_t)(ratio ? PLX_COMPRESS_RATIO : PLX_COMPRESS_LOSS),
 	                             .keep_roles = r->keep_roles,
+	                             .how = how_of(r),
 	                             .target = ratio ? r->keep_ratio : r->max_loss,
 	                             .n_keep = r->n_keeps};
 
