@@ -10,6 +10,11 @@
 
 #define SAMPLE   64u /* slots that are looked at for the coldest: 0.1 us each at most */
 #define GAIN_MAX 1e12f
+/* Guesses that come true less often than this take more from a disk than they give: then only one
+ * in so many is tried. */
+#define LUCK_LEAST 0.3f
+#define LUCK_TRY   8u
+#define LUCK_SPAN  64.0f
 
 /* ---- slots ---------------------------------------------------------------------------------- */
 
@@ -128,10 +133,26 @@ static void heat_turn(struct plx_experts *x)
 	x->gain = 1;
 }
 
+/* What was read on a guess for the last layer, and it did not want. */
+static void guesses_judge(struct plx_experts *x)
+{
+	for (uint32_t e = 0; e < x->n_expert; e++) {
+		struct plx_expert_slot *s = slot_of(x, key_of(x, x->last_il, e));
+
+		if (s == NULL || !s->early)
+			continue;
+		x->luck -= x->luck / LUCK_SPAN;
+		guess_end(x, s);
+	}
+}
+
 void plx_experts_turn(struct plx_experts *x, uint32_t il)
 {
+	guesses_judge(x);
+	x->last_il = il;
 	x->turn++;
 	x->turn += x->turn == 0; /* which means: not held */
+	atomic_store_explicit(&x->n_turn, x->turn, memory_order_relaxed);
 	heat_turn(x);
 	for (uint32_t e = 0; e < x->n_expert; e++) {
 		struct plx_expert_slot *s = slot_of(x, key_of(x, il, e));
@@ -148,8 +169,10 @@ void plx_experts_need(struct plx_experts *x, uint32_t il, uint32_t e)
 
 	x->heat[key] += x->gain;
 	count(s != NULL && state_of(s) == PLX_EXPERT_READY ? &x->hits : &x->misses);
-	if (s != NULL && s->early)
+	if (s != NULL && s->early) {
 		count(&x->ahead_used);
+		x->luck += (1 - x->luck) / LUCK_SPAN;
+	}
 	if (s != NULL)
 		guess_end(x, s);
 	(void)plx_experts_ask(x, il, e);
@@ -160,6 +183,8 @@ void plx_experts_guess(struct plx_experts *x, uint32_t il, uint32_t e)
 	uint32_t key = key_of(x, il, e);
 	struct plx_expert_slot *s = slot_of(x, key);
 
+	if (s == NULL && x->luck < LUCK_LEAST && ++x->n_skip % LUCK_TRY != 0)
+		return;
 	if (s == NULL && x->n_early < x->n_slot / 4) {
 		s = take(x, key, &x->guesses);
 		if (s == NULL)
@@ -327,11 +352,14 @@ static struct plx_experts *store_new(const struct plx_experts_conf *conf)
 	x->n_slot = conf->n_slot;
 	x->slot_bytes = plx_experts_slot_bytes(conf->m);
 	x->gain = 1;
+	x->luck = 1;
 	x->growth = exp2f(1.0f / (float)(PLX_EXPERTS_HALF_LIFE * conf->m->n_layer));
 	x->turn = 1;
 	x->tmp_fd = -1;
 	x->direct_fd = -1;
 	x->cache.fd = -1;
+	(void)sem_init(&x->work[0], 0, 0);
+	(void)sem_init(&x->work[1], 0, 0);
 	return x;
 }
 
@@ -398,6 +426,8 @@ void plx_experts_close(struct plx_experts *x)
 		return;
 	plx_experts_threads_end(x);
 	plx_expert_file_close(x);
+	(void)sem_destroy(&x->work[0]);
+	(void)sem_destroy(&x->work[1]);
 	free(x->needs.slot);
 	free(x->guesses.slot);
 	free(x->shape);

@@ -3,11 +3,13 @@
 #define PLX_ACCEL_EXPERTS_INT_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "accel/experts.h"
 
-#define PLX_EXPERTS_NONE UINT32_MAX
+#define PLX_EXPERTS_NONE    UINT32_MAX
+#define PLX_EXPERTS_THREADS (PLX_EXPERTS_READERS + 1) /* one that watches */
 
 struct plx_expert_slot {
 	/* Runner: to QUEUED and to EMPTY; a reader: QUEUED to READING to READY or FAILED. */
@@ -58,8 +60,12 @@ struct plx_experts {
 	float gain;                   /* what a use adds now */
 	float growth;                 /* of gain from one turn to the next */
 	uint32_t turn;
-	uint32_t hand; /* where the next search for a slot begins */
+	_Atomic uint32_t n_turn; /* turns so far, for who watches */
+	uint32_t hand;           /* where the next search for a slot begins */
 	uint32_t n_early;
+	uint32_t last_il; /* the layer of the turn before */
+	float luck;       /* of guesses, lately: the share that came true */
+	uint32_t n_skip;  /* guesses left out since luck is low */
 	struct plx_expert_ring needs, guesses;
 	_Atomic uint64_t hits, misses, ahead, ahead_used; /* runner writes */
 	_Atomic uint64_t read_bytes;                      /* readers add */
@@ -83,8 +89,9 @@ struct plx_experts {
 	int err;
 	_Atomic bool stop;
 	_Atomic uint32_t n_started;
+	sem_t work[2]; /* readers of needs, and of anything */
 	uint32_t n_thread;
-	pthread_t thread[PLX_EXPERTS_READERS];
+	pthread_t thread[PLX_EXPERTS_THREADS];
 	const uint64_t *cpus;
 };
 

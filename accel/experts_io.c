@@ -1,7 +1,7 @@
 /*
- * The store's threads: first they make the file, if there is none, then the pool's pages, then they
- * read what the runner puts into its rings. They sleep between two looks while nothing comes, so
- * that the runner never has to wake one, which would be a system call.
+ * The store's threads: first they make the file, if there is none, then the pool's pages. From then
+ * on one of them looks at the runner's rings, so that the runner has nobody to wake, which would be
+ * a system call; it wakes the others, who read. While nothing comes it sleeps longer between looks.
  */
 #include <sched.h>
 #include <signal.h>
@@ -125,10 +125,9 @@ static void say(struct plx_experts *x, const struct plx_diag *why)
 }
 
 /* Reads one slot that waits; false when none does. */
-static bool serve(struct plx_experts *x, uint32_t idx)
+static bool serve(struct plx_experts *x, bool needs_only)
 {
 	uint32_t i, want = PLX_EXPERT_QUEUED;
-	bool needs_only = idx < x->n_thread / 2;
 	struct plx_diag why = {0};
 
 	if (!plx_expert_ring_pop(&x->needs, &i) &&
@@ -173,11 +172,46 @@ static void keep_off(const uint64_t *cpus)
 		(void)sched_setaffinity(0, sizeof(all), &all);
 }
 
+static uint32_t n_in(const struct plx_expert_ring *r)
+{
+	return atomic_load_explicit(&r->head, memory_order_relaxed) -
+	       atomic_load_explicit(&r->tail, memory_order_relaxed);
+}
+
+/* Wakes as many readers as there is work for, no more often than once for each. */
+static void wake(sem_t *work, uint32_t n, uint32_t most)
+{
+	int have = 0;
+
+	(void)sem_getvalue(work, &have);
+	for (uint32_t i = have > 0 ? (uint32_t)have : 0; i < n && i < most; i++)
+		(void)sem_post(work);
+}
+
+/* Looks at the rings until the end. */
+static void watch(struct plx_experts *x)
+{
+	uint64_t last_ns = plx_clock_ns();
+	uint32_t seen = 0, half = PLX_EXPERTS_READERS / 2;
+
+	while (!stopped(x)) {
+		uint32_t heads = atomic_load_explicit(&x->n_turn, memory_order_relaxed);
+		uint32_t needs = n_in(&x->needs), guesses = n_in(&x->guesses);
+
+		wake(&x->work[0], needs, half);
+		wake(&x->work[1], (needs > half ? needs - half : 0) + guesses, half);
+		if (heads != seen || needs + guesses > 0)
+			last_ns = plx_clock_ns();
+		seen = heads;
+		nap(plx_clock_ns() - last_ns < LATELY_NS ? NAP_NS : REST_NS);
+	}
+}
+
+/* Threads 0 .. READERS-1 read, half of them needs alone; the last one watches. */
 static void *reader_main(void *arg)
 {
 	struct plx_experts *x = arg;
 	uint32_t idx = atomic_fetch_add_explicit(&x->n_started, 1, memory_order_relaxed);
-	uint64_t last_ns = plx_clock_ns();
 
 	keep_off(x->cpus);
 	if (idx < x->n_slot)
@@ -186,12 +220,12 @@ static void *reader_main(void *arg)
 		nap(REST_NS);
 	if (!stopped(x) && stage_of(x) != PLX_EXPERTS_BROKEN)
 		touch(x, idx);
+	if (idx == PLX_EXPERTS_READERS)
+		watch(x);
 	while (!stopped(x)) {
-		if (serve(x, idx)) {
-			last_ns = plx_clock_ns();
-			continue;
-		}
-		nap(plx_clock_ns() - last_ns < LATELY_NS ? NAP_NS : REST_NS);
+		(void)sem_wait(&x->work[idx % 2]);
+		while (!stopped(x) && serve(x, idx % 2 == 0))
+			;
 	}
 	return NULL;
 }
@@ -208,8 +242,8 @@ uint32_t plx_experts_threads(struct plx_experts *x)
 	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
 	sigfillset(&all); /* signals are for the thread that waits for them */
 	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
-	x->n_thread = PLX_EXPERTS_READERS;
-	for (uint32_t i = 0; i < PLX_EXPERTS_READERS; i++)
+	x->n_thread = PLX_EXPERTS_THREADS;
+	for (uint32_t i = 0; i < PLX_EXPERTS_THREADS; i++)
 		if (pthread_create(&x->thread[i], &attr, reader_main, x) != 0) {
 			/* Those that run count on all: they end, and nothing was begun. */
 			x->n_thread = i;
@@ -224,6 +258,8 @@ uint32_t plx_experts_threads(struct plx_experts *x)
 void plx_experts_threads_end(struct plx_experts *x)
 {
 	atomic_store_explicit(&x->stop, true, memory_order_relaxed);
+	for (uint32_t i = 0; i < PLX_EXPERTS_READERS; i++)
+		(void)sem_post(&x->work[i % 2]);
 	for (uint32_t i = 0; i < x->n_thread; i++)
 		(void)pthread_join(x->thread[i], NULL);
 	x->n_thread = 0;

@@ -38,7 +38,11 @@ static void *worker_main(void *arg)
 
 	for (uint32_t round = 0; !atomic_load(&k->stop);) {
 		if (atomic_load(&k->round) == round) {
+			struct plx_dev *twin = atomic_load(&k->twin);
+
 			(void)plx_dev_worker(k->dev, idx, 50);
+			if (twin != NULL)
+				(void)plx_dev_worker(twin, idx, 50);
 			continue;
 		}
 		round++;
@@ -92,7 +96,8 @@ void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
 	devkit_open_cached(k, m, isa, lim, "");
 }
 
-void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
+/* All but the workers. */
+static void open_device(struct devkit *k, struct plx_model *m, const char *isa,
                         const struct plx_dev_limits *lim, const char *cache_base)
 {
 	struct plx_dev_conf conf = {.name = "test", .kind = "cpu"};
@@ -106,10 +111,24 @@ void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
 	k->model = m;
 	ok(plx_dev_open(&conf, &k->dev, &d), &d);
 	load(k);
+}
+
+void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
+                        const struct plx_dev_limits *lim, const char *cache_base)
+{
+	open_device(k, m, isa, lim, cache_base);
 	k->n_worker = lim->n_threads - 1;
 	PLX_CHECK(k->n_worker <= DEVKIT_MAX_THREADS);
 	for (uint32_t i = 0; i < k->n_worker; i++)
 		PLX_CHECK(pthread_create(&k->worker[i], NULL, worker_main, k) == 0);
+}
+
+void devkit_open_twin(struct devkit *k, struct plx_model *m, const char *isa,
+                      const struct plx_dev_limits *lim, struct devkit *of)
+{
+	open_device(k, m, isa, lim, "");
+	PLX_CHECK(lim->n_threads == of->lim.n_threads);
+	atomic_store(&of->twin, k->dev);
 }
 
 void devkit_open(struct devkit *k, const char *model_path, const char *isa,

@@ -28,6 +28,7 @@ struct devkit {
 	uint32_t n_worker;
 	_Atomic uint32_t next_worker;
 	pthread_t worker[DEVKIT_MAX_THREADS];
+	_Atomic(struct plx_dev *) twin; /* the workers serve this one too */
 	_Atomic bool stop;
 	/* What devkit_lend runs; one round a call. */
 	void (*task)(void *arg, uint32_t lane);
@@ -65,6 +66,10 @@ void devkit_open_model(struct devkit *k, struct plx_model *m, const char *isa,
 /* devkit_open_cached - the same, with files of repacked weights named cache_base and a suffix. */
 void devkit_open_cached(struct devkit *k, struct plx_model *m, const char *isa,
                         const struct plx_dev_limits *lim, const char *cache_base);
+/* devkit_open_twin - the same beside of, whose workers serve both, so that their steps can take
+ * turns; lim has as many threads as of's, and the twin is closed after it. */
+void devkit_open_twin(struct devkit *k, struct plx_model *m, const char *isa,
+                      const struct plx_dev_limits *lim, struct devkit *of);
 void devkit_close(struct devkit *k);
 
 /* devkit_has_isa - whether this machine can run it. */
