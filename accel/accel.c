@@ -34,6 +34,11 @@ int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out)
 	return dev->ops->info(dev, out);
 }
 
+int plx_dev_sparse_get(struct plx_dev *dev, struct plx_dev_sparse *out)
+{
+	return dev->ops->sparse != NULL ? dev->ops->sparse(dev, out) : PLX_E_UNSUPPORTED;
+}
+
 int plx_dev_experts_get(struct plx_dev *dev, struct plx_dev_experts *out)
 {
 	return dev->ops->experts != NULL ? dev->ops->experts(dev, out) : PLX_E_UNSUPPORTED;

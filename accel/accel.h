@@ -56,6 +56,7 @@ enum plx_dev_cap {
 	PLX_CAP_EXPERTS = 1 << 12, /* models with experts */
 	PLX_CAP_EVICT = 1 << 14,   /* PLX_SEQF_OBSERVE and PLX_DELTA_KEEP */
 	PLX_CAP_SCORE = 1 << 13,   /* PLX_TOKF_SCORE: log-probabilities of given ids */
+	PLX_CAP_SPARSE = 1 << 16,  /* PLX_SEQF_SPARSE, where the limits set it up */
 };
 
 struct plx_dev_info {
@@ -93,7 +94,26 @@ struct plx_dev_limits {
 	/* CPU: weights of experts in memory at once, the rest is read from a file as it is needed;
 	 * 0: all. Beside them what every token reads, shared experts included, is in memory. */
 	uint64_t expert_mem_bytes;
+
+	/*
+	 * Sparse attention, for sequences that ask for it (PLX_SEQF_SPARSE). A token attends to the
+	 * first 64 positions, the last 64 to 127, and of the chunks of 64 in between to those that
+	 *   - together with these hold sparse_mass of 1,000 parts of the attention, estimated from
+	 *     each page's mean key, the largest first; and
+	 *   - are the sparse_chunks whose keys may score highest, by their bounds.
+	 * Which they are depends on the ids before the token and its position alone. 0 and 0: none
+	 * of it, and blocks without what it needs.
+	 */
+	uint32_t sparse_mass;   /* 0..1000 */
+	uint32_t sparse_chunks; /* 0..65535 */
+	uint32_t sparse_from;   /* tokens at lower positions attend to all */
 };
+
+/* plx_limits_sparse - whether they set sparse attention up. */
+static inline bool plx_limits_sparse(const struct plx_dev_limits *l)
+{
+	return l->sparse_mass > 0 || l->sparse_chunks > 0;
+}
 
 /* A token's source in a step. */
 #define PLX_TOK_LAST     (-1)                /* the id this slot sampled last */
@@ -128,6 +148,8 @@ enum plx_seq_flag {
 	 * sequence in a step at most.
 	 */
 	PLX_SEQF_OBSERVE = 1 << 1,
+	PLX_SEQF_SPARSE = 1 << 2, /* attention as the limits' sparse_* say; always or never
+	                           * in the life of a sequence and of the blocks it shares */
 };
 
 /*
@@ -307,6 +329,14 @@ struct plx_dev_experts {
 	uint64_t wait_ns; /* that steps waited for them */
 };
 
+/* What sparse attention left out since the device was loaded, in chunks of 64 positions and heads.
+ */
+struct plx_dev_sparse {
+	uint64_t tokens; /* that chose, over all layers and heads */
+	uint64_t chunks; /* that dense attention would have read for them */
+	uint64_t read;
+};
+
 /*
  * What a device implements. Callers use the plx_dev_* and plx_queue_* functions below, which add
  * the argument checks that are the same for all.
@@ -330,6 +360,7 @@ struct plx_dev_ops {
 	int (*reset)(struct plx_dev *dev);
 	void (*close)(struct plx_dev *dev);
 	int (*experts)(struct plx_dev *dev, struct plx_dev_experts *out); /* NULL: runs none */
+	int (*sparse)(struct plx_dev *dev, struct plx_dev_sparse *out);   /* NULL: has none */
 };
 
 /* First member of every device's own struct, and of every queue's. */
@@ -376,6 +407,12 @@ int plx_dev_info_get(struct plx_dev *dev, struct plx_dev_info *out);
  * Errors: UNSUPPORTED (no experts here).
  */
 int plx_dev_experts_get(struct plx_dev *dev, struct plx_dev_experts *out);
+
+/*
+ * plx_dev_sparse_get - what sequences with sparse attention read, step by step.
+ * Thread: any.  Errors: UNSUPPORTED (the limits set up none).
+ */
+int plx_dev_sparse_get(struct plx_dev *dev, struct plx_dev_sparse *out);
 
 /*
  * plx_dev_load_begin, plx_dev_load_poll - load the model and allocate every table.

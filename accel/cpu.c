@@ -68,11 +68,12 @@ out:
 static uint64_t layout_hash(const struct plx_cpu *c)
 {
 	static const char *const type[PLX_KV_N_TYPES] = {"f16", "q8-1", "q4-1"};
-	char text[160];
+	const char *pages = plx_limits_sparse(&c->lim) ? ", and pages of k summarised" : "";
+	char text[200];
 	int n = snprintf(text, sizeof(text),
-	                 "%s [layer %u][k, v][head %u][token %u][dim %u], k transposed by 16",
+	                 "%s [layer %u][k, v][head %u][token %u][dim %u], k transposed by 16%s",
 	                 type[c->lim.kv_type], c->m->n_layer, c->m->n_head_kv, c->lim.block_tokens,
-	                 c->m->head_dim);
+	                 c->m->head_dim, pages);
 
 	return XXH3_64bits(text, (size_t)n);
 }
@@ -112,6 +113,16 @@ static int cpu_experts(struct plx_dev *dev, struct plx_dev_experts *out)
 		return PLX_E_UNSUPPORTED;
 	memset(out, 0, sizeof(*out));
 	plx_fwd_moe_counts(&c->fwd, out);
+	return PLX_E_OK;
+}
+
+static int cpu_sparse(struct plx_dev *dev, struct plx_dev_sparse *out)
+{
+	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)dev;
+
+	if (!c->loaded || !plx_limits_sparse(&c->lim))
+		return PLX_E_UNSUPPORTED;
+	plx_fwd_sparse_counts(&c->fwd, out);
 	return PLX_E_OK;
 }
 
@@ -184,4 +195,5 @@ const struct plx_dev_ops plx_cpu_ops = {
     .reset = plx_cpu_reset,
     .close = cpu_close,
     .experts = cpu_experts,
+    .sparse = cpu_sparse,
 };

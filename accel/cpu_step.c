@@ -58,7 +58,8 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 	struct plx_fwd *f = &c->fwd;
 
 	f->seq[i] =
-	    (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok, t[0].pos[0], slot->n_gone};
+	    (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok,
+	                         t[0].pos[0], slot->n_gone, (q->flags & PLX_SEQF_SPARSE) != 0};
 	for (uint32_t j = 0; j < q->n_tok; j++) {
 		uint32_t at = q->first_tok + j;
 

@@ -95,6 +95,11 @@ static int model_check(struct plx_cu *c, struct plx_diag *d)
 		return plx_diag_set(d, PLX_E_UNSUPPORTED,
 		                    "%s: widths %u, %u and %u; a CUDA device runs multiples of 32",
 		                    m->name, m->n_embd, m->n_ff, m->n_head * m->head_dim);
+	if (plx_limits_sparse(&c->lim))
+		return plx_diag_set(d, PLX_E_UNSUPPORTED,
+		                    "device %s: a CUDA device has no sparse attention; remove "
+		                    "limits.sparse_mass and sparse_chunks",
+		                    c->conf.name);
 	if (m->window > 0 && (uint64_t)c->lim.max_seq_blocks * c->lim.block_tokens > m->window)
 		return plx_diag_set(d, PLX_E_UNSUPPORTED,
 		                    "%s: a sliding window of %u tokens, which a CUDA device does "

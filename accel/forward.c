@@ -5,6 +5,7 @@
 
 #include "accel/cut.h"
 #include "accel/forward_moe.h"
+#include "accel/forward_pick.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
@@ -317,30 +318,13 @@ static void rope_tok(struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t t)
 	}
 }
 
-/* The sequence that token t belongs to: the last one that begins at or before it. */
-static const struct plx_fwd_seq *seq_of(const struct plx_fwd *f, uint32_t t)
-{
-	uint32_t lo = 0;
-	uint32_t hi = f->n_seq;
-
-	while (hi - lo > 1) {
-		uint32_t mid = (lo + hi) / 2;
-
-		if (f->seq[mid].first_tok <= t)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return &f->seq[lo];
-}
-
 static void tok_units(struct plx_fwd *f, struct plx_range tok, uint32_t lane)
 {
 	for (uint32_t t = tok.begin; t < tok.end; t++) {
 		if (f->op == PLX_FWD_EMBED)
 			embed_tok(f, t);
 		else if (f->op == PLX_FWD_ROPE)
-			rope_tok(f, seq_of(f, t), t);
+			rope_tok(f, plx_fwd_seq_of(f, t), t);
 		else if (f->op == PLX_FWD_QATT)
 			act_store(f, &f->att, t, f->m->n_head * f->m->head_dim,
 			          f->att.f32 + (size_t)t * f->m->n_head * f->m->head_dim);
@@ -371,7 +355,7 @@ static void fetch_to_write(const uint8_t *at, uint32_t bytes)
  * f16. */
 static void fetch_kv(const struct plx_fwd *f, uint32_t t)
 {
-	const uint32_t *table = seq_of(f, t)->table;
+	const uint32_t *table = plx_fwd_seq_of(f, t)->table;
 	uint32_t block = table[f->pos[t] / f->lim.block_tokens], hd = f->m->head_dim;
 	uint32_t at = f->pos[t] % f->lim.block_tokens;
 	enum plx_k_kv_type type = plx_fwd_kv_type(&f->lim);
@@ -428,16 +412,6 @@ static bool layer_next(struct plx_fwd *f)
 	return f->n_row > 0;
 }
 
-/* Behind K and V; without logits the last layer is there for them only. */
-static bool attn_next(struct plx_fwd *f)
-{
-	if (f->il + 1 == f->m->n_layer && f->n_row == 0)
-		return false;
-	f->split = plx_fwd_first_split(f);
-	f->op = PLX_FWD_ATTN;
-	return true;
-}
-
 static enum plx_fwd_op first_op(const struct plx_fwd *f)
 {
 	if (f->n_shift > 0)
@@ -465,12 +439,10 @@ static bool op_next(struct plx_fwd *f)
 		f->op = PLX_FWD_NORM1;
 		return true;
 	case PLX_FWD_ROPE:
-		if (!plx_fwd_observes(f))
-			return attn_next(f);
-		f->op = PLX_FWD_OBSERVE;
-		return true;
 	case PLX_FWD_OBSERVE:
-		return attn_next(f);
+	case PLX_FWD_PAGES:
+	case PLX_FWD_PICK:
+		return plx_fwd_attn_next(f);
 	case PLX_FWD_ATTN:
 		if (f->split + 1 < f->n_split) {
 			f->split++;
@@ -579,6 +551,9 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 		return tok_cut(f, f->n_head_row, f->m->n_embd);
 	case PLX_FWD_ROPE:
 		return tok_cut(f, f->n_tok, 2 * f->qkv_width);
+	case PLX_FWD_PAGES:
+	case PLX_FWD_PICK:
+		return plx_fwd_pick_cut(f);
 	case PLX_FWD_ATTN:
 		return plx_cut_op(plx_fwd_attn_ns(f), f->n_span * f->m->n_head_kv);
 	case PLX_FWD_GATE_UP:
@@ -613,6 +588,7 @@ void plx_fwd_begin(struct plx_fwd *f)
 	f->i_shift = 0;
 	f->split = 0;
 	plx_fwd_spans_make(f);
+	plx_fwd_pick_begin(f);
 }
 
 bool plx_fwd_next(struct plx_fwd *f, struct plx_cut *out)
@@ -643,6 +619,10 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 	case PLX_FWD_NORM2:
 	case PLX_FWD_HEAD_NORM:
 		tok_units(f, units, lane);
+		break;
+	case PLX_FWD_PAGES:
+	case PLX_FWD_PICK:
+		plx_fwd_pick_units(f, units, lane);
 		break;
 	case PLX_FWD_ATTN:
 		plx_fwd_attn_units(f, units, lane);
@@ -730,9 +710,10 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 const char *plx_fwd_op_name(enum plx_fwd_op op)
 {
 	static const char *const name[PLX_FWD_N_OPS] = {
-	    "shift",  "embed",    "norm1",   "qkv",       "rope",  "attn",  "qatt",   "out",
-	    "norm2",  "gate_up",  "down",    "router",    "route", "group", "gather", "exp_wait",
-	    "exp_up", "exp_down", "exp_sum", "head_norm", "head",  "evict", "observe"};
+	    "shift",     "embed", "norm1",  "qkv",      "rope",    "pages",    "pick",
+	    "attn",      "qatt",  "out",    "norm2",    "gate_up", "down",     "router",
+	    "route",     "group", "gather", "exp_wait", "exp_up",  "exp_down", "exp_sum",
+	    "head_norm", "head",  "evict",  "observe"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

@@ -15,6 +15,8 @@
  *     QKV                          qkv = W h (+ bias)
  *     ROPE                         norms of q and k, rotation, K and V into the cache
  *     OBSERVE, in every third layer, what the last tokens of one sequence attend to
+ *     PAGES                        summaries of the pages that are full now (sparse attention)
+ *     PICK                         which chunks each query reads (the same, forward_pick.h)
  *     ATTN  for each split of 1,024 positions that any token sees
  *     QATT                         only where a KV head's outputs are no whole number of q8 blocks
  *     OUT                          x += Wo att
@@ -45,6 +47,8 @@ enum plx_fwd_op {
 	PLX_FWD_NORM1,
 	PLX_FWD_QKV,
 	PLX_FWD_ROPE,
+	PLX_FWD_PAGES,
+	PLX_FWD_PICK,
 	PLX_FWD_ATTN,
 	PLX_FWD_QATT,
 	PLX_FWD_OUT,
@@ -98,6 +102,7 @@ struct plx_fwd_seq {
 	uint32_t n_tok;
 	uint32_t pos;   /* of its first token: its place in the blocks */
 	uint32_t ahead; /* its tokens' positions are so much beyond their places */
+	bool sparse;    /* attention as lim.sparse_* say */
 };
 
 /* Blocks of a sequence whose tokens are at lower positions from now on. */
@@ -155,6 +160,7 @@ struct plx_fwd_act {
 };
 
 struct plx_fwd_moe;
+struct plx_fwd_picks;
 
 struct plx_fwd {
 	const struct plx_model *m;
@@ -177,12 +183,13 @@ struct plx_fwd {
 	struct plx_fwd_act norm; /* [max_step_tokens][n_embd] */
 	float *qkv;              /* [max_step_tokens][qkv_width] */
 	float *acc; /* [max_step_tokens][n_head][part_floats]; NULL for short contexts */
-	struct plx_fwd_act att;    /* [max_step_tokens][n_head * head_dim] */
-	struct plx_fwd_act mid;    /* [max_step_tokens][n_ff], or n_ff_shared */
-	struct plx_fwd_act last;   /* [head_group][n_embd] */
-	float *logits;             /* [head_group][logit_stride] */
-	struct plx_fwd_lane *lane; /* [n_threads] */
-	struct plx_fwd_moe *moe;   /* NULL in a dense model */
+	struct plx_fwd_act att;      /* [max_step_tokens][n_head * head_dim] */
+	struct plx_fwd_act mid;      /* [max_step_tokens][n_ff], or n_ff_shared */
+	struct plx_fwd_act last;     /* [head_group][n_embd] */
+	float *logits;               /* [head_group][logit_stride] */
+	struct plx_fwd_lane *lane;   /* [n_threads] */
+	struct plx_fwd_moe *moe;     /* NULL in a dense model */
+	struct plx_fwd_picks *picks; /* NULL without sparse attention */
 
 	/* the step that runs */
 	uint32_t n_tok;
@@ -339,6 +346,9 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane);
  * Thread: as plx_fwd_next.
  */
 const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_share);
+
+/* plx_fwd_sparse_counts - what sparse attention read; with picks only. Thread: any. */
+void plx_fwd_sparse_counts(const struct plx_fwd *f, struct plx_dev_sparse *out);
 
 /* plx_fwd_op_name - "embed", "qkv" ... */
 const char *plx_fwd_op_name(enum plx_fwd_op op);

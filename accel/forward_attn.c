@@ -2,6 +2,7 @@
 #include "accel/forward_int.h"
 
 #include "accel/cut.h"
+#include "accel/forward_pick.h"
 
 const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f)
 {
@@ -33,6 +34,23 @@ static double attn_token_macs(const struct plx_fwd *f, uint32_t window, uint32_t
 	return 2.0 * seen * f->m->head_dim * (f->m->n_head / f->m->n_head_kv);
 }
 
+/* The sequence that token t belongs to: the last one that begins at or before it. */
+const struct plx_fwd_seq *plx_fwd_seq_of(const struct plx_fwd *f, uint32_t t)
+{
+	uint32_t lo = 0;
+	uint32_t hi = f->n_seq;
+
+	while (hi - lo > 1) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (f->seq[mid].first_tok <= t)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &f->seq[lo];
+}
+
 struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t layer,
                                 uint32_t head)
 {
@@ -49,7 +67,11 @@ struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, 
 	                         .v_off = k + n_kv * k_bytes + head * v_bytes,
 	                         .block_tokens = f->lim.block_tokens,
 	                         .head_dim = f->m->head_dim,
-	                         .type = type};
+	                         .type = type,
+	                         .page_off =
+	                             f->m->n_layer * n_kv * (k_bytes + v_bytes) +
+	                             (layer * n_kv + head) *
+	                                 plx_k_page_bytes(f->lim.block_tokens, f->m->head_dim)};
 }
 
 /* Turns a span's sums of one KV head into outputs, in the forms that Wo takes. */
@@ -92,6 +114,7 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 	a.pos = sp->pos;
 	a.scale = f->attn_scale;
 	a.window = window;
+	a.pick = plx_fwd_pick_of(f, sp, head);
 	if (n_split > first + 1)
 		acc = f->acc +
 		      ((size_t)head * f->lim.max_step_tokens + sp->tok) * group * f->part_floats;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "accel/cut.h"
+#include "accel/forward_pick.h"
 #include "fw/base/check.h"
 
 #define EVERY     3u       /* of so many layers one is looked at */
@@ -156,5 +157,6 @@ void plx_fwd_evict_units(const struct plx_fwd *f, struct plx_range u)
 		for (uint32_t p = 0; p < e->n_pos; p++)
 			if (e->keep[p / 64] >> (p % 64) & 1)
 				plx_k_kv_move(&kv, to++, p);
+		plx_fwd_pages_again(f, &kv, 0, to);
 	}
 }

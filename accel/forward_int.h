@@ -16,6 +16,9 @@ struct plx_fwd_rates {
 
 const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f);
 
+/* plx_fwd_seq_of - the sequence that token t belongs to. */
+const struct plx_fwd_seq *plx_fwd_seq_of(const struct plx_fwd *f, uint32_t t);
+
 /* plx_fwd_kv_view - one KV head of a layer in a sequence's blocks. */
 struct plx_k_kv plx_fwd_kv_view(const struct plx_fwd *f, const uint32_t *table, uint32_t layer,
                                 uint32_t head);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "accel/forward_moe.h"
+#include "accel/forward_pick.h"
 #include "fw/base/err.h"
 
 /* Logits held at once: as many rows as this many bytes hold, within 8 to 64. */
@@ -116,9 +117,12 @@ uint64_t plx_fwd_block_bytes(const struct plx_model *m, const struct plx_dev_lim
 {
 	enum plx_k_kv_type type = plx_fwd_kv_type(lim);
 
+	uint64_t pages =
+	    plx_limits_sparse(lim) ? plx_k_page_bytes(lim->block_tokens, m->head_dim) : 0;
+
 	return (uint64_t)m->n_layer * m->n_head_kv *
 	       (plx_k_kv_k_bytes(type, lim->block_tokens, m->head_dim) +
-	        plx_k_kv_v_bytes(type, lim->block_tokens, m->head_dim));
+	        plx_k_kv_v_bytes(type, lim->block_tokens, m->head_dim) + pages);
 }
 
 /* ---- carving -------------------------------------------------------------------------------- */
@@ -245,6 +249,26 @@ static void carve_moe(struct carver *c, const struct plx_fwd *f, const struct al
 	x->ffn = carve(c, (uint64_t)m->n_layer * plx_fwd_n_ffn(m), sizeof(*x->ffn));
 }
 
+/* What picking chunks needs; into *x, as carve_moe. */
+static void carve_picks(struct carver *c, const struct plx_fwd *f, struct plx_fwd_picks *x)
+{
+	uint64_t n_tok = f->lim.max_step_tokens, n_pos = max_positions(&f->lim);
+	uint64_t n_split = plx_k_attn_splits((uint32_t)n_pos - 1);
+	uint64_t n_page = n_pos / plx_k_page_tokens(f->lim.block_tokens) + 16;
+	struct plx_fwd_pick_lane lane;
+
+	x->pick = carve(c, n_split * f->m->n_head * n_tok, sizeof(*x->pick));
+	x->page = carve(c, n_tok, sizeof(*x->page));
+	x->lane = carve(c, f->lim.n_threads, sizeof(*x->lane));
+	for (uint32_t i = 0; i < f->lim.n_threads; i++) {
+		struct plx_fwd_pick_lane *s = x->lane != NULL ? &x->lane[i] : &lane;
+
+		memset(s, 0, sizeof(*s));
+		s->mean = carve_floats(c, n_page);
+		s->most = carve_floats(c, n_page + n_split); /* and a query's pick */
+	}
+}
+
 static void carve_acts(struct carver *c, struct plx_fwd *f)
 {
 	const struct plx_model *m = f->m;
@@ -309,6 +333,12 @@ static void carve_all(struct carver *c, struct plx_fwd *f)
 	f->logits = carve_floats(c, (uint64_t)f->head_group * f->logit_stride);
 	carve_acts(c, f);
 	carve_step(c, f);
+	if (plx_limits_sparse(&f->lim)) {
+		struct plx_fwd_picks picks;
+
+		f->picks = carve(c, 1, sizeof(*f->picks));
+		carve_picks(c, f, f->picks != NULL ? f->picks : &picks);
+	}
 	f->lane = carve(c, f->lim.n_threads, sizeof(*f->lane));
 	for (uint32_t i = 0; i < f->lim.n_threads; i++)
 		carve_lane(c, f, f->lane != NULL ? &f->lane[i] : &lane);

@@ -3,6 +3,7 @@
 #include "accel/forward_int.h"
 
 #include "accel/cut.h"
+#include "accel/forward_pick.h"
 #include "fw/base/check.h"
 
 /* A float read, turned and written, in those of element-wise work. */
@@ -54,6 +55,7 @@ static void shift_unit(const struct plx_fwd *f, uint32_t u)
 	back_row(f, s->down, tab);
 	for (uint32_t p = block * bt; p < (block + 1) * bt; p += 16)
 		f->k->k_rotate(&kv, p, tab, m->n_rot, kind);
+	plx_fwd_pages_again(f, &kv, block * bt, (block + 1) * bt);
 }
 
 /* A unit's first lines begin to arrive. */

@@ -69,6 +69,10 @@ int plx_limits_check(const struct plx_dev_limits *l, struct plx_diag *d)
 	if (err == 0)
 		err = limit_range("kv_type", l->kv_type, 0, PLX_KV_N_TYPES - 1, d);
 	if (err == 0)
+		err = limit_range("sparse_mass", l->sparse_mass, 0, 1000, d);
+	if (err == 0)
+		err = limit_range("sparse_chunks", l->sparse_chunks, 0, 65535, d);
+	if (err == 0)
 		err = limit_range("block_tokens", l->block_tokens, 16, 256, d);
 	if (err == 0 && (l->block_tokens & (l->block_tokens - 1)) != 0)
 		err = plx_diag_set(d, PLX_E_INVAL,
@@ -284,8 +288,12 @@ static int seq_shape_check(const struct plx_step_checker *c, const struct plx_st
 {
 	if (q->n_draft > PLX_MAX_DRAFT || q->n_draft >= q->n_tok || q->n_top > PLX_MAX_TOP ||
 	    q->n_top > c->n_vocab ||
-	    (q->flags & ~(uint32_t)(PLX_SEQF_DETERMINISTIC | PLX_SEQF_OBSERVE)) != 0)
+	    (q->flags & ~(uint32_t)(PLX_SEQF_DETERMINISTIC | PLX_SEQF_OBSERVE | PLX_SEQF_SPARSE)) !=
+	        0)
 		return PLX_E_INVAL;
+	if ((q->flags & PLX_SEQF_SPARSE) != 0 &&
+	    ((c->caps & PLX_CAP_SPARSE) == 0 || !plx_limits_sparse(&c->lim)))
+		return PLX_E_UNSUPPORTED;
 	if ((q->n_draft > 0 && (c->caps & PLX_CAP_DRAFT) == 0) ||
 	    (q->adapter != 0 && (c->caps & PLX_CAP_ADAPTER) == 0) ||
 	    ((q->flags & PLX_SEQF_OBSERVE) != 0 && (c->caps & PLX_CAP_EVICT) == 0) ||

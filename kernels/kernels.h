@@ -147,9 +147,27 @@ struct plx_k_kv {
 	uint32_t block_tokens; /* multiple of 16 */
 	uint32_t head_dim;     /* multiple of 16, at most PLX_K_HEAD_DIM_MAX */
 	enum plx_k_kv_type type;
+	uint64_t page_off; /* this head's page summaries in a block; multiple of 2 */
 };
 
 #define PLX_K_HEAD_DIM_MAX 256
+
+/*
+ * What a block may keep of its K beside it, so that who attends can tell without reading K which
+ * pages matter. A page is a block's positions, at most PLX_K_ATTN_CHUNK of them, counted from
+ * position 0 on; its summary is f16 [mean, least, largest][dim] of the K that is stored, the least
+ * rounded down, the largest up.
+ */
+static inline uint32_t plx_k_page_tokens(uint32_t block_tokens)
+{
+	return block_tokens < PLX_K_ATTN_CHUNK ? block_tokens : PLX_K_ATTN_CHUNK;
+}
+
+/* plx_k_page_bytes - a head's summaries in a block. */
+static inline uint64_t plx_k_page_bytes(uint32_t block_tokens, uint32_t head_dim)
+{
+	return (uint64_t)(block_tokens / plx_k_page_tokens(block_tokens)) * 3 * head_dim * 2;
+}
 
 /* plx_k_kv_k_bytes, plx_k_kv_v_bytes - a head's K or V in a block of n_tok (multiple of 16). */
 uint64_t plx_k_kv_k_bytes(enum plx_k_kv_type type, uint32_t n_tok, uint32_t head_dim);
@@ -332,6 +350,30 @@ struct plx_kernels {
 	 */
 	void (*attn_finish)(float *out, const float *acc, uint32_t n, uint32_t head_dim,
 	                    enum plx_k_kv_type type);
+
+	/*
+	 * page_sum - summarise the page that begins at pos, all of whose positions are stored.
+	 *
+	 * Order: the mean is the sum in the order of positions, times 1 / positions. A NaN in K
+	 * makes all three NaN in that dimension.
+	 */
+	void (*page_sum)(const struct plx_k_kv *kv, uint32_t pos);
+
+	/*
+	 * page_rate - one query against the pages 0..n-1, all of them summarised.
+	 *
+	 *   mean[i] = scale * sum over d of q[d] * mean_i[d]
+	 *   most[i] = scale * sum over d of (q[d] > 0 ? largest_i[d] : least_i[d]) * q[d]
+	 *
+	 * so that no key of page i scores above most[i], but for rounding, and the mean score of
+	 * its keys is mean[i].
+	 * @q  in [head_dim], rotated.  @mean, @most  out [n].
+	 *
+	 * Source: Tang et al., "Quest", arXiv:2406.10774 (most); Jiang et al., "MInference",
+	 *         arXiv:2407.02490, and Lai et al., "FlexPrefill", arXiv:2502.20766 (mean).
+	 */
+	void (*page_rate)(const struct plx_k_kv *kv, const float *q, float scale, uint32_t n,
+	                  float *mean, float *most);
 
 	/* exp - y[i] = exp(x[i]), n % 16 == 0; bound: see plx_k_expf. y may be x. */
 	void (*exp)(float *y, const float *x, uint32_t n);

@@ -315,7 +315,7 @@ static void test_kv_store_saturates_and_keeps_nan(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, sizeof block, 0, 512, 16, 16, PLX_K_KV_F16};
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 512, 16, 16, PLX_K_KV_F16, 0};
 
 		memset(block, 0, sizeof block);
 		tables[i]->kv_store(&kv, 5, k, v);
@@ -345,7 +345,8 @@ static void test_k_load_gives_what_was_stored(void **state)
 		v[d] = (float)d;
 	}
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, sizeof block, 0, 48 * 64, 32, 48, PLX_K_KV_F16};
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 48 * 64,
+		                      32,    48,    PLX_K_KV_F16, 0};
 
 		memset(block, 0xaa, sizeof block);
 		tables[i]->kv_store(&kv, 21, k, v);
@@ -596,7 +597,7 @@ static void test_q8_and_q4_bytes(void **state)
 	k[0] = 128.0f, k[5] = -127.0f, k[6] = 1.0f, k[7] = -3.0f;
 	v[17] = -64.0f, v[3] = 63.0f;
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, sizeof block, 0, 544, 16, 32, PLX_K_KV_Q8};
+		struct plx_k_kv kv = {block, first, sizeof block, 0, 544, 16, 32, PLX_K_KV_Q8, 0};
 
 		memset(block, 0xaa, sizeof block);
 		tables[i]->kv_store(&kv, 6, k, v);
@@ -617,7 +618,7 @@ static void test_q8_and_q4_bytes(void **state)
 	k[0] = 16.0f * 5.656854f;
 	v[0] = -16.0f * 5.656854f;
 	for (uint32_t i = 0; i < n_tables; i++) {
-		struct plx_k_kv kv = {block, first, 640, 0, 352, 16, 32, PLX_K_KV_Q4};
+		struct plx_k_kv kv = {block, first, 640, 0, 352, 16, 32, PLX_K_KV_Q4, 0};
 
 		memset(block, 0xaa, sizeof block);
 		tables[i]->kv_store(&kv, 6, k, v);

@@ -426,7 +426,7 @@ static void attn_begin(struct attn_state *st, struct kvq_query *iq, const struct
 	st->c = 0.0f;
 	st->l = vf_set1(0.0f);
 	st->iq = iq;
-	if (a->kv.type != PLX_K_KV_F16)
+	if (a->kv.type != PLX_K_KV_F16 && st->pick != 0)
 		kvq_query_make(a->kv.type, st->q, dim, iq);
 	memset(st->o, 0, plx_k_attn_part_floats(dim) * sizeof *out);
 }

@@ -264,7 +264,7 @@ static bool add(struct devkit *k, struct plx_step *s, struct devseq *q, uint32_t
 		uint32_t pos = q->n_prompt + q->n_out - 1;
 
 		grow(k, s, q->slot, pos, 1);
-		devkit_seq(s, q->slot, &last, pos, 1, true);
+		devkit_seq(s, q->slot, &last, pos, 1, true)->flags = q->flags;
 		return true;
 	}
 	uint32_t n = q->chunk > 0 && q->chunk < left ? q->chunk : left;
@@ -276,7 +276,7 @@ static bool add(struct devkit *k, struct plx_step *s, struct devseq *q, uint32_t
 	if (q->n_run == 0)
 		devkit_set(s, q->slot, &q->sampler);
 	grow(k, s, q->slot, q->n_run, n);
-	devkit_seq(s, q->slot, q->prompt + q->n_run, q->n_run, n, n == left);
+	devkit_seq(s, q->slot, q->prompt + q->n_run, q->n_run, n, n == left)->flags = q->flags;
 	q->n_run += n;
 	return true;
 }

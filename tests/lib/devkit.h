@@ -52,6 +52,7 @@ struct devseq {
 	float logprob[512];
 	uint64_t hash; /* of the bits of every row of logits */
 	int32_t status;
+	uint32_t flags; /* enum plx_seq_flag */
 };
 
 /* devkit_limits - small limits that suit most tests: 8 slots, contexts of 2,048. */
