@@ -62,3 +62,9 @@ EXTRA_test_share := tools/scope/attach.c
 EXTRA_test_prom := $(SCOPE_TOOL)
 EXTRA_test_http := tools/scope/http.c tools/scope/serve.c tools/scope/text.c
 EXTRA_fuzz_http := tools/scope/http.c
+
+# plx-tune, all but its main.
+TUNE_TOOL := $(filter-out tools/tune/main.c,$(wildcard tools/tune/*.c))
+EXTRA_test_tune := $(TUNE_TOOL) $(MODEL_TOOL)
+EXTRA_test_tune_search := $(addprefix tools/tune/,gp.c pareto.c search.c)
+EXTRA_fuzz_journal := $(addprefix tools/tune/,journal.c knobs.c)

@@ -199,3 +199,17 @@ void plx_out_abort(struct plx_out *o)
 	o->temp[0] = '\0';
 	o->fd = -1;
 }
+
+int plx_out_file(const char *path, const void *p, size_t n, bool force, struct plx_diag *d)
+{
+	struct plx_out o;
+	int err = plx_out_open(&o, path, force, n, d);
+
+	if (err)
+		return err;
+	err = plx_out_write(&o, p, n, 0, d);
+	if (!err)
+		return plx_out_commit(&o, d);
+	plx_out_abort(&o);
+	return err;
+}

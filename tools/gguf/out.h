@@ -55,4 +55,7 @@ int plx_out_commit(struct plx_out *o, struct plx_diag *d);
 /* plx_out_abort - forget it; harmless after commit and on a zeroed struct. */
 void plx_out_abort(struct plx_out *o);
 
+/* plx_out_file - a whole file from memory. Errors: EXISTS, IO. */
+int plx_out_file(const char *path, const void *p, size_t n, bool force, struct plx_diag *d);
+
 #endif
