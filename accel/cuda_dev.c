@@ -12,7 +12,7 @@
 #include "fw/base/err.h"
 
 /* Changes with every change of a bit. */
-#define NUMERIC_KIND "cuda sm%u mma bf16x2 kv-f16 2"
+#define NUMERIC_KIND "cuda sm%u mma bf16x2 kv-f16 3"
 
 int plx_cu_error(struct plx_cu *c, cudaError_t e, const char *doing, struct plx_diag *d)
 {

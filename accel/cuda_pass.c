@@ -24,7 +24,7 @@ static uint32_t splits_of(const struct plx_cu *c, uint32_t i)
 
 static bool parts_fit(const struct plx_cu *c, uint32_t n_tok, uint32_t n_split)
 {
-	return (uint64_t)n_tok * c->m->n_head * n_split * (c->m->head_dim + 2) <= c->part_floats;
+	return (uint64_t)n_tok * c->m->n_head * n_split * (c->m->head_dim + 4) <= c->part_floats;
 }
 
 struct plx_cu_size plx_cu_pass_size(const struct plx_cu *c, uint32_t n_tok, uint32_t n_row,

@@ -58,7 +58,7 @@ static uint64_t part_floats(const struct plx_cu *c)
 {
 	uint64_t positions = (uint64_t)c->lim.max_seq_blocks * c->lim.block_tokens;
 	uint64_t n_split = (positions + PLX_KC_ATTN_SPLIT - 1) / PLX_KC_ATTN_SPLIT;
-	uint64_t one = c->m->n_head * n_split * (c->m->head_dim + 2);
+	uint64_t one = c->m->n_head * n_split * (c->m->head_dim + 4);
 	uint64_t most = PART_BYTES / sizeof(float);
 
 	return one > most ? one : one * PLX_CU_HEAD_ROWS < most ? one * PLX_CU_HEAD_ROWS : most;

@@ -31,6 +31,13 @@ static __device__ __forceinline__ float warp_max(float v)
 	return v;
 }
 
+/* Saturated, so that no finite value becomes infinite. */
+static __device__ __forceinline__ __half to_f16(float v)
+{
+	v = v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; /* NaN passes */
+	return __float2half_rn(v);
+}
+
 /* Value of column k (0..31, this lane) of 32-block b as two bf16, and the block's sum. */
 static __device__ __forceinline__ void split_store(const struct plx_kc_act *a, uint32_t tok,
                                                    uint32_t b, uint32_t k, float v)
@@ -61,8 +68,8 @@ static __device__ __forceinline__ void step_wait(void)
 
 /* Launches a kernel that calls step_wait; errors are cudaGetLastError's. */
 template <class... P, class... A>
-static void step_launch(void (*kernel)(P...), dim3 grid, uint32_t threads, struct CUstream_st *st,
-                        A... args)
+static void step_launch_with(uint32_t shared_bytes, void (*kernel)(P...), dim3 grid,
+                             uint32_t threads, struct CUstream_st *st, A... args)
 {
 	cudaLaunchAttribute at = {};
 	cudaLaunchConfig_t c = {};
@@ -71,10 +78,18 @@ static void step_launch(void (*kernel)(P...), dim3 grid, uint32_t threads, struc
 	at.val.programmaticStreamSerializationAllowed = 1;
 	c.gridDim = grid;
 	c.blockDim = dim3(threads);
+	c.dynamicSmemBytes = shared_bytes;
 	c.stream = st;
 	c.attrs = &at;
 	c.numAttrs = 1;
 	(void)cudaLaunchKernelEx(&c, kernel, static_cast<P>(args)...);
+}
+
+template <class... P, class... A>
+static void step_launch(void (*kernel)(P...), dim3 grid, uint32_t threads, struct CUstream_st *st,
+                        A... args)
+{
+	step_launch_with(0, kernel, grid, threads, st, args...);
 }
 
 /* Tokens that a launch works on: all of a step's, or some of its rows. */

@@ -5,119 +5,29 @@
  * multiplied by both bf16 parts of up to 8 tokens, and the block's sum is scaled in f32:
  *   p = sum over the 32 of q (hi + lo);  acc = fma(d, p, acc);  acc = fma(m, sum of x, acc)
  * Columns are dealt out in stretches of 64 to 16 chains, stretch i to chain i % 16; a result is
- * the sum of the chains in their order. For few tokens a block's 16 warps are the chains of one tile;
- * for many, a warp does all chains of its tiles one after another. So the bits are the same, for
- * any number of tokens.
+ * the sum of the chains in their order. For few tokens a block's 16 warps are the chains of one
+ * tile; for many, a warp does all chains of its tiles one after another. So the bits are the same,
+ * for any number of tokens.
  */
-#include "kernels/cuda/mat.cuh"
+#include "kernels/cuda/tile.cuh"
 
-#define CHAINS    16u
 #define MANY_TILE 2u /* row tiles of a warp, for many tokens */
-#define MANY_TOK  4u /* token tiles of 8 */
+#define MANY_TOK  8u /* token tiles of 8 */
+#define STAGES    4u /* stretches of tokens in shared memory */
 #define MANY_WARP 8u
-
-static __device__ __forceinline__ void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-	    "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-	    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-/* A lane's share of 8 tokens' 32 columns, and the sums of its two tokens. */
-struct operand {
-	uint4 hi, lo;
-	float2 sum;
-};
-
-/* Where a lane reads activations: token 8i + g, and sums of tokens 8i + 2t, 8i + 2t + 1. */
-struct reader {
-	const uint16_t *x2;
-	const float *sum;
-	uint64_t x2_stride, sum_stride;
-	uint32_t n_tok, tok0; /* this lane's first token is tok0 + g */
-	uint32_t g, t;
-};
-
-template <bool SUM>
-static __device__ __forceinline__ void operand_load(struct operand *b, const struct reader *r,
-                                                    uint32_t i, uint32_t kb)
-{
-	uint32_t tok = r->tok0 + i * 8 + r->g, two = r->tok0 + i * 8 + r->t * 2;
-
-	b->hi = b->lo = make_uint4(0, 0, 0, 0);
-	b->sum = make_float2(0.0f, 0.0f);
-	if (tok < r->n_tok) {
-		const uint4 *at =
-		    (const uint4 *)(r->x2 + tok * r->x2_stride + kb * 64 + r->t * 16);
-
-		b->hi = __ldg(at);
-		b->lo = __ldg(at + 1);
-	}
-	if (SUM && two < r->n_tok)
-		b->sum.x = __ldg(r->sum + two * r->sum_stride + kb);
-	if (SUM && two + 1 < r->n_tok)
-		b->sum.y = __ldg(r->sum + (two + 1) * r->sum_stride + kb);
-}
-
-/* Half h of a tile's 32 columns: the operand, and what bf16 leaves of F16 and F32. */
-template <int TYPE>
-static __device__ __forceinline__ void tile_operand(const struct raw<TYPE> *w, int kb, int h,
-                                                    uint32_t a[4], uint32_t rest[4])
-{
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		a[i] = pair_at<TYPE>(w, i % 2, kb, h * 2 + i / 2, &rest[i]);
-}
-
-/* acc += tile times tokens, 32 columns. */
-template <int TYPE>
-static __device__ __forceinline__ void block_add(float acc[4], const struct raw<TYPE> *w, int kb,
-                                                 const uint32_t a[2][4], const uint32_t rest[2][4],
-                                                 const struct operand *b)
-{
-	constexpr bool floats = scale_of(TYPE) == SCALE_NONE;
-	float p[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-	float *to = floats ? acc : p;
-
-#pragma unroll
-	for (int h = 0; h < 2; h++) {
-		uint32_t h0 = h ? b->hi.z : b->hi.x, h1 = h ? b->hi.w : b->hi.y;
-		uint32_t l0 = h ? b->lo.z : b->lo.x, l1 = h ? b->lo.w : b->lo.y;
-
-		mma(to, a[h], l0, l1);
-		if (TYPE == PLX_Q_F16 || TYPE == PLX_Q_F32)
-			mma(to, rest[h], h0, h1);
-		mma(to, a[h], h0, h1);
-		if (floats || (scale_of(TYPE) != SCALE_K6 && h == 0))
-			continue;
-		float2 s0 = scale_at<TYPE>(w, 0, kb, h), s1 = scale_at<TYPE>(w, 1, kb, h);
-
-		acc[0] = fmaf(s0.x, p[0], acc[0]);
-		acc[1] = fmaf(s0.x, p[1], acc[1]);
-		acc[2] = fmaf(s1.x, p[2], acc[2]);
-		acc[3] = fmaf(s1.x, p[3], acc[3]);
-		p[0] = p[1] = p[2] = p[3] = 0.0f;
-		if (scale_of(TYPE) == SCALE_D || scale_of(TYPE) == SCALE_K6)
-			continue;
-		acc[0] = fmaf(s0.y, b->sum.x, acc[0]);
-		acc[1] = fmaf(s0.y, b->sum.y, acc[1]);
-		acc[2] = fmaf(s1.y, b->sum.x, acc[2]);
-		acc[3] = fmaf(s1.y, b->sum.y, acc[3]);
-	}
-}
-
-template <int TYPE> static __host__ __device__ constexpr bool wants_sum()
-{
-	return scale_of(TYPE) == SCALE_DM || scale_of(TYPE) == SCALE_K45;
-}
 
 static __device__ struct reader reader_of(const struct plx_kc_mm *m, uint32_t n_tok, uint32_t tok0)
 {
 	uint32_t lane = threadIdx.x % WARP;
 
-	return {m->act.x2, m->act.sum, (uint64_t)m->act.n_kp * 128, (uint64_t)m->act.n_kp * 2,
-	        n_tok,     tok0,       lane / 4,                    lane % 4};
+	return {m->act.x2,
+	        m->act.sum,
+	        (uint64_t)m->act.n_kp * 128,
+	        (uint64_t)m->act.n_kp * 2,
+	        n_tok,
+	        tok0,
+	        lane / 4,
+	        lane % 4};
 }
 
 static __device__ void result_put(const struct plx_kc_seg *s, uint32_t tok, uint32_t row, float v)
@@ -164,7 +74,7 @@ static __device__ __forceinline__ void stretch_add(float acc[N][4], const struct
 	for (int kb = 0; early && kb < 2; kb++)
 #pragma unroll
 		for (int i = 0; i < N; i++)
-			operand_load<wants_sum<TYPE>()>(&b[kb][i], r, i, kp * 2 + kb);
+			operand_load<wants_sum<TYPE>(), false>(&b[kb][i], r, i, kp * 2 + kb);
 #pragma unroll
 	for (int kb = 0; kb < 2; kb++) {
 		uint32_t a[2][4], rest[2][4];
@@ -174,7 +84,8 @@ static __device__ __forceinline__ void stretch_add(float acc[N][4], const struct
 #pragma unroll
 		for (int i = 0; i < N; i++) {
 			if (!early)
-				operand_load<wants_sum<TYPE>()>(&b[kb][i], r, i, kp * 2 + kb);
+				operand_load<wants_sum<TYPE>(), false>(&b[kb][i], r, i,
+				                                       kp * 2 + kb);
 			block_add<TYPE>(acc[i], w, kb, a, rest, &b[kb][i]);
 		}
 	}
@@ -232,12 +143,62 @@ static __global__ void __launch_bounds__(CHAINS *WARP) few_kernel(const struct p
 	}
 }
 
-/* ---- many tokens: a warp two tiles by 32 tokens, chain after chain --------------------------- */
+/* ---- many tokens: a block 16 tiles by 64 tokens, chain after chain --------------------------- */
+
+/* Token rows in shared memory, of one stretch: 256 bytes, and 16 so that banks differ. */
+#define ROW_BYTES   272u
+#define STAGE_BYTES (MANY_TOK * 8 * (ROW_BYTES + 8))
+#define MANY_BYTES  (STAGES * STAGE_BYTES)
+
+static __device__ __forceinline__ uint32_t shared_at(const void *p)
+{
+	return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* Copies 16 or 8 bytes behind the threads' backs; zeros where there is no token. */
+template <int BYTES>
+static __device__ __forceinline__ void copy_async(void *to, const void *from, bool there)
+{
+	asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_at(to)),
+	             "l"(from), "n"(BYTES), "r"(there ? BYTES : 0)
+	             : "memory");
+}
+
+/* Stretch kp of the block's tokens on its way into a stage. */
+template <bool SUM>
+static __device__ __forceinline__ void stage_fill(uint8_t *stage, const struct plx_kc_mm &m,
+                                                  uint32_t tok0, uint32_t n_tok, uint32_t kp)
+{
+	for (uint32_t i = threadIdx.x; i < MANY_TOK * 8 * 16; i += MANY_WARP * WARP) {
+		uint32_t tok = i / 16;
+		bool there = tok0 + tok < n_tok;
+		uint64_t row = (uint64_t)(there ? tok0 + tok : 0) * m.act.n_kp + kp;
+
+		copy_async<16>(stage + tok * ROW_BYTES + i % 16 * 16,
+		               (const uint8_t *)m.act.x2 + row * 256 + i % 16 * 16, there);
+	}
+	for (uint32_t tok = threadIdx.x; SUM && tok < MANY_TOK * 8; tok += MANY_WARP * WARP) {
+		bool there = tok0 + tok < n_tok;
+		uint64_t row = (uint64_t)(there ? tok0 + tok : 0) * m.act.n_kp + kp;
+
+		copy_async<8>(stage + MANY_TOK * 8 * ROW_BYTES + tok * 8, m.act.sum + row * 2,
+		              there);
+	}
+}
+
+/* The stretch after kp, chain after chain; n_kp after the last one. */
+static __device__ __forceinline__ uint32_t stretch_after(uint32_t kp, uint32_t n_kp)
+{
+	if (kp + CHAINS < n_kp)
+		return kp + CHAINS;
+	uint32_t chain = kp % CHAINS + 1;
+
+	return chain < CHAINS && chain < n_kp ? chain : n_kp;
+}
 
 template <int TYPE>
-static __device__ __forceinline__ void many_load(struct raw<TYPE> w[MANY_TILE],
-                                                 const struct plx_kc_mat *mat, uint32_t tile,
-                                                 uint32_t kp)
+static __device__ __forceinline__ void
+many_load(struct raw<TYPE> w[MANY_TILE], const struct plx_kc_mat *mat, uint32_t tile, uint32_t kp)
 {
 	/* Beside an odd last tile it is read twice; nothing is written past the rows. */
 #pragma unroll
@@ -248,9 +209,11 @@ static __device__ __forceinline__ void many_load(struct raw<TYPE> w[MANY_TILE],
 
 template <int TYPE>
 static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][4],
-                                                 const struct raw<TYPE> w[MANY_TILE], uint32_t kp,
-                                                 const struct reader *r)
+                                                 const struct raw<TYPE> w[MANY_TILE],
+                                                 const uint8_t *stage)
 {
+	uint32_t lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+
 #pragma unroll
 	for (int kb = 0; kb < 2; kb++) {
 		uint32_t a[MANY_TILE][2][4], rest[MANY_TILE][2][4];
@@ -262,9 +225,16 @@ static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][
 		}
 #pragma unroll
 		for (uint32_t i = 0; i < MANY_TOK; i++) {
+			const uint4 *at =
+			    (const uint4 *)(stage + (i * 8 + g) * ROW_BYTES + kb * 128 + t * 32);
+			const float *sum = (const float *)(stage + MANY_TOK * 8 * ROW_BYTES) +
+			                   (i * 8 + t * 2) * 2 + kb;
 			struct operand b;
 
-			operand_load<wants_sum<TYPE>()>(&b, r, i, kp * 2 + kb);
+			b.hi = at[0];
+			b.lo = at[1];
+			b.sum = wants_sum<TYPE>() ? make_float2(sum[0], sum[2])
+			                          : make_float2(0.0f, 0.0f);
 #pragma unroll
 			for (uint32_t j = 0; j < MANY_TILE; j++)
 				block_add<TYPE>(acc[j][i], &w[j], kb, a[j], rest[j], &b);
@@ -272,52 +242,93 @@ static __device__ __forceinline__ void many_step(float acc[MANY_TILE][MANY_TOK][
 	}
 }
 
-template <int TYPE>
-static __global__ void __launch_bounds__(MANY_WARP *WARP) many_kernel(const struct plx_kc_mm m)
+static __device__ __forceinline__ void stages_commit(void)
 {
+	asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int TYPE>
+static __global__ void __launch_bounds__(MANY_WARP *WARP, 1)
+    many_kernel(const __grid_constant__ struct plx_kc_mm m)
+{
+	extern __shared__ __align__(16) uint8_t stages[];
+	uint32_t tok0 = blockIdx.x * MANY_TOK * 8, unit = blockIdx.y, lane = threadIdx.x % WARP;
+
 	step_wait();
 	uint32_t n_tok = count_of(m.n, m.of_rows, m.row0, m.max_tok);
-	uint32_t unit = blockIdx.x * MANY_WARP + threadIdx.x / WARP;
-	uint32_t tok0 = blockIdx.y * MANY_TOK * 8;
 
 	if (tok0 >= n_tok)
 		return;
-	const struct plx_kc_seg s = seg_of(m, MANY_TILE, &unit);
-	uint32_t tile = unit * MANY_TILE, tiles = (s.w.n_out + 15) / 16;
-
-	if (tile >= tiles)
-		return;
-	const struct reader r = reader_of(&m, n_tok, tok0);
-	float sum[MANY_TILE][MANY_TOK][4] = {};
+	const struct plx_kc_seg s = seg_of(m, MANY_TILE * MANY_WARP, &unit);
+	uint32_t tile = (unit * MANY_WARP + threadIdx.x / WARP) * MANY_TILE;
+	bool mine = tile < (s.w.n_out + 15) / 16;
+	float sum[MANY_TILE][MANY_TOK][4] = {}, acc[MANY_TILE][MANY_TOK][4] = {};
 	struct raw<TYPE> next[MANY_TILE];
+	uint32_t ahead = 0;
 
-	for (uint32_t chain = 0; chain < CHAINS; chain++) {
-		float acc[MANY_TILE][MANY_TOK][4] = {};
-
-		if (chain < s.w.n_kp)
-			many_load<TYPE>(next, &s.w, tile, chain);
-		for (uint32_t kp = chain; kp < s.w.n_kp; kp += CHAINS) {
-			struct raw<TYPE> w[MANY_TILE];
-
-#pragma unroll
-			for (uint32_t j = 0; j < MANY_TILE; j++)
-				w[j] = next[j];
-			if (kp + CHAINS < s.w.n_kp)
-				many_load<TYPE>(next, &s.w, tile, kp + CHAINS);
-			many_step<TYPE>(acc, w, kp, &r);
+	for (uint32_t i = 0; i + 1 < STAGES; i++) {
+		if (ahead < s.w.n_kp) {
+			stage_fill<wants_sum<TYPE>()>(stages + i * STAGE_BYTES, m, tok0, n_tok,
+			                              ahead);
+			ahead = stretch_after(ahead, s.w.n_kp);
 		}
-#pragma unroll
-		for (uint32_t i = 0; i < MANY_TILE * MANY_TOK * 4; i++)
-			sum[i / 16][i / 4 % 4][i % 4] += acc[i / 16][i / 4 % 4][i % 4];
+		stages_commit();
 	}
-#pragma unroll
-	for (uint32_t i = 0; i < MANY_TILE * MANY_TOK * 4; i++) {
-		uint32_t row = (tile + i / 16) * 16 + r.g + i % 4 / 2 * 8;
-		uint32_t tok = tok0 + i / 4 % 4 * 8 + r.t * 2 + i % 2;
+	if (mine)
+		many_load<TYPE>(next, &s.w, tile, 0);
+	uint32_t kp = 0;
 
-		if (tok < n_tok && row < s.w.n_out)
-			result_put(&s, tok, row, sum[i / 16][i / 4 % 4][i % 4]);
+	for (uint32_t i = 0; kp < s.w.n_kp; i++) {
+		uint32_t after = stretch_after(kp, s.w.n_kp);
+		struct raw<TYPE> w[MANY_TILE];
+
+		asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+		__syncthreads();
+		if (ahead < s.w.n_kp) {
+			stage_fill<wants_sum<TYPE>()>(stages +
+			                                  (i + STAGES - 1) % STAGES * STAGE_BYTES,
+			                              m, tok0, n_tok, ahead);
+			ahead = stretch_after(ahead, s.w.n_kp);
+		}
+		stages_commit();
+#pragma unroll
+		for (uint32_t j = 0; j < MANY_TILE; j++)
+			w[j] = next[j];
+		if (mine && after < s.w.n_kp)
+			many_load<TYPE>(next, &s.w, tile, after);
+		if (mine)
+			many_step<TYPE>(acc, w, stages + i % STAGES * STAGE_BYTES);
+		if (kp + CHAINS >= s.w.n_kp)
+#pragma unroll
+			for (uint32_t k = 0; k < MANY_TILE * MANY_TOK * 4; k++) {
+				sum[k / 4 / MANY_TOK][k / 4 % MANY_TOK][k % 4] +=
+				    acc[k / 4 / MANY_TOK][k / 4 % MANY_TOK][k % 4];
+				acc[k / 4 / MANY_TOK][k / 4 % MANY_TOK][k % 4] = 0.0f;
+			}
+		kp = after;
 	}
+#pragma unroll
+	for (uint32_t k = 0; k < MANY_TILE * MANY_TOK * 4; k++) {
+		uint32_t row = (tile + k / 4 / MANY_TOK) * 16 + lane / 4 + k % 4 / 2 * 8;
+		uint32_t tok = tok0 + k / 4 % MANY_TOK * 8 + lane % 4 * 2 + k % 2;
+
+		if (mine && tok < n_tok && row < s.w.n_out)
+			result_put(&s, tok, row, sum[k / 4 / MANY_TOK][k / 4 % MANY_TOK][k % 4]);
+	}
+}
+
+template <int TYPE>
+static void many_launch(const struct plx_kc_mm *m, uint32_t units, struct CUstream_st *st)
+{
+	static bool large; /* a kernel says once that it wants more than 48 KiB */
+
+	if (!large)
+		large = cudaFuncSetAttribute((const void *)many_kernel<TYPE>,
+		                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+		                             (int)MANY_BYTES) == cudaSuccess;
+	step_launch_with(MANY_BYTES, many_kernel<TYPE>,
+	                 dim3((m->max_tok + MANY_TOK * 8 - 1) / (MANY_TOK * 8), units),
+	                 MANY_WARP * WARP, st, *m);
 }
 
 /* ---- launching ------------------------------------------------------------------------------- */
@@ -330,7 +341,7 @@ template <int TYPE> static void launch(const struct plx_kc_mm *m, struct CUstrea
 		uint32_t n = (m->seg[i].w.n_out + 15) / 16;
 
 		tiles += n;
-		units += (n + MANY_TILE - 1) / MANY_TILE;
+		units += (n + MANY_TILE * MANY_WARP - 1) / (MANY_TILE * MANY_WARP);
 	}
 	if (m->max_tok <= 8)
 		step_launch(few_kernel<TYPE, 1>, tiles, CHAINS * WARP, st, *m);
@@ -339,10 +350,7 @@ template <int TYPE> static void launch(const struct plx_kc_mm *m, struct CUstrea
 	else if (m->max_tok <= 32)
 		step_launch(few_kernel<TYPE, 4>, tiles, CHAINS * WARP, st, *m);
 	else
-		step_launch(many_kernel<TYPE>,
-		            dim3((units + MANY_WARP - 1) / MANY_WARP,
-		                 (m->max_tok + MANY_TOK * 8 - 1) / (MANY_TOK * 8)),
-		            MANY_WARP * WARP, st, *m);
+		many_launch<TYPE>(m, units, st);
 }
 
 void plx_kc_matmul(const struct plx_kc_mm *m, struct CUstream_st *st)

@@ -1,5 +1,6 @@
 /* Everything between matrix products and attention: embeddings, norms, rotation, block copies. */
-#include "kernels/cuda/mat.cuh"
+#include "kernels/cuda/elem.cuh"
+#include "kernels/cuda/rope.cuh"
 
 static uint64_t up256(uint64_t v)
 {
@@ -16,27 +17,6 @@ uint64_t plx_kc_act_bytes(uint32_t n_tok, uint32_t n_in, uint64_t *sum_bytes)
 
 /* ---- embeddings ----------------------------------------------------------------------------- */
 
-/* One element of a repacked matrix, as plx_q_dequant gives it. */
-template <int TYPE>
-static __device__ float elem(const struct plx_kc_mat *m, uint32_t row, uint32_t col)
-{
-	uint32_t g = row % 8, r = row / 8 % 2, kb = col / 32 % 2, h = col / 16 % 2;
-	uint32_t lane = g * 4 + col / 4 % 4, e = h * 4 + col % 4;
-	struct raw<TYPE> w;
-
-	raw_load<TYPE>(&w, m, row / 16, col / 64, lane);
-	uint32_t rest = 0, pair = pair_at<TYPE>(&w, (int)r, (int)kb, (int)(e / 2), &rest);
-	float q = e % 2 ? bf16_high(pair) : bf16_low(pair);
-
-	if (TYPE == PLX_Q_F16 || TYPE == PLX_Q_F32)
-		return q + (e % 2 ? bf16_high(rest) : bf16_low(rest));
-	if (scale_of(TYPE) == SCALE_NONE)
-		return q;
-	float2 s = scale_at<TYPE>(&w, (int)r, (int)kb, (int)h);
-
-	return fmaf(s.x, q, s.y);
-}
-
 template <int TYPE>
 static __global__ void embed_kernel(struct plx_kc_mat w, const int32_t *id, float *x,
                                     const struct plx_kc_count *n)
@@ -45,8 +25,7 @@ static __global__ void embed_kernel(struct plx_kc_mat w, const int32_t *id, floa
 	if (blockIdx.x >= n->n_tok)
 		return;
 	for (uint32_t c = threadIdx.x; c < w.n_in; c += blockDim.x)
-		x[(uint64_t)blockIdx.x * w.n_in + c] =
-		    elem<TYPE>(&w, (uint32_t)id[blockIdx.x], c);
+		x[(uint64_t)blockIdx.x * w.n_in + c] = elem<TYPE>(&w, (uint32_t)id[blockIdx.x], c);
 }
 
 void plx_kc_embed(const struct plx_kc_mat *w, const int32_t *id, float *x,
@@ -131,110 +110,23 @@ static __global__ void split_kernel(struct plx_kc_act act, const float *x, const
 void plx_kc_split(const struct plx_kc_act *act, const float *x, const float *up,
                   const struct plx_kc_count *n, uint32_t max_tok, struct CUstream_st *st)
 {
-	dim3 grid((act->n_in / 32 + SPLIT_WARPS - 1) / SPLIT_WARPS, max_tok < 65535 ? max_tok : 65535);
+	dim3 grid((act->n_in / 32 + SPLIT_WARPS - 1) / SPLIT_WARPS,
+	          max_tok < 65535 ? max_tok : 65535);
 
 	step_launch(split_kernel, grid, SPLIT_WARPS * WARP, st, *act, x, up, n);
 }
 
 /* ---- rotation, and K and V into the cache ---------------------------------------------------- */
 
-static __device__ __forceinline__ __half to_f16(float v)
-{
-	v = v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; /* NaN passes */
-	return __float2half_rn(v);
-}
-
-/* 1 / RMS of a head, or 1 where it has no norm. */
-static __device__ float head_scale(const float *x, const float *norm, uint32_t dim, float eps)
-{
-	float sum = 0.0f;
-
-	if (norm == NULL)
-		return 1.0f;
-	for (uint32_t i = threadIdx.x % WARP; i < dim; i += WARP)
-		sum = fmaf(x[i], x[i], sum);
-	return 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
-}
-
-static __device__ __forceinline__ float normed(const float *x, const float *norm, float r,
-                                               uint32_t i)
-{
-	return norm == NULL ? x[i] : x[i] * r * norm[i];
-}
-
-/* A head's q or k: norm and rotation. Values go to y (f32) or c (f16), whichever is given. */
-static __device__ void head_rotate(const struct plx_kc_rope *p, const float *x, const float *norm,
-                                   const float *tab, float *y, __half *c)
-{
-	uint32_t dim = p->kv.head_dim, half = p->n_rot / 2, lane = threadIdx.x % WARP;
-	float r = head_scale(x, norm, dim, p->eps);
-
-	for (uint32_t i = lane; i < half + (dim - p->n_rot); i += WARP) {
-		if (i >= half) {
-			uint32_t at = p->n_rot + i - half;
-			float v = normed(x, norm, r, at);
-
-			if (y != NULL)
-				y[at] = v;
-			else
-				c[at] = to_f16(v);
-			continue;
-		}
-		uint32_t i0 = p->halves ? i : 2 * i, i1 = p->halves ? i + half : 2 * i + 1;
-		float a = normed(x, norm, r, i0), b = normed(x, norm, r, i1);
-		float cs = tab[2 * i], sn = tab[2 * i + 1];
-		float u = fmaf(a, cs, -(b * sn)), v = fmaf(b, cs, a * sn);
-
-		if (y != NULL) {
-			y[i0] = u;
-			y[i1] = v;
-		} else {
-			c[i0] = to_f16(u);
-			c[i1] = to_f16(v);
-		}
-	}
-}
-
-/* Where position pos of a slot keeps K (v = 0) or V (v = 1) of a head. */
-static __device__ __half *cache_at(const struct plx_kc_kv *kv, uint32_t slot, uint32_t pos,
-                                   uint32_t layer, uint32_t v, uint32_t head)
-{
-	uint32_t block = kv->table[(uint64_t)slot * kv->max_seq_blocks + pos / kv->block_tokens];
-	uint64_t row = ((uint64_t)(layer * 2 + v) * kv->n_head_kv + head) * kv->block_tokens +
-	               pos % kv->block_tokens;
-
-	return (__half *)(kv->pool + block * kv->block_bytes) + row * kv->head_dim;
-}
-
 #define ROPE_WARPS 8u
 
 static __global__ void rope_kernel(struct plx_kc_rope p)
 {
-	uint32_t t = blockIdx.x, dim = p.kv.head_dim, lane = threadIdx.x % WARP;
-	uint32_t n_q = p.kv.n_head, n_kv = p.kv.n_head_kv;
-
 	step_wait();
-	if (t >= p.toks.n->n_tok)
+	if (blockIdx.x >= p.toks.n->n_tok)
 		return;
-	uint32_t pos = p.toks.pos[t], slot = p.toks.slot[t];
-	const float *tab = p.tab + (uint64_t)pos * p.n_rot;
-	float *qkv = p.qkv + (uint64_t)t * (n_q + 2 * n_kv) * dim;
-
-	for (uint32_t h = threadIdx.x / WARP; h < n_q + 2 * n_kv; h += ROPE_WARPS) {
-		float *x = qkv + (uint64_t)h * dim;
-
-		if (h < n_q) {
-			head_rotate(&p, x, p.q_norm, tab, x, NULL);
-		} else if (h < n_q + n_kv) {
-			head_rotate(&p, x, p.k_norm, tab, NULL,
-			            cache_at(&p.kv, slot, pos, p.layer, 0, h - n_q));
-		} else {
-			__half *c = cache_at(&p.kv, slot, pos, p.layer, 1, h - n_q - n_kv);
-
-			for (uint32_t i = lane; i < dim; i += WARP)
-				c[i] = to_f16(x[i]);
-		}
-	}
+	for (uint32_t h = threadIdx.x / WARP; h < p.kv.n_head + 2 * p.kv.n_head_kv; h += ROPE_WARPS)
+		head_finish(&p, blockIdx.x, h);
 }
 
 void plx_kc_rope(const struct plx_kc_rope *r, struct CUstream_st *st)
@@ -249,9 +141,9 @@ static __global__ void copy_kernel(uint8_t *pool, uint8_t *host, uint64_t block_
 {
 	for (uint32_t i = blockIdx.y; i < n; i += gridDim.y) {
 		struct plx_kc_pair p = pairs[i];
-		const uint4 *from = (const uint4 *)(p.src < n_dev
-		                                        ? pool + p.src * block_bytes
-		                                        : host + (p.src - n_dev) * block_bytes);
+		const uint4 *from =
+		    (const uint4 *)(p.src < n_dev ? pool + p.src * block_bytes
+		                                  : host + (p.src - n_dev) * block_bytes);
 		uint4 *to = (uint4 *)(p.dst < n_dev ? pool + p.dst * block_bytes
 		                                    : host + (p.dst - n_dev) * block_bytes);
 

@@ -174,7 +174,7 @@ void plx_kc_rope(const struct plx_kc_rope *r, struct CUstream_st *st);
  * each split has a block of its own, and a second kernel merges; without, one block does a head's
  * splits one after another: the same bits.
  *
- * @part     [n_tok][n_head][n_split][head_dim + 2] or NULL.
+ * @part     [n_tok][n_head][n_split][head_dim + 4] or NULL.
  * @n_split  with part: most splits of a token.
  * @out      [n_tok][n_head * head_dim]; NULL: act takes it, where head_dim % 32 == 0.
  */
