@@ -206,6 +206,14 @@ bench: deps ## every figure, each with its unit and this machine
 fuzz: deps ## run each fuzz target for FUZZ_SECONDS (60)
 	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzzers
 	@tools/dev/fuzz.sh $(B)/fuzz $(FUZZ_SECONDS)
+# The plug-in is looked for beside the program that loads it.
+install: all ## install polluxd and the tools to PREFIX (/usr/local), below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(POLLUXD) $(TOOL_BINS) $(DESTDIR)$(PREFIX)/bin/
+	$(if $(CUDA_LIB),install -m 755 $(PLUGIN) $(DESTDIR)$(PREFIX)/bin/)
+uninstall: ## remove what install put there
+	rm -f $(foreach f,$(notdir $(POLLUXD) $(TOOL_BINS) $(PLUGIN)),$(DESTDIR)$(PREFIX)/bin/$(f))
+.PHONY: install uninstall
 lint: ## prove the house rules: includes go down only, vendor fences, format
 	@tests/lint.sh
 help: ## this list

@@ -5,6 +5,7 @@
  *   bench_perplexity [model.gguf [tokens [text]]]
  *   bench_perplexity roundings [model.gguf [tokens [text]]]
  *   bench_perplexity kv [model.gguf [tokens [text]]]
+ *   bench_perplexity files tokens model.gguf other.gguf...
  *   bench_perplexity golden [model.gguf]
  *
  * The first 1,024 tokens are run where no number is given, since double takes its time.
@@ -13,7 +14,8 @@
  * mean divergence of the next token's distribution, how often the best id is the same, the largest
  * difference of a token's log-probability. "roundings" adds the reference with one rounding of the
  * device at a time, a line of columns[] each. "kv" holds the device with KV in 8 and in 4 bits
- * against the device with KV in f16, over the whole text. "golden" prints the file of
+ * against the device with KV in f16, over the whole text. "files" holds the device with other files
+ * of the same model against it with the first. "golden" prints the file of
  * tests/test_perplexity.c.
  */
 #include <stdio.h>
@@ -30,33 +32,36 @@
 #define CHUNK   128u /* tokens whose rows are held at once */
 #define DEFAULT 1024u
 
+#define MAX_FILES 16u
+
 /* One arithmetic: a device of an instruction set, or the reference with roundings. */
 struct column {
 	const char *name;
 	const char *isa; /* NULL: the reference */
 	uint32_t round;  /* enum plx_ref_round */
 	uint32_t kv_type;
+	const char *path; /* NULL: the model that all columns share */
 };
 
 /* The first is what the others are compared with. */
 static const struct column columns[] = {
-    {"double", NULL, 0, 0},
-    {"device", "auto", 0, PLX_KV_F16},
-    {"double, all the device rounds", NULL, PLX_REF_A8 | PLX_REF_KV16, 0},
-    {"double, 8-bit activations", NULL, PLX_REF_A8, 0},
-    {"double, 8-bit into q, k, v", NULL, PLX_REF_A8_QKV, 0},
-    {"double, 8-bit into wo", NULL, PLX_REF_A8_WO, 0},
-    {"double, 8-bit into gate, up", NULL, PLX_REF_A8_GATE_UP, 0},
-    {"double, 8-bit into down", NULL, PLX_REF_A8_DOWN, 0},
-    {"double, 8-bit into the head", NULL, PLX_REF_A8_HEAD, 0},
-    {"double, f16 K and V", NULL, PLX_REF_KV16, 0},
+    {"double", NULL, 0, 0, NULL},
+    {"device", "auto", 0, PLX_KV_F16, NULL},
+    {"double, all the device rounds", NULL, PLX_REF_A8 | PLX_REF_KV16, 0, NULL},
+    {"double, 8-bit activations", NULL, PLX_REF_A8, 0, NULL},
+    {"double, 8-bit into q, k, v", NULL, PLX_REF_A8_QKV, 0, NULL},
+    {"double, 8-bit into wo", NULL, PLX_REF_A8_WO, 0, NULL},
+    {"double, 8-bit into gate, up", NULL, PLX_REF_A8_GATE_UP, 0, NULL},
+    {"double, 8-bit into down", NULL, PLX_REF_A8_DOWN, 0, NULL},
+    {"double, 8-bit into the head", NULL, PLX_REF_A8_HEAD, 0, NULL},
+    {"double, f16 K and V", NULL, PLX_REF_KV16, 0, NULL},
 };
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]))
 
 static const struct column kv_columns[] = {
-    {"device, KV in f16", "auto", 0, PLX_KV_F16},
-    {"device, KV in q8", "auto", 0, PLX_KV_Q8},
-    {"device, KV in q4", "auto", 0, PLX_KV_Q4},
+    {"device, KV in f16", "auto", 0, PLX_KV_F16, NULL},
+    {"device, KV in q8", "auto", 0, PLX_KV_Q8, NULL},
+    {"device, KV in q4", "auto", 0, PLX_KV_Q4, NULL},
 };
 #define N_KV_COLUMNS (sizeof(kv_columns) / sizeof(kv_columns[0]))
 
@@ -106,7 +111,7 @@ static void runner_open(struct runner *r, const struct column *c, const struct w
 	*r = (struct runner){.c = c, .m = w->m, .rows = first ? w->ref_rows : w->rows};
 	lim.kv_type = c->kv_type;
 	if (c->isa != NULL) {
-		devkit_open(&r->dev, w->path, c->isa, &lim);
+		devkit_open(&r->dev, c->path != NULL ? c->path : w->path, c->isa, &lim);
 		return;
 	}
 	r->ref = plx_ref_open(w->m, PLX_PPL_MAX);
@@ -157,17 +162,18 @@ static void line(const struct runner *r, const struct plx_ppl_sum *ref)
 {
 	const struct plx_ppl_sum *s = &r->sum;
 
-	printf("perplexity, %-30s %9.4f  %+.3f %% (error %.3f)  divergence %.5f nats  same best "
+	printf("perplexity, %-30s %9.4f  %+.3f %% (error %.3f)  divergence %.5f nats (error %.5f)  "
+	       "same best "
 	       "%5.1f %%  log-probability off by at most %.3f  (%.0f tokens/s)\n",
 	       r->c->name, plx_ppl_of(s), 100 * (plx_ppl_of(s) / plx_ppl_of(ref) - 1),
-	       100 * plx_ppl_error(s, ref), s->kl / s->n, 100.0 * s->n_top / s->n, s->worst,
-	       s->n * 1e9 / (double)r->ns);
+	       100 * plx_ppl_error(s, ref), s->kl / s->n, plx_ppl_kl_error(s),
+	       100.0 * s->n_top / s->n, s->worst, s->n * 1e9 / (double)r->ns);
 }
 
 /* Columns c[1..n_columns-1] against c[0]. */
 static void table(struct work *w, const struct column *c, uint32_t n_columns)
 {
-	static struct runner run[N_COLUMNS];
+	static struct runner run[MAX_FILES > N_COLUMNS ? MAX_FILES : N_COLUMNS];
 
 	for (uint32_t i = 0; i < n_columns; i++)
 		runner_open(&run[i], &c[i], w, i == 0);
@@ -184,6 +190,21 @@ static void table(struct work *w, const struct column *c, uint32_t n_columns)
 		line(&run[i], &run[0].sum);
 		runner_close(&run[i]);
 	}
+}
+
+/* argv[0] is how many tokens, then the files. */
+static void files(struct work *w, int argc, char **argv)
+{
+	static struct column c[MAX_FILES];
+	uint32_t n = (uint32_t)argc - 1, n_tok = (uint32_t)strtoul(argv[0], NULL, 10);
+
+	n = n < MAX_FILES ? n : MAX_FILES;
+	w->n = n_tok < w->n ? n_tok : w->n;
+	for (uint32_t i = 0; i < n; i++)
+		c[i] = (struct column){
+		    strrchr(argv[i + 1], '/') != NULL ? strrchr(argv[i + 1], '/') + 1 : argv[i + 1],
+		    "auto", 0, PLX_KV_F16, argv[i + 1]};
+	table(w, c, n);
 }
 
 static void golden(struct work *w)
@@ -213,6 +234,16 @@ int main(int argc, char **argv)
 	bool kv = strcmp(mode, "kv") == 0;
 	bool words = kv || strcmp(mode, "roundings") == 0 || strcmp(mode, "golden") == 0;
 
+	if (strcmp(mode, "files") == 0) {
+		if (argc < 5) {
+			fprintf(stderr, "bench_perplexity files TOKENS MODEL OTHER...\n");
+			return 2;
+		}
+		work_open(&w, argv[3], PLX_PPL_TEXT);
+		files(&w, argc - 2, argv + 2);
+		work_close(&w);
+		return 0;
+	}
 	argc -= words;
 	argv += words;
 	const char *path = argc > 1 ? argv[1] : plx_test_model();

@@ -83,6 +83,7 @@ static void sum_add(struct plx_ppl_sum *s, double logprob, double ref, double kl
 	s->n++;
 	s->logprob += logprob;
 	s->kl += kl;
+	s->kl2 += kl * kl;
 	s->delta2 += delta * delta;
 	s->worst = fmax(s->worst, fabs(delta));
 }
@@ -114,6 +115,13 @@ double plx_ppl_error(const struct plx_ppl_sum *s, const struct plx_ppl_sum *ref)
 	double mean = (s->logprob - ref->logprob) / s->n;
 
 	return sqrt((s->delta2 / s->n - mean * mean) / s->n);
+}
+
+double plx_ppl_kl_error(const struct plx_ppl_sum *s)
+{
+	double mean = s->kl / s->n, var = s->kl2 / s->n - mean * mean;
+
+	return var > 0 ? sqrt(var / s->n) : 0;
 }
 
 double plx_ppl_of(const struct plx_ppl_sum *s)

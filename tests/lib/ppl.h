@@ -46,6 +46,7 @@ struct plx_ppl_sum {
 	uint32_t n;
 	double logprob; /* sum over tokens of log p(next) */
 	double kl;      /* sum over tokens of the divergence from the reference's distribution */
+	double kl2;     /* sum of its square (plx_ppl_add alone) */
 	double delta2;  /* sum of the squared difference of log p(next) to the reference */
 	double worst;   /* largest difference of log p(next) to the reference */
 	uint32_t n_top; /* tokens after which both have the same best id */
@@ -70,6 +71,9 @@ void plx_ppl_add_gold(struct plx_ppl_sum *s, const double *row, const struct plx
  * of the tokens' differences: how much of the ratio is chance of this text.
  */
 double plx_ppl_error(const struct plx_ppl_sum *s, const struct plx_ppl_sum *ref);
+
+/* plx_ppl_kl_error - standard error of the mean divergence, from the spread over tokens. */
+double plx_ppl_kl_error(const struct plx_ppl_sum *s);
 
 /* plx_ppl_of - perplexity of the tokens so far. */
 double plx_ppl_of(const struct plx_ppl_sum *s);
