@@ -24,7 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PLX_COMPRESS_WORDS 8u
+#define PLX_COMPRESS_WORDS 3u
 
 enum plx_compress_mark {
 	PLX_MARK_KEEP = 1, /* never removed */
