@@ -433,6 +433,7 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	    .weight = 1,
 	    .priority = r->priority,
 	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
+	    .no_drafts = (m->flags & PLX_REQ_NO_DRAFT) != 0,
 	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
 	    .evict = (r->view.compress.how & PLX_COMPRESS_KV) != 0,
 	    .evict_late = (r->view.compress.how & PLX_COMPRESS_LATE) != 0,

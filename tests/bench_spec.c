@@ -2,8 +2,12 @@
  * What drafting brings on a real model: tokens a second of the scheduler over the CPU device with
  * drafts against without, in turn, greedy, one and four answers at once; the ids must be the same.
  *
- *   bench_spec [model.gguf [summary | code | talk | random | sampled | all [runs [threads
- * [batch]]]]]
+ *   bench_spec [model.gguf [summary | code | talk | random | sampled | all [runs [threads [batch
+ *              [drafter]]]]]]
+ *
+ * drafter: lookup; model=FILE.gguf, a draft model on a device of its own and the same threads;
+ * layers=LIST, the model without those layers; or all=FILE.gguf, look-up, else the draft model.
+ * batch 0: one and four.
  *
  * summary, code, talk: prompts of tests/spec. random: prompts of ids drawn evenly from the
  * vocabulary. sampled: the summary's prompts answered at temperature 1.5, so that nothing repeats.
@@ -11,18 +15,20 @@
  * On one thread time is the process's CPU time, which a busy machine disturbs less.
  *
  * One line a workload and batch: medians and ranges of tokens a second while all decode, the
- * ratio of each pair of runs (median, least, most), and what was drafted and accepted.
+ * ratio of each pair of runs (median, least, most), and what was drafted and accepted; and the same
+ * for the time until all answers are over, when fewer and fewer decode.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "accel/model/layers.h"
 #include "accel/model/tokenizer.h"
 #include "dataplane/batch/sched.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
-#include "tests/lib/devkit.h"
+#include "tests/lib/draftdev.h"
 #include "tests/lib/model_path.h"
 
 #define N_PROMPTS 4u
@@ -42,6 +48,10 @@ struct answer {
 
 struct bench {
 	struct devkit kit;
+	struct draftdev draft;
+	bool has_draft;
+	uint32_t n_by;            /* drafters */
+	enum plx_draft_kind kind; /* that is counted */
 	struct plx_sched sched;
 	struct plx_arena arena;
 	int32_t prompt[N_PROMPTS][MAX_IDS];
@@ -51,6 +61,7 @@ struct bench {
 	uint64_t begin_ns, end_ns; /* first and last id of a run */
 	bool first_over;           /* an answer is complete: from now on fewer decode */
 	uint64_t n_ids;            /* after the first */
+	double whole_s; /* from the first id of the last prompt to the end of all answers */
 };
 
 static struct bench b;
@@ -239,6 +250,9 @@ static void run_all(void)
 			n_free--;
 			PLX_CHECK(plx_queue_submit(b.kit.q, idx) == 0);
 		}
+		if (b.has_draft && draftdev_turn(&b.draft) && n_free == 2)
+			continue;
+		PLX_CHECK(n_free < 2);
 		uint32_t idx = devkit_wait(&b.kit);
 		struct plx_step *st = plx_queue_step(b.kit.q, idx);
 
@@ -248,16 +262,55 @@ static void run_all(void)
 	}
 }
 
+/* ---- who drafts ---- */
+
+static void add_model(const char *path, const char *skip)
+{
+	struct plx_dev_limits lim = b.kit.lim;
+	struct plx_model *m;
+	struct plx_diag d = {""};
+	int err =
+	    skip ? plx_model_without(b.kit.model, skip, &m, &d) : plx_model_open(path, &m, &d);
+
+	if (err)
+		fprintf(stderr, "bench_spec: %s\n", d.text);
+	PLX_CHECK(err == 0);
+	b.kind = skip ? PLX_DRAFT_LAYERS : PLX_DRAFT_MODEL;
+	draftdev_open_model(&b.draft, m, &lim, b.kind);
+	b.has_draft = true;
+	struct plx_drafter by = plx_dmodel_drafter(&b.draft.m);
+
+	PLX_CHECK(plx_sched_add_drafter(&b.sched, &by) == 0);
+}
+
+static void choose_drafter(const char *how)
+{
+	if (strncmp(how, "model=", 6) == 0)
+		add_model(how + 6, NULL);
+	else if (strncmp(how, "layers=", 7) == 0)
+		add_model(NULL, how + 7);
+	else if (strncmp(how, "all=", 4) == 0)
+		add_model(how + 4, NULL);
+	else
+		PLX_CHECK(strcmp(how, "lookup") == 0);
+	b.n_by = b.sched.draft.n_by;
+	if (b.has_draft && strncmp(how, "all=", 4) != 0) { /* it alone */
+		b.sched.draft.by[0] = b.sched.draft.by[1];
+		b.n_by = 1;
+	}
+}
+
 /* ---- a workload ---- */
 
 /* Tokens a second while all decode. */
 static double run(uint32_t batch, bool drafts)
 {
-	b.sched.draft.n_by = drafts ? 1 : 0;
+	b.sched.draft.n_by = drafts ? b.n_by : 0;
 	b.first_over = false;
 	for (uint32_t i = 0; i < batch; i++)
 		add(i, batch > 1 ? N_NEW / 2 : N_NEW);
 	run_all();
+	b.whole_s = (double)(now() - b.begin_ns) / 1e9;
 	return (double)b.n_ids / ((double)(b.end_ns - b.begin_ns) / 1e9);
 }
 
@@ -277,39 +330,59 @@ static void compare(const char *name, uint32_t batch)
 		}
 }
 
+static double share(uint64_t n, uint64_t of)
+{
+	return of ? 100.0 * (double)n / (double)of : 0;
+}
+
 static void bench(const char *name, uint32_t batch, uint32_t n_runs)
 {
-	double off[MAX_RUNS], on[MAX_RUNS], ratio[MAX_RUNS];
+	double off[MAX_RUNS], on[MAX_RUNS], ratio[MAX_RUNS], whole[MAX_RUNS];
 
 	run(batch, false); /* the cost model learns, caches warm */
 	memcpy(b.want, b.got, sizeof(b.want));
 	run(batch, true);
 	compare(name, batch);
-	uint64_t drafted = b.sched.draft.drafted[0], accepted = b.sched.draft.accepted[0];
+	struct plx_sched_draft *sd = &b.sched.draft;
+	uint64_t drafted[2] = {sd->drafted[0], sd->drafted[b.kind]};
+	uint64_t accepted[2] = {sd->accepted[0], sd->accepted[b.kind]}, probes = sd->probes;
 
 	for (uint32_t i = 0; i < n_runs; i++) {
 		/* Who goes first changes. */
+		double on_s = 0;
+
 		if (i % 2)
-			on[i] = run(batch, true);
+			on[i] = run(batch, true), on_s = b.whole_s;
 		off[i] = run(batch, false);
+		whole[i] = b.whole_s;
 		if (i % 2 == 0)
-			on[i] = run(batch, true);
+			on[i] = run(batch, true), on_s = b.whole_s;
 		compare(name, batch);
 		ratio[i] = on[i] / off[i];
+		whole[i] /= on_s;
 	}
-	drafted = b.sched.draft.drafted[0] - drafted;
-	accepted = b.sched.draft.accepted[0] - accepted;
+	for (uint32_t i = 0; i < 2; i++) {
+		drafted[i] = sd->drafted[i ? b.kind : 0] - drafted[i];
+		accepted[i] = sd->accepted[i ? b.kind : 0] - accepted[i];
+	}
 
 	qsort(off, n_runs, sizeof(off[0]), by_value);
 	qsort(on, n_runs, sizeof(on[0]), by_value);
 	qsort(ratio, n_runs, sizeof(ratio[0]), by_value);
+	qsort(whole, n_runs, sizeof(whole[0]), by_value);
 	printf("bench_spec: %-8s batch %u: %6.1f tokens/s (%.1f-%.1f) without, %6.1f (%.1f-%.1f) "
 	       "with drafts; ratio %.2f (%.2f-%.2f); lookup drafted %.0f a run, accepted %.0f %%; "
-	       "gap %.0f us\n",
+	       "gap %.0f us",
 	       name, batch, off[n_runs / 2], off[0], off[n_runs - 1], on[n_runs / 2], on[0],
 	       on[n_runs - 1], ratio[n_runs / 2], ratio[0], ratio[n_runs - 1],
-	       (double)drafted / n_runs, drafted ? 100.0 * (double)accepted / (double)drafted : 0,
-	       b.sched.draft.gap_ns / 1000);
+	       (double)drafted[0] / n_runs, share(accepted[0], drafted[0]), sd->gap_ns / 1000);
+	if (b.has_draft)
+		printf("; %s drafted %.0f, accepted %.0f %%, probes %.1f",
+		       b.draft.m.conf.kind == PLX_DRAFT_MODEL ? "model" : "layers",
+		       (double)drafted[1] / n_runs, share(accepted[1], drafted[1]),
+		       (double)(sd->probes - probes) / n_runs);
+	printf("; until all answers are over %.2f (%.2f-%.2f) times as fast; account %.1f ms\n",
+	       whole[n_runs / 2], whole[0], whole[n_runs - 1], sd->credit_ns / 1e6);
 	fflush(stdout);
 }
 
@@ -348,9 +421,12 @@ int main(int argc, char **argv)
 	lim.n_threads = argc > 4 ? (uint32_t)atoi(argv[4]) : 2;
 	devkit_open(&b.kit, path, "auto", &lim);
 	open_sched();
+	choose_drafter(argc > 6 ? argv[6] : "lookup");
 	for (uint32_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		if (!only || strcmp(only, all[i]) == 0)
 			workload(all[i], n_runs, argc > 5 ? (uint32_t)atoi(argv[5]) : 0);
+	if (b.has_draft)
+		draftdev_close(&b.draft);
 	devkit_close(&b.kit);
 	return 0;
 }

@@ -413,8 +413,8 @@ static void test_sched_device_same_bits_with_drafts(void **state)
 		one_in = wrong[i];
 		run_shape(&shapes[i]);
 		compare();
-		assert_true(sched.draft.drafted[0] > 60);
-		assert_true(one_in == 1 || sched.draft.accepted[0] > 30);
+		assert_true(sched.draft.drafted[0] > 20);
+		assert_true(one_in == 1 || sched.draft.accepted[0] > 10);
 		assert_true(one_in > 1 || sched.draft.accepted[0] == 0);
 	}
 	one_in = 0;

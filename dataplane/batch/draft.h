@@ -118,7 +118,7 @@ struct plx_draft_step {
  *
  * Cost: O(n_share * PLX_MAX_DRAFT), a few times.
  */
-#define PLX_DRAFT_WORTH 1.10
+#define PLX_DRAFT_WORTH 1.15
 double plx_draft_lengths(struct plx_draft_share *share, uint32_t n_share,
                          const struct plx_draft_step *step);
 

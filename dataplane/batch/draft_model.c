@@ -8,7 +8,7 @@
 #include "fw/base/err.h"
 
 #define PRIOR      8.0f /* guesses that the chances at the start count for */
-#define PRIOR_ANY  0.6f
+#define PRIOR_ANY  0.75f
 #define PRIOR_SEQ  4.0f /* guesses that all sequences count for in one */
 #define FORGET     0.97f
 #define FORGET_ALL 0.998f
@@ -207,14 +207,16 @@ static uint32_t expect(void *ctx, uint32_t slot, uint32_t n, uint32_t most,
 	const struct plx_dmodel *m = ctx;
 	const struct plx_dmodel_slot *x = &m->slot[slot];
 	uint32_t seen = x->n_run < n ? x->n_run : n;
+	uint32_t room = (x->n_blocks + m->n_free) * m->conf.block_tokens;
 	float p = chance_any(m, x);
 
 	if (m->lost || x->failed || x->want > 0 || x->in_flight > 0 || n >= m->conf.n_ctx)
 		return 0;
 	most = most < PLX_MAX_DRAFT ? most : PLX_MAX_DRAFT;
 	most = most < m->conf.n_ctx - n ? most : m->conf.n_ctx - n;
-	if (blocks_for(m, n + most) > x->n_blocks + m->n_free)
+	if (n >= room)
 		return 0;
+	most = most < room - n ? most : room - n;
 	for (uint32_t i = 0; i < most; i++)
 		out->p[i] = p;
 	out->each_ns = m->step_ns;

@@ -33,7 +33,8 @@
  * steps take, steps go one at a time: each is filled when the one before came back, so that all ids
  * are known behind which is to be drafted. What the device idles meanwhile is measured and counted
  * against drafting. Otherwise steps are what they are without drafts. Drafts take blocks only where
- * there are plenty, no place of a prompt, and no time that others' objectives need.
+ * there are plenty, and no time that others' objectives need. While a prompt runs there are none:
+ * steps that they make longer would leave the prompt its least chunk alone.
  *
  * Chances of look-up are judged whether drafts run or not, so nothing is run only to find out. A
  * drafter that takes time is asked where that is expected to pay, and the step waits for it; where
@@ -93,6 +94,7 @@
 #define PLX_SCHED_MAX_EOG     16
 #define PLX_SCHED_MAX_STEPS   16
 #define PLX_SCHED_ERR_BINS    5
+#define PLX_SCHED_DRAFT_SEQS  64u /* with more running nothing is drafted */
 
 struct plx_sched_conf {
 	uint32_t n_keys;  /* requests: keys are 0 .. n_keys-1 */
@@ -147,6 +149,7 @@ struct plx_sched_job {
 	uint32_t weight;        /* of that share; 0 counts as 1 */
 	uint8_t priority;       /* 0..15, larger first */
 	bool ignore_eos;
+	bool no_drafts;       /* nothing is drafted for it */
 	bool beyond;          /* oldest tokens may leave the context, rather than that it ends */
 	uint64_t deadline_ns; /* 0: none */
 	uint64_t ttft_slo_ns; /* first token after arrival; 0: the configured one */
@@ -338,8 +341,10 @@ struct plx_sched_draft {
 	double plain_ns;  /* what the step sent last would take without drafts; 0: not judged */
 	uint32_t n_plain; /* ids that it would bring */
 	double credit_ns; /* what drafting won or lost, forgotten beyond a bound */
-	double probe_ns;  /* what may be spent on finding out whether a drafter is right */
-	uint64_t probes;  /* times that it was */
+	double seen_ns[PLX_SCHED_DRAFT_SEQS + 1]; /* steps without drafts of so many, smoothed */
+	uint8_t pure[PLX_SCHED_MAX_STEPS]; /* by step id: decodes of a step of nothing else; 0 */
+	double probe_ns; /* what may be spent on finding out whether a drafter is right */
+	uint64_t probes; /* times that it was */
 	uint64_t drafted[PLX_DRAFTERS], accepted[PLX_DRAFTERS];
 };
 

@@ -14,7 +14,8 @@
  * With more than this running nothing is drafted or learnt: asking all would take longer than a
  * step may be filled in. A limit of the scheduler's own time, whatever the device could gain.
  */
-#define RUN_MOST    64u
+#define RUN_MOST    PLX_SCHED_DRAFT_SEQS
+#define SEEN_SMOOTH (1.0 / 8)
 #define LEARN_LEAST 64u     /* ids looked at before a step in any case */
 #define LEARN_MOST  1024u   /* and at most */
 #define LEARN_NS    150.0   /* about what one takes */
@@ -28,6 +29,7 @@
 #define LOSS_SHARE  0.005        /* of the time of steps without drafts may be lost by drafting */
 #define CREDIT_ONE  1.5          /* steps' time that may be lost at first */
 #define CREDIT_MOST 8.0          /* and at most, whatever was won before */
+#define ASK_MOST    16.0         /* times that, for a step that waited for those it asked */
 #define STAYS_MOST  64u          /* ids over which what a drafter needs at first is spread */
 
 size_t plx_sched_draft_bytes(const struct plx_sched_conf *c)
@@ -122,8 +124,8 @@ static uint32_t draft_limit(const struct plx_sched *s, const struct plx_seq *q)
 {
 	uint32_t end = least(q->max_new, q->window), bt = s->conf.block_tokens;
 
-	if (q->state != PLX_SEQ_RUN || q->leaving || q->away || plx_seq_prefilling(q) > 0 ||
-	    q->n_out == 0 || q->n_out + 1 >= end)
+	if (s->ent[q->ent].job.no_drafts || q->state != PLX_SEQ_RUN || q->leaving || q->away ||
+	    plx_seq_prefilling(q) > 0 || q->n_out == 0 || q->n_out + 1 >= end)
 		return 0;
 	uint32_t n = least(end - q->n_out - 1, PLX_MAX_DRAFT), pos = plx_seq_pos(q);
 	uint32_t held = q->n_blocks * bt > pos ? q->n_blocks * bt - pos : 0;
@@ -180,6 +182,18 @@ static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double *ask
 	return false;
 }
 
+/*
+ * A step of all that decode without drafts: what the cost model says, or what such steps took when
+ * they were last seen, if that is less: with many drafts there are few of them to learn from.
+ */
+static double plain_ns(const struct plx_sched *s)
+{
+	double model = plx_cost_ns(&s->cost, &s->view.work);
+	double seen = s->draft.seen_ns[least(s->view.work.decodes, RUN_MOST)];
+
+	return seen > 0 && seen < model ? seen : model;
+}
+
 /* One sequence that could carry drafts, if somebody has any that could be worth it. */
 static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double ns, double least_p)
 {
@@ -194,9 +208,10 @@ static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double
 }
 
 /* All that could carry drafts, with what each draft adds to a step of all that decode. */
-static void find_shares(struct plx_sched *s, double plain_ns)
+static void find_shares(struct plx_sched *s, double plain)
 {
 	struct plx_sched_draft *d = &s->draft;
+	double model = plx_cost_ns(&s->cost, &s->view.work);
 	uint32_t n_hope = 0;
 
 	d->n_share = 0;
@@ -211,11 +226,11 @@ static void find_shares(struct plx_sched *s, double plain_ns)
 			continue;
 		more.decodes++;
 		more.context += plx_seq_pos(q);
-		double ns = fmax(plx_cost_ns(&s->cost, &more) - plain_ns, TOK_LEAST * plain_ns);
+		double ns = fmax(plx_cost_ns(&s->cost, &more) - model, TOK_LEAST * plain);
 
 		/* What is worth less than a step's time without drafts is in no choice. */
 		find_share(s, slot, most, ns,
-		           fmax(ns * s->view.work.decodes / plain_ns, PLX_DRAFT_FAINT));
+		           fmax(ns * s->view.work.decodes / plain, PLX_DRAFT_FAINT));
 	}
 	/* Those that are asked together share a drafter's steps. */
 	for (uint32_t i = 0; i < d->n_share; i++)
@@ -240,9 +255,10 @@ static bool choose(struct plx_sched *s)
 	    .n_seq = s->view.work.decodes, .max_tok = tokens_left(s), .wait_ns = d->gap_ns};
 
 	d->n_share = 0;
-	if (step.n_seq == 0 || !plx_cost_ready(&s->cost, false))
+	/* Steps that drafts made longer would leave prompts no time. */
+	if (step.n_seq == 0 || !plx_cost_ready(&s->cost, false) || plx_order_count(&s->prefill) > 0)
 		return false;
-	step.plain_ns = plx_cost_ns(&s->cost, &s->view.work);
+	step.plain_ns = plain_ns(s);
 	if (s->view.itl_ns)
 		step.limit_ns = (double)s->view.itl_ns / plx_cost_margin(&s->cost);
 	if (step.plain_ns <= 0)
@@ -410,7 +426,7 @@ bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st)
 void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id, const struct plx_cost_work *w)
 {
 	struct plx_sched_draft *d = &s->draft;
-	struct plx_cost_work plain = s->view.work;
+	uint32_t n = s->view.work.decodes;
 
 	d->waited = d->waited || d->asked;
 	if (d->waited) {
@@ -418,13 +434,26 @@ void plx_sched_draft_sent(struct plx_sched *s, uint64_t step_id, const struct pl
 		d->waits++;
 	}
 	/* Steps with prompt tokens are not judged. */
-	d->plain_ns =
-	    w->prefill == 0 && plx_cost_ready(&s->cost, false) ? plx_cost_ns(&s->cost, &plain) : 0;
-	d->n_plain = plain.decodes;
+	d->plain_ns = w->prefill == 0 && plx_cost_ready(&s->cost, false) ? plain_ns(s) : 0;
+	d->n_plain = n;
+	d->pure[step_id % PLX_SCHED_MAX_STEPS] =
+	    w->prefill == 0 && n <= RUN_MOST && w->decodes == n ? (uint8_t)n : 0;
 	d->came_late = d->asked;
 	d->waited = false;
 	d->decided = false;
 	d->asked = d->asking = false;
+}
+
+/* A step of decodes alone came back. */
+static void see_plain(struct plx_sched_draft *d, const struct plx_step *st)
+{
+	uint32_t n = d->pure[st->id % PLX_SCHED_MAX_STEPS];
+
+	if (n == 0 || st->end_ns <= st->start_ns)
+		return;
+	double ns = (double)(st->end_ns - st->start_ns), *seen = &d->seen_ns[n];
+
+	*seen = *seen > 0 ? *seen + SEEN_SMOOTH * (ns - *seen) : ns;
 }
 
 static uint32_t ids_of(struct plx_step *st)
@@ -450,7 +479,8 @@ static void account(struct plx_sched *s, struct plx_step *st)
 	}
 	if (st->id == d->waited_id && d->last_end_ns > 0 && st->end_ns > d->last_end_ns) {
 		/* Time in which nobody wanted anything is no loss of drafting's. */
-		double took = fmin((double)(st->end_ns - d->last_end_ns), most);
+		double took = fmin((double)(st->end_ns - d->last_end_ns),
+		                   d->came_late ? ASK_MOST * most : most);
 
 		d->credit_ns += d->plain_ns * ids_of(st) / d->n_plain - took;
 	} else {
@@ -466,6 +496,8 @@ void plx_sched_draft_came(struct plx_sched *s, struct plx_step *st, bool ok)
 
 	d->decided = false;
 	d->out = d->out && st->id != d->out_id;
+	if (ok)
+		see_plain(d, st);
 	if (ok)
 		account(s, st);
 	if (ok && st->id == d->waited_id && !d->came_late && d->last_end_ns > 0 &&

@@ -11,7 +11,8 @@
 
 static const uint32_t known_flags = PLX_REQ_TEXT | PLX_REQ_IDS | PLX_REQ_MESSAGES | PLX_REQ_STREAM |
                                     PLX_REQ_DETERMINISTIC | PLX_REQ_LOGPROBS | PLX_REQ_COMPRESS |
-                                    PLX_REQ_NO_TEXT | PLX_REQ_IGNORE_EOS | PLX_REQ_SPECIAL;
+                                    PLX_REQ_NO_TEXT | PLX_REQ_IGNORE_EOS | PLX_REQ_SPECIAL |
+                                    PLX_REQ_NO_DRAFT;
 
 static size_t pad4(size_t n)
 {

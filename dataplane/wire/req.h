@@ -25,6 +25,8 @@ enum plx_req_flag {
 	PLX_REQ_NO_TEXT = 1u << 7,  /* answer with ids alone */
 	PLX_REQ_IGNORE_EOS = 1u << 8,
 	PLX_REQ_SPECIAL = 1u << 9, /* TEXT only: special tokens in the text are control tokens */
+	PLX_REQ_NO_DRAFT =
+	    1u << 10, /* nothing is guessed ahead of the model; the text is the same */
 };
 
 struct plx_msg_req {

@@ -32,6 +32,7 @@ enum {
 	O_DEADLINE,
 	O_PRIORITY,
 	O_IGNORE_EOS,
+	O_NO_DRAFTS,
 	O_BEYOND,
 	O_KEEP_RATIO,
 	O_MAX_LOSS,
@@ -67,6 +68,7 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"deadline", 1, NULL, O_DEADLINE},
                                         {"priority", 1, NULL, O_PRIORITY},
                                         {"ignore-eos", 0, NULL, O_IGNORE_EOS},
+                                        {"no-drafts", 0, NULL, O_NO_DRAFTS},
                                         {"beyond-context", 0, NULL, O_BEYOND},
                                         {"keep-ratio", 1, NULL, O_KEEP_RATIO},
                                         {"max-loss", 1, NULL, O_MAX_LOSS},
@@ -103,6 +105,7 @@ const char *plx_ask_usage(void)
 	       "  --n N                 so many answers\n"
 	       "  --logprobs N          log-probability of each token, and of N alternatives\n"
 	       "  --ignore-eos          go on after the model's end of text\n"
+	       "  --no-drafts           nothing is guessed ahead; the text is the same\n"
 	       "  --beyond-context      go on where the context is full: the oldest tokens leave\n"
 	       "                        it but for the very first; the figures say how many\n"
 	       "  --keep-ratio R        leave out what says least of the prompt, down to this "
@@ -233,6 +236,9 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 		return err;
 	case O_IGNORE_EOS:
 		r->ignore_eos = true;
+		return 0;
+	case O_NO_DRAFTS:
+		r->no_drafts = true;
 		return 0;
 	case O_BEYOND:
 		r->allow_compression = true;

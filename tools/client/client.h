@@ -175,6 +175,7 @@ struct plx_client_request {
 	bool logprobs;            /* report the log-probability of each token */
 	bool deterministic;       /* as the appliance defines it; the CPU always is */
 	bool ids_only;            /* no text in TOKENS */
+	bool no_drafts;           /* the appliance guesses nothing ahead; the text is the same */
 	bool ignore_eos;          /* go on after the model's end of text */
 	bool allow_compression;   /* a full context: its oldest tokens leave, and it goes on */
 	bool special;             /* text: special tokens in it are control tokens */

@@ -63,6 +63,7 @@ static uint32_t flags_of(const struct plx_client_request *r)
 	f |= r->deterministic ? PLX_REQ_DETERMINISTIC : 0;
 	f |= r->ids_only ? PLX_REQ_NO_TEXT : 0;
 	f |= r->ignore_eos ? PLX_REQ_IGNORE_EOS : 0;
+	f |= r->no_drafts ? PLX_REQ_NO_DRAFT : 0;
 	f |= r->special ? PLX_REQ_SPECIAL : 0;
 	f |= r->allow_compression ? PLX_REQ_COMPRESS : 0;
 	return f;
