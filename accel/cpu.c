@@ -90,8 +90,8 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s%s", c->k->numeric_kind,
 	         kv_kind[c->lim.kv_type]);
 	out->caps = PLX_CPU_CAPS;
-	/* Rows that move would stand in other tokens' windows. */
-	if (c->m != NULL && c->m->window > 0)
+	/* Rows that move would stand in other tokens' windows and pages' summaries. */
+	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->m->window > 0))
 		out->caps &= ~(uint32_t)PLX_CAP_EVICT;
 	out->mem_used_bytes = c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes +
 	                      c->work.size_bytes + c->expert_pool.size_bytes;

@@ -254,6 +254,22 @@ static void test_evict_bad_is_refused(void **state)
 	devkit_close(&kit);
 }
 
+/* Summaries of pages would not know of rows that moved: such a device says that it can't. */
+static void test_evict_is_not_offered_with_sparse_attention(void **state)
+{
+	struct plx_dev_limits lim = devkit_limits();
+	struct plx_dev_info info;
+
+	(void)state;
+	for (uint32_t mass = 0; mass <= 900; mass += 900) {
+		lim.sparse_mass = mass;
+		devkit_open(&kit, MODEL, "auto", &lim);
+		assert_int_equal(plx_dev_info_get(kit.dev, &info), 0);
+		assert_int_equal((info.caps & PLX_CAP_EVICT) != 0, mass == 0);
+		devkit_close(&kit);
+	}
+}
+
 #define EACH(f)                                                                                    \
 	{#f " f16", f, NULL, NULL, &types[0]}, {#f " q8", f, NULL, NULL, &types[1]},               \
 	{                                                                                          \
@@ -267,6 +283,7 @@ int main(void)
 	    EACH(test_evict_in_parts_is_the_same),
 	    EACH(test_evict_observes_what_is_attended_to),
 	    EACH(test_evict_bad_is_refused),
+	    cmocka_unit_test(test_evict_is_not_offered_with_sparse_attention),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
