@@ -474,6 +474,32 @@ static void test_inspect_says_what_a_model_is(void **state)
 	assert_int_equal(mtool(&d, "inspect", "tests/golden/README.md", NULL), 1);
 }
 
+/* A card's memory is no board's to know: it is asked for by the device's name, and used then. */
+static void test_inspect_asks_for_a_cards_memory(void **state)
+{
+	static const char board[] = "devices:\n  - {name: gpu0, kind: cuda, index: 0}\n"
+				    "  - {name: cpu0, kind: cpu, isa: auto}\n";
+	struct plx_diag d;
+
+	(void)state;
+	mtool_write(mtool_path("board.yml"), board, sizeof board - 1);
+	assert_int_equal(mtool(&d, "inspect", "tests/golden/tiny/qwen3moe.gguf", "--board",
+	                       mtool_path("board.yml"), NULL),
+	                 0);
+	char *said = mtool_said();
+
+	assert_non_null(
+	    strstr(said, "gpu0 (cuda): its memory is not known here; give --device gpu0=SIZE"));
+	assert_non_null(strstr(said, "a token uses 4 of 16 experts"));
+	free(said);
+	assert_int_equal(mtool(&d, "inspect", "tests/golden/tiny/qwen3moe.gguf", "--board",
+	                       mtool_path("board.yml"), "--device", "gpu0=2G", NULL),
+	                 0);
+	said = mtool_said();
+	assert_non_null(strstr(said, "gpu0 (cuda): 2.0 GiB, yes"));
+	free(said);
+}
+
 /* What inspect says of K and V is what the device takes. */
 static void test_kv_bytes_are_the_kernels(void **state)
 {
@@ -537,6 +563,7 @@ int main(void)
 	    TEST(test_wrong_command_lines_are_explained),
 	    TEST(test_sizes_have_units),
 	    TEST(test_inspect_says_what_a_model_is),
+	    TEST(test_inspect_asks_for_a_cards_memory),
 	    TEST(test_kv_bytes_are_the_kernels),
 	    TEST(test_pair_rows),
 	    TEST(test_progress_line),

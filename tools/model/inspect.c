@@ -173,6 +173,28 @@ static void host_memory(uint64_t *total, uint64_t *available)
 		fclose(f);
 }
 
+/* Bytes of all experts but the shared ones, as the file has them. */
+static uint64_t expert_bytes(const struct plx_model *m)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t il = 0; il < m->n_layer && m->n_expert > 0; il++)
+		sum += m->layer[il].exp_gate.bytes + m->layer[il].exp_up.bytes +
+		       m->layer[il].exp_down.bytes;
+	return sum;
+}
+
+/* The CPU device can leave experts on disk: how many MiB it may keep of them where not all fit; 0:
+ * less than a token uses, or no experts. */
+static uint64_t expert_mem_mib(const struct plx_model *m, uint64_t bytes)
+{
+	uint64_t all = expert_bytes(m), rest = m->weight_bytes - all;
+
+	if (all == 0 || bytes < rest + all / m->n_layer / m->n_expert * m->n_expert_used)
+		return 0;
+	return (bytes - rest) / (UINT64_C(1) << 20);
+}
+
 /* One place: weights, and as many tokens of KV memory as the rest holds. */
 static json_t *place(const char *name, uint64_t bytes, const struct plx_model *m, uint64_t n_ctx)
 {
@@ -191,30 +213,50 @@ static json_t *place(const char *name, uint64_t bytes, const struct plx_model *m
 	                 tokens);
 }
 
-static int add_board(json_t *list, const char *path, const struct plx_model *m, uint64_t n_ctx,
-                     uint64_t host, struct plx_diag *d)
+/* A place of a CPU device's. */
+static json_t *cpu_place(const char *name, uint64_t bytes, const struct plx_model *m,
+                         uint64_t n_ctx)
+{
+	json_t *p = place(name, bytes, m, n_ctx);
+
+	if (bytes < m->weight_bytes)
+		json_object_set_new(p, "expert_mem_mib",
+		                    json_integer((json_int_t)expert_mem_mib(m, bytes)));
+	return p;
+}
+
+/* A board's device: of a card's memory the board says nothing, but --device NAME=SIZE may. */
+static json_t *board_place(const struct board_device *b, const struct plx_mtool_options *o,
+                           const struct plx_model *m, uint64_t n_ctx, uint64_t host)
+{
+	char name[96];
+
+	snprintf(name, sizeof name, "%s (%s)", b->name, b->kind);
+	if (strcmp(b->kind, "cpu") == 0)
+		return cpu_place(name, host, m, n_ctx);
+	for (uint32_t i = 0; i < o->n_devices; i++)
+		if (strcmp(o->device[i].name, b->name) == 0)
+			return place(name, o->device[i].bytes, m, n_ctx);
+	return json_pack(
+	    "{s:s,s:o}", "name", name, "unknown",
+	    json_sprintf("its memory is not known here; give --device %s=SIZE", b->name));
+}
+
+static int add_board(json_t *list, const char *path, const struct plx_mtool_options *o,
+                     const struct plx_model *m, uint64_t n_ctx, uint64_t host, struct plx_diag *d)
 {
 	cyaml_config_t cy = {.mem_fn = cyaml_mem,
 	                     .log_level = CYAML_LOG_ERROR,
 	                     .flags = CYAML_CFG_IGNORE_UNKNOWN_KEYS | CYAML_CFG_NO_ALIAS};
 	struct board *b = NULL;
-	char name[96];
 	cyaml_err_t err = cyaml_load_file(path, &cy, &board_value, (cyaml_data_t **)&b, NULL);
 
 	if (err != CYAML_OK)
 		return plx_diag_set(d, PLX_E_FORMAT,
 		                    "%s: %s; `polluxd --board %s --check` says more", path,
 		                    cyaml_strerror(err), path);
-	for (uint32_t i = 0; i < b->n_devices; i++) {
-		snprintf(name, sizeof name, "%s (%s)", b->devices[i].name, b->devices[i].kind);
-		if (strcmp(b->devices[i].kind, "cpu") == 0)
-			json_array_append_new(list, place(name, host, m, n_ctx));
-		else
-			json_array_append_new(
-			    list,
-			    json_pack("{s:s,s:s}", "name", name, "unknown",
-			              "its memory is not known here; give --device NAME=SIZE"));
-	}
+	for (uint32_t i = 0; i < b->n_devices; i++)
+		json_array_append_new(list, board_place(&b->devices[i], o, m, n_ctx, host));
 	cyaml_free(&cy, &board_value, b, 0);
 	return 0;
 }
@@ -227,10 +269,10 @@ static int fits(const struct plx_mtool_options *o, const struct plx_model *m, js
 	int err = 0;
 
 	host_memory(&total, &available);
-	json_array_append_new(list, place("this machine, free now", available, m, n_ctx));
-	json_array_append_new(list, place("this machine, all", total, m, n_ctx));
+	json_array_append_new(list, cpu_place("this machine, free now", available, m, n_ctx));
+	json_array_append_new(list, cpu_place("this machine, all", total, m, n_ctx));
 	if (o->board)
-		err = add_board(list, o->board, m, n_ctx, total, d);
+		err = add_board(list, o->board, o, m, n_ctx, total, d);
 	for (uint32_t i = 0; i < o->n_devices; i++)
 		json_array_append_new(list, place(o->device[i].name, o->device[i].bytes, m, n_ctx));
 	json_object_set_new(out, "asked_context", json_integer((json_int_t)n_ctx));
@@ -320,6 +362,11 @@ static void print_fits(const json_t *r)
 			continue;
 		}
 		printf("%.1f GiB, ", (double)whole(p, "bytes") / MIB / 1024);
+		if (whole(p, "expert_mem_mib") > 0) {
+			printf("only with experts on disk: limits.expert_mem_mib below %lld\n",
+			       whole(p, "expert_mem_mib"));
+			continue;
+		}
 		if (!json_is_true(json_object_get(p, "weights_fit"))) {
 			printf("NO: too small for the weights\n");
 			continue;
