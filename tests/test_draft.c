@@ -263,6 +263,26 @@ static void test_drafts_make_fewer_steps(void **state)
 	assert_int_equal(g.s.draft.accepted[0], g.s.draft.drafted[0]);
 }
 
+/* A request's own no: a step an id, and nothing of it was drafted. */
+static void test_drafts_can_be_refused(void **state)
+{
+	int32_t p[RIG_CTX];
+
+	(void)state;
+	open_rig(&roomy, 0);
+	plx_fake_conf(g.fake)->eog_every = 0;
+	rig_prompt(p, 20, 31);
+	struct plx_sched_job j = rig_job(&g, 1, p, 20, 1, 96, 8);
+
+	j.no_drafts = true;
+	assert_int_equal(rig_add(&g, 1, &j), 0);
+	rig_run_out(&g);
+	assert_int_equal(g.r[1].n_got[0], 96);
+	assert_int_equal(g.s.stats.steps, 96);
+	assert_int_equal(g.s.draft.drafted[0], 0);
+	rig_close(&g);
+}
+
 /* While drafts are out nothing else is given: one step in flight; without drafts there are two. */
 static void test_drafts_go_one_step_at_a_time(void **state)
 {
@@ -409,6 +429,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_lookup_learns_that_it_is_right, open_lookup,
 	                                    close_lookup),
 	    cmocka_unit_test(test_drafts_make_fewer_steps),
+	    cmocka_unit_test(test_drafts_can_be_refused),
 	    cmocka_unit_test(test_drafts_go_one_step_at_a_time),
 	    cmocka_unit_test(test_drafts_that_are_wrong_change_nothing),
 	    cmocka_unit_test(test_drafts_take_no_others_blocks),

@@ -40,10 +40,9 @@ struct plx_draft {
 
 /* Who guesses, as the metrics tell it. */
 enum plx_draft_kind {
-	PLX_DRAFT_LOOKUP,    /* draft_lookup.h */
-	PLX_DRAFT_MODEL,     /* draft_model.h: a smaller model */
-	PLX_DRAFT_LAYERS,    /* draft_model.h: the model without some of its layers */
-	PLX_DRAFT_LOOKAHEAD, /* draft_lookahead.h */
+	PLX_DRAFT_LOOKUP, /* draft_lookup.h */
+	PLX_DRAFT_MODEL,  /* draft_model.h: a smaller model */
+	PLX_DRAFT_LAYERS, /* draft_model.h: the model without some of its layers */
 };
 
 /* What one that takes time to guess expects of it. */
