@@ -42,7 +42,7 @@ goes_on() {
 		--budget "p99 inter-token 5 s" -o "$tmp/board.yml" || return 1
 	[ "$before" = "$(head -n 11 "$work/journal" | md5sum)" ] && says "chosen: " && says "of a grid of 25200"
 }
-few() { [ "$(rows s)" -le 40 ] && [ "$(rows s)" -ge 10 ]; }
+few() { [ "$(rows s)" -le 40 ] && [ "$(rows s)" -ge 3 ]; }
 pictures() { xmllint --noout "$work/front.svg" 2>/dev/null || python3 -c "import xml.dom.minidom,sys; xml.dom.minidom.parse(sys.argv[1])" "$work/front.svg"; }
 starts() { # polluxd takes the board and the model that it names
 	"$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" &&

@@ -10,7 +10,7 @@
 
 #define SEARCH_SHARE 0.65 /* of the time; the comparison has the rest */
 #define BLOCK        4u   /* measurements that are taken one right after another */
-#define FINALISTS    12u
+#define FINALISTS    8u
 #define LEAST_ROUNDS 4u
 #define N_OBJ        PLX_RESULT_OBJ
 
@@ -134,6 +134,21 @@ static bool compared(const struct plx_tune *t)
 	return false;
 }
 
+/* What runs now, the board's settings or polluxd's own, is measured first: the search starts there.
+ */
+static void next_point(struct plx_tune *t, uint32_t n, struct plx_tune_point *p)
+{
+	uint8_t x[PLX_GP_DIMS];
+
+	plx_tune_point_usual(p);
+	if (t->board.n_threads)
+		*p = t->board.point;
+	if (n == 0 && from_point(t, p, x))
+		return;
+	plx_search_ask(&t->search, x);
+	to_point(t, x, p);
+}
+
 /* Measures until the time for it is over. A comparison that has begun is not gone behind. */
 static int search(struct plx_tune *t, struct plx_diag *d)
 {
@@ -143,12 +158,10 @@ static int search(struct plx_tune *t, struct plx_diag *d)
 	uint32_t most = t->o->most ? t->o->most : PLX_SEARCH_MAX;
 	struct plx_journal_rec a, speed;
 	struct plx_tune_point p;
-	uint8_t x[PLX_GP_DIMS];
 
 	while (!err && !compared(t) && n < most && n < 4 * grid &&
 	       (n == 0 || plx_tune_elapsed(t) < SEARCH_SHARE * t->o->time_s)) {
-		plx_search_ask(&t->search, x);
-		to_point(t, x, &p);
+		next_point(t, n, &p);
 		err = plx_tune_accuracy(t, &p, &a, d);
 		if (!err)
 			err = plx_tune_speed(t, &p, PLX_JOURNAL_SPEED, n / BLOCK, &speed, d);
