@@ -46,7 +46,8 @@ static void test_one_lane_goes_in_order(void **state)
 	assert_true(plx_phase_finish(&p, 2));
 }
 
-/* Two lanes halve their own stretch from its front; a thief halves another's from its back. */
+/* Of long units two lanes halve their own stretch from its front; a thief halves another's from its
+ * back. */
 static void test_two_lanes_halve_and_steal(void **state)
 {
 	struct plx_phase p;
@@ -54,21 +55,38 @@ static void test_two_lanes_halve_and_steal(void **state)
 
 	(void)state;
 	plx_phase_init(&p, 2);
-	plx_phase_open(&p, 32, 100);
-	claim_is(&p, 0, 0, 8);
-	claim_is(&p, 1, 16, 24);
-	claim_is(&p, 0, 8, 12);
-	claim_is(&p, 0, 12, 14);
-	claim_is(&p, 0, 14, 15);
-	claim_is(&p, 0, 15, 16);
-	claim_is(&p, 0, 28, 32);
-	claim_is(&p, 1, 24, 26);
-	claim_is(&p, 0, 27, 28);
-	claim_is(&p, 1, 26, 27);
+	plx_phase_open(&p, 24, 7);
+	claim_is(&p, 0, 0, 6);
+	claim_is(&p, 1, 12, 18);
+	claim_is(&p, 0, 6, 9);
+	claim_is(&p, 0, 9, 10);
+	claim_is(&p, 0, 10, 11);
+	claim_is(&p, 0, 11, 12);
+	claim_is(&p, 0, 21, 24);
+	claim_is(&p, 1, 18, 19);
+	claim_is(&p, 0, 20, 21);
+	claim_is(&p, 1, 19, 20);
 	assert_false(plx_phase_claim(&p, 0, false, &r));
 	assert_false(plx_phase_claim(&p, 1, false, &r));
-	assert_false(plx_phase_finish(&p, 21));
-	assert_true(plx_phase_finish(&p, 11));
+	assert_false(plx_phase_finish(&p, 16));
+	assert_true(plx_phase_finish(&p, 8));
+}
+
+/* Of short ones an owner takes all but an eighth, then the rest; a thief halves as ever. */
+static void test_short_units_are_taken_nearly_all_at_once(void **state)
+{
+	struct plx_phase p;
+
+	(void)state;
+	plx_phase_init(&p, 2);
+	plx_phase_open(&p, 64, 100);
+	claim_is(&p, 0, 0, 28);
+	claim_is(&p, 0, 28, 32);
+	claim_is(&p, 0, 48, 64);
+	claim_is(&p, 1, 32, 46);
+	claim_is(&p, 1, 46, 48);
+	assert_false(plx_phase_finish(&p, 48));
+	assert_true(plx_phase_finish(&p, 16));
 }
 
 /* A patient thief leaves a twelfth of an item's units to their owner. */
@@ -80,15 +98,13 @@ static void test_the_last_units_are_left_to_their_owner(void **state)
 	(void)state;
 	plx_phase_init(&p, 2);
 	plx_phase_open(&p, 8, 36);
-	claim_is(&p, 0, 0, 2);
-	claim_is(&p, 0, 2, 3);
-	claim_is(&p, 0, 3, 4);
+	claim_is(&p, 0, 0, 4);
 	assert_true(plx_phase_claim(&p, 0, true, &r));
 	assert_int_equal(r.begin, 6);
 	assert_int_equal(r.end, 8);
 	assert_false(plx_phase_claim(&p, 0, true, &r));
-	claim_is(&p, 1, 4, 5);
 	claim_is(&p, 0, 5, 6);
+	claim_is(&p, 1, 4, 5);
 	assert_true(plx_phase_finish(&p, 8));
 }
 
@@ -197,6 +213,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_one_lane_goes_in_order),
 	    cmocka_unit_test(test_two_lanes_halve_and_steal),
+	    cmocka_unit_test(test_short_units_are_taken_nearly_all_at_once),
 	    cmocka_unit_test(test_the_last_units_are_left_to_their_owner),
 	    cmocka_unit_test(test_items_are_bounded),
 	    cmocka_unit_test(test_units_run_once_on_two_and_three),
