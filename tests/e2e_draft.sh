@@ -47,7 +47,7 @@ for r in drafts whole layers; do
 done
 # What can't draft is refused by name.
 board af_packet
-sed 's/ĠParis/ĠPariz/' "$model" >"$tmp/other.gguf"
+sed 's/<gh_stars>/<gh_starz>/' "$model" >"$tmp/other.gguf"
 drafter "model: $tmp/other.gguf"
 refused() { ! start >/dev/null && grep -q "other.gguf can't draft for this model: id [0-9]* is another token" "$tmp/log"; }
 check other_vocabulary refused
