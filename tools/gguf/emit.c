@@ -152,6 +152,12 @@ static struct sums measure(const float *x, const float *y, uint64_t n)
 	return s;
 }
 
+/* The search is left out where it makes perplexity worse, as tests/BENCH.md has measured it. */
+static enum plx_q_effort effort_of(const struct job *j, enum plx_qtype to)
+{
+	return to == PLX_Q_Q4_0 || to == PLX_Q_Q4_1 ? PLX_Q_PLAIN : j->effort;
+}
+
 static int convert(struct job *j, const struct item *i, float *x, uint8_t *bytes)
 {
 	const struct plx_emit_tensor *t = i->t;
@@ -166,7 +172,7 @@ static int convert(struct job *j, const struct item *i, float *x, uint8_t *bytes
 
 	if (err)
 		return fail(j, i, err, &why);
-	plx_q_quantise((enum plx_qtype)t->to, j->effort, x, bytes, n);
+	plx_q_quantise((enum plx_qtype)t->to, effort_of(j, (enum plx_qtype)t->to), x, bytes, n);
 	plx_q_dequant((enum plx_qtype)t->to, bytes, y, n);
 	j->sums[i->idx] = measure(x, y, n);
 	return 0;

@@ -32,11 +32,11 @@ struct plx_emit_tensor {
 
 struct plx_emit_options {
 	const char *path;
-	const char *verb; /* of the progress bar: "quantising" */
-	enum plx_q_effort effort;
-	uint32_t n_threads; /* 1.. */
-	bool force;         /* replace a file that is there */
-	bool quiet;         /* no progress bar */
+	const char *verb;         /* of the progress bar: "quantising" */
+	enum plx_q_effort effort; /* FIT: but for Q4_0 and Q4_1, whose perplexity it makes worse */
+	uint32_t n_threads;       /* 1.. */
+	bool force;               /* replace a file that is there */
+	bool quiet;               /* no progress bar */
 };
 
 /*
