@@ -162,6 +162,18 @@ static void account_experts(struct plx_stage_accel *s)
 	s->experts = now;
 }
 
+static void account_sparse(struct plx_stage_accel *s)
+{
+	struct plx_dev_sparse now;
+
+	if (plx_dev_sparse_get(s->dev, &now) != 0)
+		return;
+	plx_count(s->page, PLX_M_SPARSE_QUERIES, now.tokens - s->sparse.tokens);
+	plx_count(s->page, PLX_M_SPARSE_CHUNKS, now.chunks - s->sparse.chunks);
+	plx_count(s->page, PLX_M_SPARSE_READ, now.read - s->sparse.read);
+	s->sparse = now;
+}
+
 static void account(struct plx_stage_accel *s, const struct plx_step *st, int err)
 {
 	uint64_t ns = st->end_ns > st->start_ns ? st->end_ns - st->start_ns : 0;
@@ -170,6 +182,7 @@ static void account(struct plx_stage_accel *s, const struct plx_step *st, int er
 	plx_count(s->page, PLX_M_DEV_NS, ns);
 	plx_hist_add(&s->page->hist[PLX_H_STEP], ns);
 	account_experts(s);
+	account_sparse(s);
 	if (err)
 		plx_count(s->page, PLX_M_DEV_FAULTS, 1);
 }

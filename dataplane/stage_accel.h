@@ -39,6 +39,7 @@ struct plx_stage_accel {
 	uint32_t out[PLX_ACCEL_MAX_STEPS];
 	uint64_t given_ns[PLX_ACCEL_MAX_STEPS]; /* when the device took each */
 	struct plx_dev_experts experts;         /* counted so far */
+	struct plx_dev_sparse sparse;           /* likewise */
 };
 
 /*

@@ -75,6 +75,9 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .n_threads = n_threads,
 	    .kv_type = (uint32_t)cfg->kv_type,
 	    .expert_mem_bytes = (uint64_t)m->expert_mem_mib << 20,
+	    .sparse_mass = m->sparse_mass,
+	    .sparse_chunks = m->sparse_chunks,
+	    .sparse_from = m->sparse_from,
 	};
 }
 
@@ -85,6 +88,7 @@ struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint3
 	    plx_batch_dev_limits(cfg, n_ctx < draft_ctx ? n_ctx : draft_ctx, n_threads);
 
 	l.n_host_blocks = 0;
+	l.sparse_mass = l.sparse_chunks = 0;
 	for (uint32_t i = 0; i < cfg->n_devs; i++)
 		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
 			l.n_blocks = cfg->dev[i].n_kv_blocks;
@@ -414,7 +418,17 @@ static struct plx_compress_goal goal_of(const struct plx_req_compress *c)
 	return (struct plx_compress_goal){by_loss, both ? half : c->target};
 }
 
-static struct plx_sched_job job_of(const struct plx_req *r)
+/* Sparse attention where the board says so, but never for what must not depend on the board. */
+static uint32_t flags_of(const struct plx_stage_batch *s, const struct plx_req *r)
+{
+	const struct plx_cfg_limits *l = &s->links->cfg->lim;
+
+	if (r->view.m.flags & PLX_REQ_DETERMINISTIC)
+		return PLX_SEQF_DETERMINISTIC;
+	return l->sparse_mass > 0 || l->sparse_chunks > 0 ? (uint32_t)PLX_SEQF_SPARSE : 0u;
+}
+
+static struct plx_sched_job job_of(const struct plx_stage_batch *s, const struct plx_req *r)
 {
 	const struct plx_msg_req *m = &r->view.m;
 	bool penalised = m->repeat_penalty < 1.0f || m->repeat_penalty > 1.0f;
@@ -425,7 +439,7 @@ static struct plx_sched_job job_of(const struct plx_req *r)
 	    .max_new = m->max_new,
 	    .n_samples = m->n_samples,
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
-	    .flags = m->flags & PLX_REQ_DETERMINISTIC ? (uint32_t)PLX_SEQF_DETERMINISTIC : 0u,
+	    .flags = flags_of(s, r),
 	    .tenant = r->tenant,
 	    .share_prefix = r->share_prefix,
 	    .tenant_blocks = r->tenant_kv_blocks,
@@ -546,9 +560,9 @@ static void live_add(struct plx_stage_batch *s, uint32_t key)
 }
 
 /* First the prompt is scored; what is asked of the answer comes afterwards. */
-static struct plx_sched_job score_job_of(const struct plx_req *r)
+static struct plx_sched_job score_job_of(const struct plx_stage_batch *s, const struct plx_req *r)
 {
-	struct plx_sched_job job = job_of(r);
+	struct plx_sched_job job = job_of(s, r);
 
 	job.n_samples = 1;
 	job.n_top = 0;
@@ -581,7 +595,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		cancelled(s, r, cause);
 		return;
 	}
-	struct plx_sched_job job = scores ? score_job_of(r) : job_of(r);
+	struct plx_sched_job job = scores ? score_job_of(s, r) : job_of(s, r);
 
 	job.have = scores ? NULL : have_of(s, r);
 	int e = check_request(s, r, &why);
@@ -622,7 +636,7 @@ static void take_scored(struct plx_stage_batch *s, struct plx_req *r)
 	r->res.compress.n_pruned = out.n_removed;
 	r->res.compress.loss = out.loss;
 	plx_count(s->page, PLX_M_BATCH_PRUNED, out.n_removed);
-	struct plx_sched_job job = job_of(r);
+	struct plx_sched_job job = job_of(s, r);
 
 	job.have = have_of(s, r);
 	job.since_ns = r->batch_ns;

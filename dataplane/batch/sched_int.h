@@ -40,7 +40,10 @@ void plx_sched_ent_fail(struct plx_sched *s, uint32_t key, enum plx_sched_final_
 /* plx_sched_space - whose prefixes a request finds. */
 static inline uint32_t plx_sched_space(const struct plx_sched_job *j)
 {
-	return j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
+	uint32_t space = j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
+
+	/* KV that sparse attention made is another one. */
+	return j->flags & PLX_SEQF_SPARSE ? space ^ 1u << 31 : space;
 }
 
 /* plx_sched_score_span - tokens of a window in which prompts are scored, in whole blocks. */

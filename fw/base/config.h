@@ -113,6 +113,9 @@ struct plx_cfg_limits {
 	uint32_t kept_requests;  /* finished requests of one session that are kept */
 	uint32_t trace_events;   /* of each stage's ring of events; 0: none */
 	uint32_t expert_mem_mib; /* CPU: experts' weights in memory; 0: all */
+	uint32_t sparse_mass;    /* sparse attention, as accel.h's limits say; 0 and 0: dense */
+	uint32_t sparse_chunks;
+	uint32_t sparse_from;
 };
 
 struct plx_cfg_timers {

@@ -1,0 +1,424 @@
+/*
+ * Sparse attention beside dense: time and error.
+ *
+ * Usage: bench_sparse [model.gguf] [tokens of the real text, 2048] [settings: all, few]
+ *
+ *   kernel: one KV head of 64 dimensions with three queries a token at 2k, 8k and 32k positions,
+ *           keys made of topics that wander, and one planted key that a query needs: time of 64
+ *           tokens of a prompt and of one more token, the output's relative error, and how often
+ *           the planted key was read.
+ *   model:  the repository's text, repeated to the length, then 48 tokens one by one: time of
+ *           both, the logits' divergence from dense ones, and where the best id is the same.
+ *   needle: a number hidden in that text at four depths, and the question for it at the end.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "accel/forward_pick.h"
+#include "accel/model/tokenizer.h"
+#include "fw/base/check.h"
+#include "fw/base/clock.h"
+#include "kernels/kernels.h"
+#include "tests/lib/devkit.h"
+#include "tests/lib/model_path.h"
+#include "tests/lib/ppl.h"
+#include "tests/lib/qdata.h"
+
+struct setting {
+	uint32_t mass, chunks;
+};
+static const struct setting settings[] = {{980, 0}, {950, 0}, {900, 0},  {0, 8},
+                                          {0, 16},  {950, 8}, {980, 16}, {0, 32}};
+#define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
+
+static double ms(uint64_t since)
+{
+	return (double)(plx_clock_ns() - since) / 1e6;
+}
+
+/* ---- attention alone ------------------------------------------------------------------------- */
+
+#define DIM     64u
+#define GROUP   3u
+#define BLOCK   32u
+#define N_TOK   64u
+#define TRIALS  8u
+#define MAX_POS 32768u
+#define SPLITS  (MAX_POS / PLX_K_ATTN_SPLIT + 1)
+#define NQ      (N_TOK * GROUP)
+
+static struct plx_k_kv kv;
+static uint32_t table[MAX_POS / BLOCK];
+static float query[NQ * DIM], out[2][NQ * DIM], acc[NQ * (DIM + 16)], part[NQ * (DIM + 16)];
+static float mean[MAX_POS / BLOCK + 32], most[MAX_POS / BLOCK + 32];
+static uint16_t pick[SPLITS][NQ];
+
+static float normal(uint64_t *seed)
+{
+	return (plx_t_uniform(seed) + plx_t_uniform(seed) + plx_t_uniform(seed)) * 1.0f;
+}
+
+/* Keys of topics that last about 100 positions and come back; one key at `needle` is q's own. */
+static void keys_make(const struct plx_kernels *k, uint32_t n, uint32_t needle, uint64_t seed)
+{
+	static float topic[64][DIM];
+	uint32_t now = 0;
+	float key[DIM], value[DIM];
+
+	for (uint32_t i = 0; i < 64 * DIM; i++)
+		topic[i / DIM][i % DIM] = normal(&seed);
+	for (uint32_t i = 0; i < NQ; i++)
+		for (uint32_t d = 0; d < DIM; d++)
+			query[i * DIM + d] = 1.2f * topic[63][d] + 0.8f * normal(&seed);
+	for (uint32_t p = 0; p < n; p++) {
+		if (plx_t_rand(&seed) % 100 == 0)
+			now = (uint32_t)(plx_t_rand(&seed) % 64);
+		for (uint32_t d = 0; d < DIM; d++) {
+			key[d] = topic[now][d] * 0.7f + 0.7f * normal(&seed);
+			value[d] = normal(&seed);
+			if (p == needle) {
+				key[d] = 1.6f * query[(NQ - 1) * DIM + d];
+				value[d] = 5.0f;
+			}
+		}
+		k->kv_store(&kv, p, key, value);
+		if (p % BLOCK == BLOCK - 1)
+			k->page_sum(&kv, p - BLOCK + 1);
+	}
+}
+
+/* The last n_tok tokens of n positions; into out[to]. */
+static void attend(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                   const struct setting *set, uint32_t to)
+{
+	const struct plx_dev_limits lim = {.sparse_mass = set ? set->mass : 0,
+	                                   .sparse_chunks = set ? set->chunks : 0};
+	uint32_t nq = n_tok * GROUP, first = NQ - nq;
+	struct plx_k_attn a = {.kv = kv,
+	                       .q = query + (size_t)first * DIM,
+	                       .q_stride = GROUP * DIM,
+	                       .n_tok = n_tok,
+	                       .n_group = GROUP,
+	                       .pos = n - n_tok,
+	                       .scale = 0.125f};
+
+	for (uint32_t q = 0; set && q < nq; q++) {
+		uint32_t at = (a.pos + q / GROUP) / PLX_K_ATTN_CHUNK,
+			 per = PLX_K_ATTN_CHUNK / BLOCK;
+		uint16_t chosen[SPLITS];
+
+		k->page_rate(&kv, a.q + (size_t)q * DIM, a.scale, at * per, mean, most);
+		plx_fwd_pick_chunks(k, &lim, mean, most, at, per, chosen);
+		for (uint32_t s = 0; s <= at / 16; s++)
+			pick[s][q] = chosen[s];
+	}
+	for (uint32_t s = 0; s < plx_k_attn_splits(n - 1); s++) {
+		a.pick = set ? pick[s] : NULL;
+		k->attn_part(&a, s, s == 0 ? acc : part);
+		if (s > 0)
+			k->attn_merge(acc, part, nq, DIM);
+	}
+	k->attn_finish(out[to] + (size_t)first * DIM, acc, nq, DIM, PLX_K_KV_F16);
+}
+
+static double timed(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                    const struct setting *set, uint32_t to)
+{
+	double best = 1e30;
+
+	for (uint32_t i = 0; i < (n_tok == 1 ? 9u : 3u); i++) {
+		uint64_t t0 = plx_clock_ns();
+		double t;
+
+		attend(k, n, n_tok, set, to);
+		t = ms(t0) * 1000;
+		best = t < best ? t : best;
+	}
+	return best;
+}
+
+static void kernel_row(const struct plx_kernels *k, uint32_t n, const struct setting *set)
+{
+	double dense[2] = {0}, sparse[2] = {0}, err = 0, size = 0;
+	uint32_t found = 0;
+	uint64_t seed = n;
+
+	for (uint32_t trial = 0; trial < TRIALS; trial++) {
+		uint32_t needle = 128 + (uint32_t)(plx_t_rand(&seed) % (n - 512)), last = NQ - 1;
+
+		keys_make(k, n, needle, seed + trial);
+		for (uint32_t one = 0; one < 2; one++) {
+			dense[one] += timed(k, n, one ? 1 : N_TOK, NULL, 0) / TRIALS;
+			sparse[one] += timed(k, n, one ? 1 : N_TOK, set, 1) / TRIALS;
+		}
+		/* timed last: one token, whose picks are the first of the rows */
+		found += pick[needle / 1024][GROUP - 1] >> needle % 1024 / 64 & 1;
+		for (uint32_t d = 0; d < DIM; d++) {
+			double x = (double)out[0][last * DIM + d];
+
+			err += pow((double)out[1][last * DIM + d] - x, 2);
+			size += x * x;
+		}
+	}
+	printf("bench_sparse: kernel %5u positions, mass %3u chunks %2u: 64 tokens %8.0f us of "
+	       "%8.0f us dense (%.2f times as fast); one %6.1f us of %6.1f us (%.2f); error %.4f; "
+	       "needle read %u of %u\n",
+	       n, set->mass, set->chunks, sparse[0], dense[0], dense[0] / sparse[0], sparse[1],
+	       dense[1], dense[1] / sparse[1], sqrt(err / size), found, TRIALS);
+	fflush(stdout);
+}
+
+static void kernels_run(void)
+{
+	const struct plx_kernels *k = plx_kernels_select(PLX_K_ISA_BEST);
+	uint64_t head = plx_k_kv_k_bytes(PLX_K_KV_F16, BLOCK, DIM);
+
+	kv = (struct plx_k_kv){.table = table,
+	                       .block_bytes = 2 * head + plx_k_page_bytes(BLOCK, DIM),
+	                       .v_off = head,
+	                       .block_tokens = BLOCK,
+	                       .head_dim = DIM,
+	                       .page_off = 2 * head};
+	kv.base = aligned_alloc(64, kv.block_bytes * (MAX_POS / BLOCK));
+	PLX_CHECK(kv.base != NULL);
+	for (uint32_t i = 0; i < MAX_POS / BLOCK; i++)
+		table[i] = i;
+	plx_k_fpu_setup();
+	for (uint32_t n = 2048; n <= MAX_POS; n *= 4)
+		for (uint32_t i = 0; i < N_SETTINGS; i++)
+			kernel_row(k, n, &settings[i]);
+	free(kv.base);
+}
+
+/* ---- the real model -------------------------------------------------------------------------- */
+
+#define N_AFTER 48u
+#define MAX_IDS 33000u
+#define STEP    256u
+
+static int32_t ids[MAX_IDS];
+
+/* A device with these settings; NULL: dense. */
+static void kit_open(struct devkit *k, const char *path, const struct setting *set, uint32_t n_ctx)
+{
+	struct plx_dev_limits lim = devkit_limits();
+
+	lim.block_tokens = BLOCK;
+	lim.max_seq_blocks = n_ctx / BLOCK + 4;
+	lim.n_blocks = lim.max_seq_blocks;
+	lim.max_step_tokens = STEP;
+	lim.n_threads = 2;
+	lim.sparse_mass = set ? set->mass : 0;
+	lim.sparse_chunks = set ? set->chunks : 0;
+	devkit_open(k, path, "auto", &lim);
+}
+
+/* Tokens from..to-1; the time. The last one's logits are there if `want`. */
+static double run(struct devkit *k, const int32_t *id, uint32_t from, uint32_t to, bool want)
+{
+	struct plx_sampler greedy = devkit_greedy();
+	uint64_t t0 = plx_clock_ns();
+
+	for (uint32_t at = from; at < to; at += STEP) {
+		struct plx_step *s = devkit_step(k, 0);
+		uint32_t end = at + STEP < to ? at + STEP : to;
+
+		if (at == 0) {
+			devkit_set(s, 0, &greedy);
+			devkit_blocks(s, 0, 0, k->lim.max_seq_blocks, 0);
+		}
+		devkit_seq(s, 0, id + at, at, end - at, want && end == to)->flags =
+		    plx_limits_sparse(&k->lim) ? PLX_SEQF_SPARSE : 0;
+		PLX_CHECK(plx_queue_submit(k->q, 0) == 0);
+		(void)devkit_wait(k);
+	}
+	return ms(t0);
+}
+
+static double divergence(const float *p, const float *q, uint32_t n, bool *same)
+{
+	double zp = 0, zq = 0, sum = 0;
+	uint32_t bp = 0, bq = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		bp = p[i] > p[bp] ? i : bp;
+		bq = q[i] > q[bq] ? i : bq;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		zp += exp((double)p[i] - (double)p[bp]);
+		zq += exp((double)q[i] - (double)q[bq]);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		double lp = (double)p[i] - (double)p[bp] - log(zp);
+
+		sum += exp(lp) * (lp - ((double)q[i] - (double)q[bq] - log(zq)));
+	}
+	*same = bp == bq;
+	return sum;
+}
+
+static void model_row(const char *path, uint32_t n, const struct setting *set, float *dense,
+                      double time[2])
+{
+	struct plx_dev_sparse read = {0};
+	struct devkit k;
+	double prefill, after = 0, kl = 0, worst = 0;
+	uint32_t n_same = 0;
+
+	kit_open(&k, path, set, n + N_AFTER);
+	prefill = run(&k, ids, 0, n, false);
+	for (uint32_t i = 0; i < N_AFTER; i++) {
+		uint32_t nv = k.model->n_vocab;
+		bool same;
+
+		after += run(&k, ids, n + i, n + i + 1, true);
+		if (set == NULL) {
+			memcpy(dense + (size_t)i * nv, devkit_logits(&k, 0), nv * sizeof(float));
+			continue;
+		}
+		double d = divergence(dense + (size_t)i * nv, devkit_logits(&k, 0), nv, &same);
+
+		kl += d / N_AFTER;
+		worst = d > worst ? d : worst;
+		n_same += same;
+	}
+	if (set == NULL) {
+		time[0] = prefill;
+		time[1] = after;
+		printf("bench_sparse: model %5u tokens, dense: prompt %.0f ms, token %.2f ms\n", n,
+		       prefill, after / N_AFTER);
+	} else {
+		PLX_CHECK(plx_dev_sparse_get(k.dev, &read) == 0);
+		printf("bench_sparse: model %5u tokens, mass %3u chunks %2u: prompt %.0f ms (%.2f "
+		       "times as fast), token %.2f ms (%.2f); read %.0f %% of the chunks; KL %.5f, "
+		       "worst %.4f; best id the same %u of %u\n",
+		       n, set->mass, set->chunks, prefill, time[0] / prefill, after / N_AFTER,
+		       time[1] / after, 100.0 * (double)read.read / (double)read.chunks, kl, worst,
+		       n_same, N_AFTER);
+	}
+	fflush(stdout);
+	devkit_close(&k);
+}
+
+/* ---- the needle ------------------------------------------------------------------------------ */
+
+static uint32_t encode(struct plx_tok_scratch *s, const char *text, int32_t *to, uint32_t max)
+{
+	int n = plx_tok_encode(s, text, (uint32_t)strlen(text), 0, to, max);
+
+	PLX_CHECK(n > 0);
+	return (uint32_t)n;
+}
+
+/* The prompt: text with the needle at `depth` of n tokens, and the question. */
+static uint32_t needle_make(const struct plx_model *m, uint32_t n, double depth, uint32_t number,
+                            int32_t *to, int32_t *answer, uint32_t *n_answer)
+{
+	int32_t hidden[64], asked[64];
+	struct plx_tok_scratch *s;
+	struct plx_tok *t;
+	char text[160];
+
+	PLX_CHECK(plx_tok_open(&t, m->gguf, NULL) == 0);
+	PLX_CHECK(plx_tok_scratch_new(&s, t, 4096, NULL) == 0);
+	snprintf(text, sizeof text, "\n\nThe secret code of the lighthouse is %u.\n\n", number);
+	uint32_t n_hidden = encode(s, text, hidden, 64);
+	uint32_t n_asked = encode(s, "\n\nThe secret code of the lighthouse is", asked, 64);
+
+	snprintf(text, sizeof text, " %u", number);
+	*n_answer = encode(s, text, answer, 16);
+	uint32_t left = n - n_hidden - n_asked, before = (uint32_t)(depth * left);
+
+	memcpy(to, ids, before * sizeof *to);
+	memcpy(to + before, hidden, n_hidden * sizeof *to);
+	memcpy(to + before + n_hidden, ids + before, (left - before) * sizeof *to);
+	memcpy(to + left + n_hidden, asked, n_asked * sizeof *to);
+	plx_tok_scratch_free(s);
+	plx_tok_free(t);
+	return n;
+}
+
+static bool needle_found(struct devkit *k, uint32_t n, double depth, uint32_t number)
+{
+	static int32_t prompt[MAX_IDS];
+	int32_t answer[16];
+	uint32_t n_answer, n_right = 0;
+
+	needle_make(k->model, n, depth, number, prompt, answer, &n_answer);
+	for (uint32_t i = 0; i < n_answer; i++)
+		prompt[n + i] = answer[i];
+	for (uint32_t i = 0; i < n_answer; i++) {
+		const float *row;
+		uint32_t best = 0;
+
+		run(k, prompt, i == 0 ? 0 : n + i - 1, n + i, true);
+		row = devkit_logits(k, 0);
+		for (uint32_t v = 1; v < k->model->n_vocab; v++)
+			best = row[v] > row[best] ? v : best;
+		n_right += (int32_t)best == answer[i];
+	}
+	struct plx_step *s = devkit_step(k, 0);
+
+	devkit_clear(s, 0);
+	PLX_CHECK(plx_queue_submit(k->q, 0) == 0);
+	(void)devkit_wait(k);
+	return n_right == n_answer;
+}
+
+static void needle_row(const char *path, uint32_t n, const struct setting *set)
+{
+	static const double depths[] = {0.1, 0.4, 0.7, 0.9};
+	struct devkit k;
+	uint32_t found = 0;
+
+	kit_open(&k, path, set, n + 16);
+	for (uint32_t i = 0; i < 4; i++)
+		found += needle_found(&k, n, depths[i], 4817 + 1103 * i);
+	printf("bench_sparse: needle %5u tokens, mass %3u chunks %2u%s: found %u of 4\n", n,
+	       set ? set->mass : 0, set ? set->chunks : 0, set ? "" : " (dense)", found);
+	fflush(stdout);
+	devkit_close(&k);
+}
+
+static void text_fill(const char *path)
+{
+	struct plx_diag d = {0};
+	struct plx_model *m;
+
+	PLX_CHECK(plx_model_open(path, &m, &d) == 0);
+	uint32_t n = plx_ppl_ids(m, PLX_PPL_TEXT, ids, PLX_PPL_MAX);
+
+	for (uint32_t i = n; i < MAX_IDS; i++)
+		ids[i] = ids[i - n + (i == n)];
+	plx_model_close(m);
+}
+
+int main(int argc, char **argv)
+{
+	const char *path = argc > 1 && argv[1][0] ? argv[1] : plx_test_model();
+	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 2048;
+	uint32_t every = argc > 3 && strcmp(argv[3], "few") == 0 ? 4 : 1;
+	double time[2];
+
+	if (n <= 2048)
+		kernels_run();
+	if (path == NULL || n > 32768) {
+		printf(
+		    "bench_sparse: real model SKIPPED: give its path, and at most 32768 tokens\n");
+		return 0;
+	}
+	text_fill(path);
+	float *dense = malloc((size_t)N_AFTER * PLX_MODEL_MAX_VOCAB / 8 * sizeof(float));
+
+	PLX_CHECK(dense != NULL);
+	model_row(path, n, NULL, dense, time);
+	for (uint32_t i = 1; i < N_SETTINGS; i += every)
+		model_row(path, n, &settings[i], dense, time);
+	needle_row(path, n, NULL);
+	for (uint32_t i = 1; i < N_SETTINGS; i += every)
+		needle_row(path, n, &settings[i]);
+	free(dense);
+	return 0;
+}
