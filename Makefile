@@ -117,6 +117,19 @@ $(XDP_OBJECT): dataplane/port_xdp.bpf.c dataplane/port_xdp.h
 $(O)/obj/dataplane/port_xdp.o: $(XDP_OBJECT)
 $(O)/obj/dataplane/port_xdp.o: EXTRA := $(CFLAGS_DPDK) -DPLX_XDP_OBJECT='"$(XDP_OBJECT)"'
 
+# plx-scope's eBPF programs come in as bpftool's skeleton, a header.
+SCOPE_BPF := $(O)/obj/tools/scope/thieves.bpf.o
+SCOPE_SKEL := $(O)/obj/tools/scope/thieves.skel.h
+$(SCOPE_BPF): tools/scope/thieves.bpf.c tools/scope/thieves.h tools/scope/thief.h
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  BPF  $<";) clang-14 -O2 -g -target bpf -D__TARGET_ARCH_x86 -I. \
+	  -isystem /usr/include/$(shell gcc -print-multiarch) -Wall -Wextra -Wno-unused-parameter -Werror -c -o $@ $<
+$(SCOPE_SKEL): $(SCOPE_BPF)
+	@bpftool gen skeleton $< name thieves_bpf >$@.new && mv $@.new $@
+$(O)/obj/tools/scope/watch.o: $(SCOPE_SKEL)
+$(O)/obj/tools/scope/watch.o: EXTRA := -isystem $(O)/obj
+LDLIBS_scope := -lbpf
+
 $(O)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC   $<";) $(CC) $(EXTRA) $(ARCHFLAGS) $(CFLAGS_ALL) -c -o $@ $<
@@ -143,14 +156,14 @@ $(O)/$(1): $(O)/obj/tests/$(1).o $(call obj,$(EXTRA_$(1)) $(if $(filter fuzz_%,$
            $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LIBFILES),$(NODPDK))
 	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) $(if $(filter fuzz_%,$(1)),$(FUZZ_LINK)) -o $$@ \
 	  $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group \
-	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) $(LDLIBS_TEST)
+	  $(if $(filter tests/$(1).c,$(DPDK_PROGS)),$(LDLIBS_DPDK)) $(LDLIBS_BASE) $(LDLIBS_TEST) $(LDLIBS_$(1))
 endef
 $(foreach t,$(TESTS) $(BENCHES) $(FUZZERS),$(eval $(call prog_rule,$(patsubst tests/%.c,%,$(t)))))
 
 define tool_rule
-$(O)/plx-$(1): $(call obj,$(wildcard tools/$(1)/*.c)) $(NODPDK)
+$(O)/plx-$(1): $(call obj,$(filter-out %.bpf.c,$(wildcard tools/$(1)/*.c))) $(NODPDK)
 	$(if $(V),,@echo "  LD   $$@";) $(CC) $(MODELINK) -o $$@ $$(filter %.o,$$^) \
-	  -Wl,--start-group $$(filter-out %/libtestlib.a,$$(filter %.a,$$^)) -Wl,--end-group $(LDLIBS_BASE)
+	  -Wl,--start-group $$(filter-out %/libtestlib.a,$$(filter %.a,$$^)) -Wl,--end-group $(LDLIBS_BASE) $(LDLIBS_$(1))
 endef
 $(foreach t,$(TOOLDIRS),$(eval $(call tool_rule,$(t))))
 

@@ -62,11 +62,33 @@ static enum plx_regime regime_of(const struct plx_page *p, uint32_t done)
 	                                                  : PLX_REGIME_IDLE;
 }
 
-static void account(struct plx_page *p, uint32_t done, uint64_t ns)
+static void trace_turn(struct plx_page *p, enum plx_trace_kind kind, uint64_t begin, uint64_t end)
 {
-	uint64_t *cell = &p->regime_ns[regime_of(p, done)];
+	struct plx_trace_ev ev = {.ns = end, .kind = (uint16_t)kind, .a = begin, .b = end};
+
+	plx_trace(p, &ev);
+}
+
+/* What is worth an event of its own: turns without end, and times without room behind. */
+static void note_turn(struct plx_page *p, enum plx_regime r, uint64_t begin, uint64_t end)
+{
+	if (end - begin > PLX_LONG_NS)
+		trace_turn(p, PLX_TR_LONG, begin, end);
+	if (r == PLX_REGIME_BACKPRESSURED) {
+		p->stall_ns = p->stall_ns != 0 ? p->stall_ns : begin;
+	} else if (p->stall_ns != 0) {
+		trace_turn(p, PLX_TR_STALL, p->stall_ns, begin);
+		p->stall_ns = 0;
+	}
+}
+
+static void account(struct plx_page *p, uint32_t done, uint64_t begin, uint64_t end)
+{
+	enum plx_regime r = regime_of(p, done);
+	uint64_t *cell = &p->regime_ns[r], ns = end - begin;
 
 	p->turn_regime = 0;
+	note_turn(p, r, begin, end);
 	__atomic_store_n(cell, *cell + ns, __ATOMIC_RELAXED);
 	__atomic_store_n(&p->heartbeat, p->heartbeat + 1, __ATOMIC_RELAXED);
 	if (done)
@@ -83,7 +105,7 @@ uint32_t plx_lcore_turn(struct plx_lcore *lc)
 		uint32_t done = s->poll(s->state, now);
 		uint64_t end = plx_clock_ns();
 
-		account(s->page, done, end - now);
+		account(s->page, done, now, end);
 		now = end;
 		sum += done;
 	}

@@ -56,12 +56,14 @@ EXTRA_test_st := tools/model/st.c
 EXTRA_fuzz_st := tools/model/st.c
 EXTRA_fuzz_hf := $(filter tools/model/hf_%,$(MODEL_TOOL))
 
-# plx-scope, all but its main.
-SCOPE_TOOL := $(filter-out tools/scope/main.c %.bpf.c,$(wildcard tools/scope/*.c))
+# plx-scope without its main and its eBPF.
+SCOPE_TOOL := $(filter-out %/main.c %/commands.c %/watch.c %.bpf.c,$(wildcard tools/scope/*.c))
 EXTRA_test_share := tools/scope/attach.c
 EXTRA_test_prom := $(SCOPE_TOOL)
 EXTRA_test_http := tools/scope/http.c tools/scope/serve.c tools/scope/text.c
 EXTRA_fuzz_http := tools/scope/http.c
+EXTRA_test_why := $(SCOPE_TOOL)
+EXTRA_fuzz_rec := $(SCOPE_TOOL)
 
 # plx-tune, all but its main.
 TUNE_TOOL := $(filter-out tools/tune/main.c,$(wildcard tools/tune/*.c))

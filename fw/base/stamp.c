@@ -90,9 +90,9 @@ const char *plx_regime_name(enum plx_regime r)
 
 const char *plx_trace_name(uint32_t kind)
 {
-	static const char *const name[] = {"unknown",      "req_whole", "req_encoded", "req_taken",
-	                                   "req_accepted", "token",     "text",        "taken_tx",
-	                                   "sent",         "req_end",   "req_gone",    "step"};
+	static const char *const name[] = {
+	    "unknown",  "req_whole", "req_encoded", "req_taken", "req_accepted", "token", "text",
+	    "taken_tx", "sent",      "req_end",     "req_gone",  "step",         "stall", "long"};
 
 	return name[kind < PLX_TR_KIND_END ? kind : 0];
 }

@@ -42,6 +42,7 @@ enum plx_regime {
 };
 
 #define PLX_PAGE_ABI 2u
+#define PLX_LONG_NS  UINT64_C(2000000) /* ten slices of the devbox */
 
 struct plx_page {
 	uint32_t abi_version;
@@ -55,6 +56,7 @@ struct plx_page {
 	uint64_t trace_seq;    /* events written so far */
 	uint32_t trace_events; /* of the ring: a power of two */
 	uint32_t turn_regime;  /* what the stage says of the turn it is in, 0: nothing */
+	uint64_t stall_ns;     /* since when it can't hand on; 0: it can */
 	char name[32];
 	uint64_t counter[PLX_M_COUNT];
 	uint64_t gauge[PLX_G_COUNT];
@@ -74,6 +76,8 @@ enum plx_trace_kind {
 	PLX_TR_REQ_END,  /* batch: over; n enum plx_final_kind, index reject code on the wire */
 	PLX_TR_REQ_GONE, /* io sent the last message; n, index as in REQ_END */
 	PLX_TR_STEP,     /* accel: done; n tokens, index sequences, a start, b end, c submit */
+	PLX_TR_STALL,    /* a stage could not hand on; a begin, b end */
+	PLX_TR_LONG,     /* one turn of a stage took over PLX_LONG_NS; a begin, b end */
 	PLX_TR_KIND_END
 };
 

@@ -5,39 +5,28 @@
 #include <string.h>
 
 #include "fw/base/err.h"
+#include "tools/scope/commands.h"
 #include "tools/scope/export.h"
 #include "tools/scope/options.h"
 #include "tools/scope/prom.h"
 
 enum { EXIT_USAGE = 2 };
 
-static volatile sig_atomic_t stop;
+volatile sig_atomic_t plx_scope_stop;
 
 static void on_signal(int sig)
 {
 	(void)sig;
-	stop = 1;
-}
-
-static int path_of(const struct plx_scope_options *o, char path[PLX_SHARE_PATH_BYTES],
-                   struct plx_diag *d)
-{
-	if (o->file == NULL)
-		return plx_scope_find(path, d);
-	if (strlen(o->file) >= PLX_SHARE_PATH_BYTES)
-		return plx_diag_set(d, PLX_E_LIMIT, "--file %.60s...: the path is too long",
-		                    o->file);
-	strcpy(path, o->file);
-	return PLX_E_OK;
+	plx_scope_stop = 1;
 }
 
 static int run_export(const struct plx_scope_options *o, struct plx_diag *d)
 {
 	static struct plx_export ex;
 	static char path[PLX_SHARE_PATH_BYTES], token[PLX_HTTP_TOKEN_BYTES];
-	struct plx_serve s = {.answer = plx_export_answer, .ctx = &ex, .stop = &stop};
+	struct plx_serve s = {.answer = plx_export_answer, .ctx = &ex, .stop = &plx_scope_stop};
 	uint16_t port = 0;
-	int err = path_of(o, path, d);
+	int err = plx_scope_path(o, path, d);
 
 	ex.file = path;
 	ex.names = o->names;
@@ -72,8 +61,9 @@ static const struct {
 	const char *name;
 	int (*run)(const struct plx_scope_options *o, struct plx_diag *d);
 } commands[] = {
-    {"export", run_export},
-    {"metrics", run_metrics},
+    {"export", run_export},       {"metrics", run_metrics},   {"top", plx_scope_top},
+    {"list", plx_scope_list},     {"why", plx_scope_why},     {"record", plx_scope_record},
+    {"replay", plx_scope_replay}, {"trace", plx_scope_trace},
 };
 
 int main(int argc, char **argv)

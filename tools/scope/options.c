@@ -23,7 +23,8 @@ static const struct option longs[] = {{"file", required_argument, NULL, 'f'},
 static const struct {
 	const char *name;
 	uint32_t least, most;
-} commands[] = {{"export", 0, 0}, {"metrics", 0, 0}};
+} commands[] = {{"export", 0, 0}, {"metrics", 0, 0}, {"top", 0, 0},    {"why", 1, 2},
+                {"list", 0, 0},   {"record", 0, 0},  {"replay", 1, 1}, {"trace", 0, 1}};
 
 static int set_names(struct plx_scope_options *o, const char *text, struct plx_diag *d)
 {
@@ -146,11 +147,19 @@ int plx_scope_request(const char *text, uint32_t *session, uint64_t *req_id, str
 const char *plx_scope_usage(void)
 {
 	return "plx-scope: what a running polluxd does, and why a token was late.\n\n"
+	       "  plx-scope top [--seconds 1] [--once]   lcores, stages, requests, devices, live\n"
+	       "  plx-scope list                         requests it still knows, latest last\n"
+	       "  plx-scope why REQUEST [TOKEN]          a token's time by stage, and the verdict\n"
+	       "                                         (without TOKEN: the latest one's of all)\n"
 	       "  plx-scope export                       Prometheus text and OpenMetrics over "
 	       "HTTP\n"
 	       "      --listen 127.0.0.1:9477            where; another than loopback needs a\n"
 	       "      --token-file FILE                  token, sent as Authorization: Bearer\n"
 	       "      --names vllm,gen_ai                other engines' names as well\n"
+	       "  plx-scope record -o FILE [--seconds 10]  events and pages into a file\n"
+	       "  plx-scope replay FILE                  top, list and why work on it: --file "
+	       "FILE\n"
+	       "  plx-scope trace [FILE] [-o OUT.json]   for ui.perfetto.dev and chrome://tracing\n"
 	       "  plx-scope metrics                      every metric's name as a table\n\n"
 	       "  --file FILE    polluxd's telemetry: file, or a recording; without it the only\n"
 	       "                 /dev/shm/polluxd-*\n";
