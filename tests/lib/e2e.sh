@@ -14,7 +14,7 @@ e2e_cleanup() {
 	local p
 	for p in $daemon $helpers; do kill -KILL "$p" 2>/dev/null; wait "$p" 2>/dev/null; done
 	ip netns del "$cli" 2>/dev/null; ip netns del "$srv" 2>/dev/null
-	rm -rf "$tmp" "/var/run/dpdk/$id"
+	rm -rf "$tmp" "/var/run/dpdk/$id" "/dev/shm/polluxd-$id"
 }
 trap e2e_cleanup EXIT
 trap 'exit 130' INT TERM

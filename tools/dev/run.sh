@@ -52,7 +52,7 @@ cleanup() {
 	ip netns del "$cli" 2>/dev/null || true
 	ip netns del "$srv" 2>/dev/null || true
 	[ "$pages_added" = 0 ] || drop_pages
-	rm -rf "$tmp" "/var/run/dpdk/$id"
+	rm -rf "$tmp" "/var/run/dpdk/$id" "/dev/shm/polluxd-$id"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
