@@ -1,17 +1,15 @@
 /* Rings around the scheduler; see stage_batch.h. */
 #include "dataplane/stage_batch.h"
 
-#include <math.h>
-#include <stddef.h>
 #include <string.h>
 
 #include "dataplane/batch/compress.h"
+#include "dataplane/stage_batch_int.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 
 #define TICK_NS       PLX_NS_PER_MS
 #define RESET_WAIT_NS PLX_NS_PER_S
-#define RETRY_MOST_US 10000000u
 #define NOTES_A_TURN  256u
 #define REQS_A_TURN   32u
 #define STALL_TIMES   20u /* as long as expected */
@@ -31,141 +29,7 @@ static_assert(PLX_SCHED_SLOW == (int)PLX_CANCEL_SLOW, "one numbering");
 static_assert(PLX_SCHED_DONE == (int)PLX_FINAL_DONE && PLX_SCHED_REJECT == (int)PLX_FINAL_REJECT &&
                   PLX_SCHED_CANCELLED == (int)PLX_FINAL_CANCELLED,
               "one numbering");
-static_assert(PLX_SCHED_MAX_SAMPLES == PLX_SAMPLES_MAX, "one limit");
-static_assert(PLX_FLEET_DEVS == PLX_CFG_MAX_DEVS, "one limit");
-static_assert(PLX_CFG_PREFILL == (int)PLX_FLEET_PREFILL && PLX_CFG_DECODE == (int)PLX_FLEET_DECODE,
-              "one numbering");
-static_assert((int)PLX_CFG_KV_F16 == PLX_KV_F16 && (int)PLX_CFG_KV_Q8 == PLX_KV_Q8 &&
-                  (int)PLX_CFG_KV_Q4 == PLX_KV_Q4,
-              "one list");
-static_assert(PLX_SCHED_TENANTS == PLX_MAX_TENANTS, "one limit");
-
 /* ---- start ---- */
-
-static uint32_t ctx_tokens(const struct plx_config *cfg, uint32_t n_ctx)
-{
-	uint64_t most = (uint64_t)cfg->lim.prompt_tokens + cfg->lim.max_new_tokens;
-	uint64_t pool = (uint64_t)cfg->lim.n_kv_blocks * cfg->lim.block_tokens;
-	uint32_t own = cfg->lim.context_tokens;
-
-	most = most < n_ctx ? most : n_ctx;
-	most = own == 0 || most < own ? most : own;
-	return (uint32_t)(most < pool ? most : pool);
-}
-
-static uint32_t step_seqs(const struct plx_config *cfg)
-{
-	return cfg->lim.step_seqs < cfg->lim.n_slots ? cfg->lim.step_seqs : cfg->lim.n_slots;
-}
-
-struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_t n_ctx,
-                                           uint32_t n_threads)
-{
-	const struct plx_cfg_limits *m = &cfg->lim;
-
-	return (struct plx_dev_limits){
-	    .n_slots = m->n_slots,
-	    .n_blocks = m->n_kv_blocks,
-	    .n_host_blocks = m->n_host_blocks,
-	    .block_tokens = m->block_tokens,
-	    .max_seq_blocks = (ctx_tokens(cfg, n_ctx) + m->block_tokens - 1) / m->block_tokens,
-	    .max_step_tokens = m->step_tokens,
-	    .max_step_seqs = step_seqs(cfg),
-	    .steps_in_flight = m->steps_in_flight,
-	    .n_threads = n_threads,
-	    .kv_type = (uint32_t)cfg->kv_type,
-	    .expert_mem_bytes = (uint64_t)m->expert_mem_mib << 20,
-	    .sparse_mass = m->sparse_mass,
-	    .sparse_chunks = m->sparse_chunks,
-	    .sparse_from = m->sparse_from,
-	};
-}
-
-struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint32_t n_ctx,
-                                             uint32_t draft_ctx, uint32_t n_threads)
-{
-	struct plx_dev_limits l =
-	    plx_batch_dev_limits(cfg, n_ctx < draft_ctx ? n_ctx : draft_ctx, n_threads);
-
-	l.n_host_blocks = 0;
-	l.sparse_mass = l.sparse_chunks = 0;
-	for (uint32_t i = 0; i < cfg->n_devs; i++)
-		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
-			l.n_blocks = cfg->dev[i].n_kv_blocks;
-	return l;
-}
-
-static struct plx_dmodel_conf dmodel_conf(const struct plx_dev_limits *l, enum plx_draft_kind kind)
-{
-	return (struct plx_dmodel_conf){.n_slots = l->n_slots,
-	                                .n_ctx = l->max_seq_blocks * l->block_tokens,
-	                                .n_blocks = l->n_blocks,
-	                                .block_tokens = l->block_tokens,
-	                                .step_tokens = l->max_step_tokens,
-	                                .step_seqs = l->max_step_seqs,
-	                                .kind = kind};
-}
-
-static uint32_t draft_ids(const struct plx_config *cfg, uint32_t n_ctx)
-{
-	uint32_t ctx = ctx_tokens(cfg, n_ctx);
-
-	return cfg->lim.draft_tokens < ctx ? cfg->lim.draft_tokens : ctx;
-}
-
-static struct plx_sched_conf sched_conf(const struct plx_config *cfg,
-                                        const struct plx_batch_model *model)
-{
-	const struct plx_cfg_limits *m = &cfg->lim;
-	struct plx_sched_conf c = {
-	    .n_keys = m->n_requests,
-	    .n_slots = m->n_slots,
-	    .n_blocks = m->n_kv_blocks,
-	    .n_host_blocks = model->prefix_cache ? m->n_host_blocks : 0,
-	    .step_copies = plx_cmd_copies(cfg),
-	    .block_tokens = m->block_tokens,
-	    .ctx_tokens = ctx_tokens(cfg, model->n_ctx),
-	    .can_shift = (model->caps & PLX_CAP_SHIFT) != 0,
-	    .can_evict = (model->caps & PLX_CAP_EVICT) != 0,
-	    .max_prompt = m->prompt_tokens,
-	    .max_new = m->max_new_tokens,
-	    .step_tokens = m->step_tokens,
-	    .step_seqs = step_seqs(cfg),
-	    .steps_in_flight = m->steps_in_flight,
-	    .window = m->unacked_tokens,
-	    .pause_ns = cfg->tmr.pause_ms * PLX_NS_PER_MS,
-	    .ttft_slo_ns = cfg->tmr.ttft_slo_us * PLX_NS_PER_US,
-	    .itl_slo_ns = cfg->tmr.itl_slo_us * PLX_NS_PER_US,
-	    .wait_ns = cfg->tmr.batch_wait_us * PLX_NS_PER_US,
-	    .prefix_cache = model->prefix_cache,
-	    .draft_ids = model->caps & PLX_CAP_DRAFT ? draft_ids(cfg, model->n_ctx) : 0,
-	    .secret = model->secret,
-	    .n_eog = model->n_eog,
-	};
-
-	for (uint32_t i = 0; i < model->n_eog && i < PLX_SCHED_MAX_EOG; i++)
-		c.eog[i] = model->eog[i];
-	return c;
-}
-
-size_t plx_stage_batch_bytes(const struct plx_config *cfg, uint32_t n_ctx)
-{
-	/* Whatever the device can turn out to do. */
-	struct plx_batch_model model = {.n_ctx = n_ctx, .prefix_cache = true, .caps = UINT32_MAX};
-	struct plx_sched_conf c = sched_conf(cfg, &model);
-
-	size_t have = cfg->lim.n_samples * sizeof(struct plx_sched_have);
-
-	struct plx_fleet_conf f = {.n_dev = plx_links_accels(cfg), .n_samples = cfg->lim.n_samples};
-
-	for (uint32_t i = 0; i < f.n_dev; i++)
-		f.dev[i].sched = c;
-	struct plx_dev_limits draft = plx_batch_draft_limits(cfg, n_ctx, n_ctx, 1);
-	struct plx_dmodel_conf dm = dmodel_conf(&draft, PLX_DRAFT_MODEL);
-
-	return plx_fleet_bytes(&f) + plx_dmodel_bytes(&dm) +
-	       cfg->lim.n_requests * (3 * sizeof(uint32_t) + 16 + have) + 384;
-}
 
 static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id,
                        float logprob, const struct plx_top *top, uint32_t n_top,
@@ -193,10 +57,11 @@ static struct plx_fleet_conf fleet_conf(const struct plx_stage_batch *s)
 	                           .retry_ns = RESET_WAIT_NS};
 
 	for (uint32_t i = 0; i < f.n_dev; i++)
-		f.dev[i] = (struct plx_fleet_dev_conf){.role = (uint8_t)s->lane[i].dev.role,
-		                                       .kind = s->lane[i].dev.kind,
-		                                       .layout = s->lane[i].dev.layout,
-		                                       .sched = sched_conf(cfg, &s->model)};
+		f.dev[i] =
+		    (struct plx_fleet_dev_conf){.role = (uint8_t)s->lane[i].dev.role,
+		                                .kind = s->lane[i].dev.kind,
+		                                .layout = s->lane[i].dev.layout,
+		                                .sched = plx_batch_sched_conf(cfg, &s->model)};
 	return f;
 }
 
@@ -213,7 +78,7 @@ static int fleet_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx
 /* The device behind the others drafts for the first. */
 static int draft_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx_diag *d)
 {
-	struct plx_dmodel_conf c = dmodel_conf(&s->model.draft_lim, s->model.draft_kind);
+	struct plx_dmodel_conf c = plx_batch_dmodel_conf(&s->model.draft_lim, s->model.draft_kind);
 
 	if (!s->has_draft)
 		return 0;
@@ -408,107 +273,6 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 
 /* ---- new requests ---- */
 
-/* The target of each mechanism that the request allows. */
-static struct plx_compress_goal goal_of(const struct plx_req_compress *c)
-{
-	bool both = (c->how & PLX_COMPRESS_PROMPT) && (c->how & PLX_COMPRESS_KV);
-	bool by_loss = c->by == PLX_COMPRESS_LOSS;
-	float half = by_loss ? c->target / 2 : sqrtf(c->target);
-
-	return (struct plx_compress_goal){by_loss, both ? half : c->target};
-}
-
-/* Sparse attention where the board says so, but never for what must not depend on the board. */
-static uint32_t flags_of(const struct plx_stage_batch *s, const struct plx_req *r)
-{
-	const struct plx_cfg_limits *l = &s->links->cfg->lim;
-
-	if (r->view.m.flags & PLX_REQ_DETERMINISTIC)
-		return PLX_SEQF_DETERMINISTIC;
-	return l->sparse_mass > 0 || l->sparse_chunks > 0 ? (uint32_t)PLX_SEQF_SPARSE : 0u;
-}
-
-static struct plx_sched_job job_of(const struct plx_stage_batch *s, const struct plx_req *r)
-{
-	const struct plx_msg_req *m = &r->view.m;
-	bool penalised = m->repeat_penalty < 1.0f || m->repeat_penalty > 1.0f;
-
-	return (struct plx_sched_job){
-	    .ids = r->ids,
-	    .n_ids = r->n_ids - r->res.compress.n_pruned,
-	    .max_new = m->max_new,
-	    .n_samples = m->n_samples,
-	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
-	    .flags = flags_of(s, r),
-	    .tenant = r->tenant,
-	    .share_prefix = r->share_prefix,
-	    .tenant_blocks = r->tenant_kv_blocks,
-	    .session = r->session_id,
-	    .weight = 1,
-	    .priority = r->priority,
-	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
-	    .no_drafts = (m->flags & PLX_REQ_NO_DRAFT) != 0,
-	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
-	    .evict = (r->view.compress.how & PLX_COMPRESS_KV) != 0,
-	    .evict_late = (r->view.compress.how & PLX_COMPRESS_LATE) != 0,
-	    .evict_goal = goal_of(&r->view.compress),
-	    .deadline_ns = r->deadline_ns,
-	    .ttft_slo_ns = m->ttft_slo_us * PLX_NS_PER_US,
-	    .itl_slo_ns = m->itl_slo_us * PLX_NS_PER_US,
-	    .sampler = {.temperature = m->temperature,
-	                .top_p = m->top_p,
-	                .min_p = m->min_p,
-	                .repeat_penalty = m->repeat_penalty,
-	                .top_k = m->top_k,
-	                .seed = m->seed,
-	                .penalty_window = penalised ? PLX_PENALTY_WINDOW : 0u},
-	};
-}
-
-/* What the client of a resumed request has; NULL: it begins. */
-static const struct plx_sched_have *have_of(struct plx_stage_batch *s, const struct plx_req *r)
-{
-	struct plx_sched_have *h = &s->have[(size_t)r->idx * s->links->cfg->lim.n_samples];
-
-	if (r->view.n_resumed == 0)
-		return NULL;
-	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
-		h[i] = (struct plx_sched_have){0};
-		/* In the message, which stays: little-endian, at a multiple of 4. */
-		h[i].ids = (const void *)plx_req_resumed(&r->view, i, &h[i].n);
-	}
-	return h;
-}
-
-static int check_request(const struct plx_stage_batch *s, const struct plx_req *r, const char **why)
-{
-	const struct plx_msg_req *m = &r->view.m;
-
-	*why = NULL;
-	if (s->gone) {
-		*why = "the device did not come back after a reset";
-		return PLX_E_DEVICE_LOST;
-	}
-	if (m->model_id != 0 && m->model_id != s->model.model_id) {
-		*why = "no model has this id";
-		return PLX_E_NO_MODEL;
-	}
-	if (m->adapter_id != 0) {
-		*why = "no adapters are loaded";
-		return PLX_E_NO_MODEL;
-	}
-	if (m->kind != PLX_REQ_GENERATE) {
-		*why = "only generation runs here";
-		return PLX_E_BAD_REQUEST;
-	}
-	if ((m->flags & PLX_REQ_LOGPROBS) && m->n_logprobs > 0 &&
-	    !(s->model.caps & PLX_CAP_LOGPROBS)) {
-		*why = "the device gives no log-probabilities";
-		return PLX_E_BAD_REQUEST;
-	}
-	return 0;
-}
-
 static void accept(struct plx_stage_batch *s, const struct plx_req *r,
                    const struct plx_sched_admit *a)
 {
@@ -545,37 +309,17 @@ static uint8_t cancel_cause(const struct plx_stage_batch *s, const struct plx_re
 	return (uint8_t)atomic_load_explicit(&r->cancel, memory_order_relaxed);
 }
 
-/* What the scheduler knows is better than the guess from the load: 0 there is 0 here. */
-static uint32_t retry_us(uint64_t ns)
-{
-	uint64_t us = (ns + PLX_NS_PER_US - 1) / PLX_NS_PER_US;
-
-	return us < RETRY_MOST_US ? (uint32_t)us : RETRY_MOST_US;
-}
-
 static void live_add(struct plx_stage_batch *s, uint32_t key)
 {
 	s->place[key] = s->n_live;
 	s->live[s->n_live++] = key;
 }
 
-/* First the prompt is scored; what is asked of the answer comes afterwards. */
-static struct plx_sched_job score_job_of(const struct plx_stage_batch *s, const struct plx_req *r)
-{
-	struct plx_sched_job job = job_of(s, r);
-
-	job.n_samples = 1;
-	job.n_top = 0;
-	job.beyond = job.evict = false;
-	job.score = r->score;
-	return job;
-}
-
 static void refused(struct plx_stage_batch *s, struct plx_req *r, int err,
                     const struct plx_sched_admit *admit)
 {
 	plx_req_reject(s->links, r, err, admit->why);
-	r->res.retry_after_us = retry_us(admit->retry_ns);
+	r->res.retry_after_us = plx_batch_retry_us(admit->retry_ns);
 	give_back(s, r);
 }
 
@@ -595,10 +339,10 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 		cancelled(s, r, cause);
 		return;
 	}
-	struct plx_sched_job job = scores ? score_job_of(s, r) : job_of(s, r);
+	struct plx_sched_job job = scores ? plx_batch_score_job(s, r) : plx_batch_job(s, r);
 
-	job.have = scores ? NULL : have_of(s, r);
-	int e = check_request(s, r, &why);
+	job.have = scores ? NULL : plx_batch_have(s, r);
+	int e = plx_batch_check(s, r, &why);
 
 	if (e) {
 		plx_req_reject(s->links, r, e, why);
@@ -623,7 +367,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 static void take_scored(struct plx_stage_batch *s, struct plx_req *r)
 {
 	const struct plx_req_compress *c = &r->view.compress;
-	struct plx_compress_goal goal = goal_of(c);
+	struct plx_compress_goal goal = plx_batch_goal(c);
 	struct plx_compress_result out;
 	struct plx_sched_admit admit = {0};
 	uint8_t cause = cancel_cause(s, r);
@@ -636,9 +380,9 @@ static void take_scored(struct plx_stage_batch *s, struct plx_req *r)
 	r->res.compress.n_pruned = out.n_removed;
 	r->res.compress.loss = out.loss;
 	plx_count(s->page, PLX_M_BATCH_PRUNED, out.n_removed);
-	struct plx_sched_job job = job_of(s, r);
+	struct plx_sched_job job = plx_batch_job(s, r);
 
-	job.have = have_of(s, r);
+	job.have = plx_batch_have(s, r);
 	job.since_ns = r->batch_ns;
 	int e = plx_fleet_add(&s->fleet, r->idx, &job, s->now_ns, &admit);
 
@@ -861,157 +605,6 @@ static uint32_t fill_guesses(struct plx_stage_batch *s)
 	return n;
 }
 
-/* ---- figures ---- */
-
-/* The sum over devices; the step time of those that run, on average; the earliest retry. */
-static void sum_load(const struct plx_stage_batch *s, struct plx_sched_load *sum, uint32_t *room,
-                     uint64_t *retry_ns)
-{
-	uint64_t n_steps = 0;
-
-	for (uint32_t i = 0; i < s->n_dev; i++) {
-		const struct plx_sched *d = &s->fleet.dev[i].sched;
-		uint64_t retry = plx_sched_retry_ns(d);
-
-		sum->queued_tokens += d->load.queued_tokens;
-		sum->n_running += d->load.n_running;
-		sum->n_waiting += d->load.n_waiting;
-		sum->step_ns += d->load.step_ns;
-		n_steps += d->load.step_ns > 0;
-		*room += plx_kv_room(&d->kv);
-		*retry_ns = i == 0 || retry < *retry_ns ? retry : *retry_ns;
-	}
-	sum->step_ns = n_steps ? sum->step_ns / n_steps : 0;
-}
-
-static void publish_load(struct plx_stage_batch *s)
-{
-	struct plx_sched_load in = {0};
-	struct plx_load *out = &s->links->load;
-	uint32_t room = 0;
-	uint64_t retry_ns = 0;
-
-	sum_load(s, &in, &room, &retry_ns);
-	uint64_t us = in.step_ns / PLX_NS_PER_US;
-
-	plx_gauge_set(s->page, PLX_G_RUNNING, in.n_running);
-	plx_gauge_set(s->page, PLX_G_WAITING, in.n_waiting);
-	plx_gauge_set(s->page, PLX_G_QUEUED, in.queued_tokens);
-	plx_gauge_set(s->page, PLX_G_KV_FREE, room);
-	plx_gauge_set(s->page, PLX_G_KV_BLOCKS,
-	              (uint64_t)s->n_dev * s->links->cfg->lim.n_kv_blocks);
-	plx_gauge_set(s->page, PLX_G_STEP_SMOOTH_NS, in.step_ns);
-	plx_gauge_set(s->page, PLX_G_IN_FLIGHT, plx_req_busy(s->links));
-	atomic_store_explicit(&out->queued_tokens, in.queued_tokens, memory_order_relaxed);
-	atomic_store_explicit(&out->running_sequences, in.n_running, memory_order_relaxed);
-	atomic_store_explicit(&out->free_kv_blocks, room, memory_order_relaxed);
-	atomic_store_explicit(&out->step_time_us, us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
-	                      memory_order_relaxed);
-	atomic_store_explicit(&out->waiting_requests, in.n_waiting, memory_order_relaxed);
-	atomic_store_explicit(&out->retry_us, retry_us(retry_ns), memory_order_relaxed);
-}
-
-/* Every count of the scheduler's, all uint64_t, and the metric that shows it. */
-#define COUNT(metric, field)                                                                       \
-	{                                                                                          \
-		PLX_M_##metric, offsetof(struct plx_sched, field)                                  \
-	}
-static const struct {
-	enum plx_metric metric;
-	size_t at;
-} counts[PLX_BATCH_COUNTS] = {
-    COUNT(BATCH_STEPS, stats.steps),
-    COUNT(BATCH_PREFILL, stats.prefill_tokens),
-    COUNT(BATCH_DECODE, stats.decode_tokens),
-    COUNT(BATCH_CACHED, stats.cached_tokens),
-    COUNT(BATCH_LATE, stats.late_tokens),
-    COUNT(BATCH_PAUSED, stats.paused),
-    COUNT(BATCH_FAULTS, stats.faulted),
-    COUNT(BATCH_RING_WAITS, stats.room_waits),
-    COUNT(BATCH_PREEMPTED, stats.preempted),
-    COUNT(BATCH_RECOMPUTED, stats.recomputed_tokens),
-    COUNT(BATCH_SHORT_OF, stats.short_of),
-    COUNT(BATCH_LATE_STARTS, stats.late_starts),
-    COUNT(BATCH_SWAP_OUT, tier.n_out),
-    COUNT(BATCH_SWAP_IN, tier.n_back),
-    COUNT(BATCH_COW, tier.n_cow),
-    COUNT(BATCH_SHIFTS, stats.shifts),
-    COUNT(BATCH_LEFT, stats.left_tokens),
-    COUNT(BATCH_SCORED, stats.scored_tokens),
-    COUNT(BATCH_EVICTED, stats.evicted_tokens),
-    COUNT(TTFT_OFF_10, stats.ttft_err[0]),
-    COUNT(TTFT_OFF_25, stats.ttft_err[1]),
-    COUNT(TTFT_OFF_50, stats.ttft_err[2]),
-    COUNT(TTFT_OFF_100, stats.ttft_err[3]),
-    COUNT(TTFT_OFF_MORE, stats.ttft_err[4]),
-    COUNT(TTFT_LATER, stats.ttft_later),
-    COUNT(STEP_OFF_5, stats.step_err[0]),
-    COUNT(STEP_OFF_10, stats.step_err[1]),
-    COUNT(STEP_OFF_25, stats.step_err[2]),
-    COUNT(STEP_OFF_50, stats.step_err[3]),
-    COUNT(STEP_OFF_MORE, stats.step_err[4]),
-    COUNT(DRAFT_LOOKUP, draft.drafted[PLX_DRAFT_LOOKUP]),
-    COUNT(DRAFT_LOOKUP_OK, draft.accepted[PLX_DRAFT_LOOKUP]),
-    COUNT(DRAFT_MODEL, draft.drafted[PLX_DRAFT_MODEL]),
-    COUNT(DRAFT_MODEL_OK, draft.accepted[PLX_DRAFT_MODEL]),
-    COUNT(DRAFT_LAYERS, draft.drafted[PLX_DRAFT_LAYERS]),
-    COUNT(DRAFT_LAYERS_OK, draft.accepted[PLX_DRAFT_LAYERS]),
-    COUNT(DRAFT_PROBES, draft.probes),
-};
-
-static const struct {
-	enum plx_metric metric;
-	size_t at;
-} fleet_counts[PLX_BATCH_FLEET_COUNTS] = {
-    {PLX_M_FLEET_HANDED, offsetof(struct plx_fleet_stats, handed)},
-    {PLX_M_FLEET_IMPORTED, offsetof(struct plx_fleet_stats, imported)},
-    {PLX_M_FLEET_RESCUED, offsetof(struct plx_fleet_stats, rescued)},
-    {PLX_M_FLEET_DROPPED, offsetof(struct plx_fleet_stats, dropped)},
-    {PLX_M_FLEET_FAILED, offsetof(struct plx_fleet_stats, failed)},
-    {PLX_M_FLEET_STALLED, offsetof(struct plx_fleet_stats, stalled)},
-    {PLX_M_FLEET_RETURNED, offsetof(struct plx_fleet_stats, returned)},
-};
-
-static uint64_t count_at(const void *base, size_t at)
-{
-	uint64_t n;
-
-	memcpy(&n, (const char *)base + at, sizeof(n));
-	return n;
-}
-
-static void publish(struct plx_stage_batch *s, enum plx_metric metric, uint64_t now, uint64_t *was)
-{
-	plx_count(s->page, metric, now - *was);
-	*was = now;
-}
-
-static void publish_counters(struct plx_stage_batch *s)
-{
-	for (uint32_t i = 0; i < PLX_BATCH_COUNTS; i++) {
-		uint64_t now = 0;
-
-		for (uint32_t d = 0; d < s->n_dev; d++)
-			now += count_at(&s->fleet.dev[d].sched, counts[i].at);
-		publish(s, counts[i].metric, now, &s->counted[i]);
-	}
-	for (uint32_t i = 0; i < PLX_BATCH_FLEET_COUNTS; i++)
-		publish(s, fleet_counts[i].metric, count_at(&s->fleet.stats, fleet_counts[i].at),
-		        &s->fleet_counted[i]);
-}
-
-/* Whether steps could not be filled for want of room towards tok. */
-static void say_regime(struct plx_stage_batch *s)
-{
-	uint64_t waits = 0;
-
-	for (uint32_t d = 0; d < s->n_dev; d++)
-		waits += s->fleet.dev[d].sched.stats.room_waits;
-	if (waits != s->room_waits)
-		plx_regime_say(s->page, PLX_REGIME_BACKPRESSURED);
-	s->room_waits = waits;
-}
-
 uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 {
 	struct plx_stage_batch *s = state;
@@ -1033,11 +626,11 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 		work += fill_steps(s, i);
 		ask_reset(s, i);
 	}
-	say_regime(s);
+	plx_batch_say_regime(s);
 	work += fill_guesses(s);
 	if (work || tick) {
-		publish_load(s);
-		publish_counters(s);
+		plx_batch_publish_load(s);
+		plx_batch_publish_counts(s);
 	}
 	return work;
 }

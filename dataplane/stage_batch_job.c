@@ -1,0 +1,118 @@
+/* A request as the scheduler takes it; see stage_batch_int.h. */
+#include <math.h>
+
+#include "dataplane/batch/compress.h"
+#include "dataplane/stage_batch_int.h"
+#include "fw/base/clock.h"
+
+struct plx_compress_goal plx_batch_goal(const struct plx_req_compress *c)
+{
+	bool both = (c->how & PLX_COMPRESS_PROMPT) && (c->how & PLX_COMPRESS_KV);
+	bool by_loss = c->by == PLX_COMPRESS_LOSS;
+	float half = by_loss ? c->target / 2 : sqrtf(c->target);
+
+	return (struct plx_compress_goal){by_loss, both ? half : c->target};
+}
+
+/* Sparse attention where the board says so, but never for what must not depend on the board. */
+static uint32_t flags_of(const struct plx_stage_batch *s, const struct plx_req *r)
+{
+	const struct plx_cfg_limits *l = &s->links->cfg->lim;
+
+	if (r->view.m.flags & PLX_REQ_DETERMINISTIC)
+		return PLX_SEQF_DETERMINISTIC;
+	return l->sparse_mass > 0 || l->sparse_chunks > 0 ? (uint32_t)PLX_SEQF_SPARSE : 0u;
+}
+
+struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct plx_req *r)
+{
+	const struct plx_msg_req *m = &r->view.m;
+	bool penalised = m->repeat_penalty < 1.0f || m->repeat_penalty > 1.0f;
+
+	return (struct plx_sched_job){
+	    .ids = r->ids,
+	    .n_ids = r->n_ids - r->res.compress.n_pruned,
+	    .max_new = m->max_new,
+	    .n_samples = m->n_samples,
+	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
+	    .flags = flags_of(s, r),
+	    .tenant = r->tenant,
+	    .share_prefix = r->share_prefix,
+	    .tenant_blocks = r->tenant_kv_blocks,
+	    .session = r->session_id,
+	    .weight = 1,
+	    .priority = r->priority,
+	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
+	    .no_drafts = (m->flags & PLX_REQ_NO_DRAFT) != 0,
+	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
+	    .evict = (r->view.compress.how & PLX_COMPRESS_KV) != 0,
+	    .evict_late = (r->view.compress.how & PLX_COMPRESS_LATE) != 0,
+	    .evict_goal = plx_batch_goal(&r->view.compress),
+	    .deadline_ns = r->deadline_ns,
+	    .ttft_slo_ns = m->ttft_slo_us * PLX_NS_PER_US,
+	    .itl_slo_ns = m->itl_slo_us * PLX_NS_PER_US,
+	    .sampler = {.temperature = m->temperature,
+	                .top_p = m->top_p,
+	                .min_p = m->min_p,
+	                .repeat_penalty = m->repeat_penalty,
+	                .top_k = m->top_k,
+	                .seed = m->seed,
+	                .penalty_window = penalised ? PLX_PENALTY_WINDOW : 0u},
+	};
+}
+
+/* What the client of a resumed request has; NULL: it begins. */
+const struct plx_sched_have *plx_batch_have(struct plx_stage_batch *s, const struct plx_req *r)
+{
+	struct plx_sched_have *h = &s->have[(size_t)r->idx * s->links->cfg->lim.n_samples];
+
+	if (r->view.n_resumed == 0)
+		return NULL;
+	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
+		h[i] = (struct plx_sched_have){0};
+		/* In the message, which stays: little-endian, at a multiple of 4. */
+		h[i].ids = (const void *)plx_req_resumed(&r->view, i, &h[i].n);
+	}
+	return h;
+}
+
+int plx_batch_check(const struct plx_stage_batch *s, const struct plx_req *r, const char **why)
+{
+	const struct plx_msg_req *m = &r->view.m;
+
+	*why = NULL;
+	if (s->gone) {
+		*why = "the device did not come back after a reset";
+		return PLX_E_DEVICE_LOST;
+	}
+	if (m->model_id != 0 && m->model_id != s->model.model_id) {
+		*why = "no model has this id";
+		return PLX_E_NO_MODEL;
+	}
+	if (m->adapter_id != 0) {
+		*why = "no adapters are loaded";
+		return PLX_E_NO_MODEL;
+	}
+	if (m->kind != PLX_REQ_GENERATE) {
+		*why = "only generation runs here";
+		return PLX_E_BAD_REQUEST;
+	}
+	if ((m->flags & PLX_REQ_LOGPROBS) && m->n_logprobs > 0 &&
+	    !(s->model.caps & PLX_CAP_LOGPROBS)) {
+		*why = "the device gives no log-probabilities";
+		return PLX_E_BAD_REQUEST;
+	}
+	return 0;
+}
+
+/* First the prompt is scored; what is asked of the answer comes afterwards. */
+struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const struct plx_req *r)
+{
+	struct plx_sched_job job = plx_batch_job(s, r);
+
+	job.n_samples = 1;
+	job.n_top = 0;
+	job.beyond = job.evict = false;
+	job.score = r->score;
+	return job;
+}
