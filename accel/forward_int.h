@@ -54,6 +54,10 @@ double plx_fwd_attn_ns(const struct plx_fwd *f);
 /* plx_fwd_attn_units - units of ATTN: unit u is KV head u % n_head_kv of span u / n_head_kv. */
 void plx_fwd_attn_units(struct plx_fwd *f, struct plx_range u, uint32_t lane);
 
+/* plx_fwd_tok_units - units of EMBED, NORM1, NORM2, HEAD_NORM, ROPE and QATT: unit u is token u.
+ */
+void plx_fwd_tok_units(struct plx_fwd *f, struct plx_range tok, uint32_t lane);
+
 /* ---- matrices and feed-forward networks (forward.c) ----------------------------------------- */
 
 /* plx_fwd_mat_ns - what a product by n_tok tokens takes one lane, roughly. */
