@@ -177,23 +177,40 @@ int plx_scope_top(const struct plx_scope_options *o, struct plx_diag *d)
 
 /* ---- list and why ---- */
 
+/* What list and why look at: one picture or recording, the tokens in it, room for the text. */
+struct look {
+	struct plx_rec r;
+	struct plx_tokens tokens;
+	struct plx_text t;
+	char *at;
+};
+
+static int look_open(struct look *l, const struct plx_scope_options *o, struct plx_diag *d)
+{
+	*l = (struct look){0};
+	l->at = room(&l->t, TEXT_BYTES);
+	int err = l->at == NULL ? PLX_E_NOMEM : open_any(&l->r, o, d);
+
+	return err == 0 ? plx_tokens_make(&l->tokens, &l->r.snap) : err;
+}
+
+static void look_close(struct look *l)
+{
+	plx_tokens_free(&l->tokens);
+	plx_rec_close(&l->r);
+	free(l->at);
+}
+
 int plx_scope_list(const struct plx_scope_options *o, struct plx_diag *d)
 {
-	struct plx_rec r = {0};
-	struct plx_tokens tokens = {0};
-	struct plx_text t = {0};
-	char *at = room(&t, TEXT_BYTES);
-	int err = at == NULL ? PLX_E_NOMEM : open_any(&r, o, d);
+	struct look l;
+	int err = look_open(&l, o, d);
 
-	if (err == 0)
-		err = plx_tokens_make(&tokens, &r.snap);
 	if (err == 0) {
-		plx_view_list(&t, &r.snap, &tokens);
-		err = show(t.at, t.cut);
+		plx_view_list(&l.t, &l.r.snap, &l.tokens);
+		err = show(l.t.at, l.t.cut);
 	}
-	plx_tokens_free(&tokens);
-	plx_rec_close(&r);
-	free(at);
+	look_close(&l);
 	return err;
 }
 
@@ -220,33 +237,26 @@ static const struct plx_token_times *pick(const struct plx_why_in *in,
 
 int plx_scope_why(const struct plx_scope_options *o, struct plx_diag *d)
 {
-	struct plx_rec r = {0};
-	struct plx_tokens tokens = {0};
-	struct plx_text t = {0};
-	char *at = room(&t, TEXT_BYTES);
-	int err = at == NULL ? PLX_E_NOMEM : open_any(&r, o, d);
+	struct look l;
+	int err = look_open(&l, o, d);
 
-	if (err == 0)
-		err = plx_tokens_make(&tokens, &r.snap);
 	if (err == 0) {
-		struct plx_why_in in = {.snap = &r.snap,
-		                        .tokens = &tokens,
-		                        .thief = r.thief,
-		                        .n_thieves = r.n_thieves,
-		                        .watched = r.watched};
+		struct plx_why_in in = {.snap = &l.r.snap,
+		                        .tokens = &l.tokens,
+		                        .thief = l.r.thief,
+		                        .n_thieves = l.r.n_thieves,
+		                        .watched = l.r.watched};
 		const struct plx_token_times *token = pick(&in, o, d);
 		struct plx_why w;
 
 		err = token == NULL ? PLX_E_NOT_FOUND : PLX_E_OK;
 		if (token != NULL) {
 			plx_why_token(&w, &in, token);
-			plx_why_print(&t, &w, &in, token);
-			err = show(t.at, t.cut);
+			plx_why_print(&l.t, &w, &in, token);
+			err = show(l.t.at, l.t.cut);
 		}
 	}
-	plx_tokens_free(&tokens);
-	plx_rec_close(&r);
-	free(at);
+	look_close(&l);
 	return err;
 }
 
