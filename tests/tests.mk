@@ -68,5 +68,6 @@ EXTRA_fuzz_rec := $(SCOPE_TOOL)
 # plx-tune, all but its main.
 TUNE_TOOL := $(filter-out tools/tune/main.c,$(wildcard tools/tune/*.c))
 EXTRA_test_tune := $(TUNE_TOOL) $(MODEL_TOOL)
+EXTRA_test_tune_journal := $(TUNE_TOOL) $(MODEL_TOOL)
 EXTRA_test_tune_search := $(addprefix tools/tune/,gp.c pareto.c search.c)
 EXTRA_fuzz_journal := $(addprefix tools/tune/,journal.c knobs.c)
