@@ -38,7 +38,7 @@ drop_pages() {
 	flock "$lock"
 	left=$(($(cat "$huge") - pages_added))
 	[ "$left" -gt 0 ] || left=0
-	# The kernel lets go of an AF_XDP port's pages a while after its process ended. Pages that come
+	# The kernel may let go of a port's pages a while after its process ended. Pages that come
 	# back while it shrinks the pool stay in it, so say it again.
 	for _ in $(seq 40); do
 		echo "$left" >"$huge"
