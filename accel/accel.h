@@ -43,7 +43,7 @@ struct plx_queue;
 enum plx_dev_cap {
 	PLX_CAP_LAST = 1 << 0,     /* PLX_TOK_LAST: feed back what the slot sampled last */
 	PLX_CAP_DRAFT = 1 << 1,    /* verify chains of drafts */
-	PLX_CAP_TREE = 1 << 2,     /* verify trees of drafts */
+	PLX_CAP_TREE = 1 << 2,     /* verify trees of drafts, as limits.tree_branches says */
 	PLX_CAP_EMBED = 1 << 3,    /* tokens given as embedding rows */
 	PLX_CAP_HIDDEN = 1 << 4,   /* return final hidden rows */
 	PLX_CAP_LOGPROBS = 1 << 5, /* log-probabilities and top-n */
@@ -107,7 +107,12 @@ struct plx_dev_limits {
 	uint32_t sparse_mass;   /* 0..1000 */
 	uint32_t sparse_chunks; /* 0..65535 */
 	uint32_t sparse_from;   /* tokens at lower positions attend to all */
+
+	/* Branches beside each sequence's first that the trees of drafts of one step may have
+	 * together, at most 64; 0: no trees. Each takes two KV blocks that are not in the pool. */
+	uint32_t tree_branches;
 };
+#define PLX_MAX_TREE_BRANCHES 64u
 
 /* plx_limits_sparse - whether they set sparse attention up. */
 static inline bool plx_limits_sparse(const struct plx_dev_limits *l)
@@ -128,13 +133,18 @@ enum plx_tok_flag {
 	 * distribution before any sampling option). Nothing is sampled in a sequence that has any.
 	 */
 	PLX_TOKF_SCORE = 1 << 2,
+	/*
+	 * With PLX_TOKF_LOGITS: say what was sampled after this token even if it is a draft that
+	 * was not accepted. pos[1] is that id when the step came back. Needs PLX_CAP_TREE.
+	 */
+	PLX_TOKF_SAMPLED = 1 << 3,
 };
 
 /* One token to run. Tokens of one sequence are contiguous and in order of position. */
 struct plx_step_tok {
 	int32_t id;      /* vocabulary id, PLX_TOK_LAST or PLX_TOK_EMBED(row) */
 	uint32_t pos[3]; /* position; text uses pos[0], images all three; PLX_TOKF_SCORE */
-	int32_t parent;  /* tree: index in the step of the token before it; -1: the one before */
+	int32_t parent;  /* draft: index in the step of the token before it; -1: the one before */
 	uint32_t flags;  /* enum plx_tok_flag */
 };
 static_assert(sizeof(struct plx_step_tok) == 24, "step records are a shared ABI");
@@ -155,6 +165,14 @@ enum plx_seq_flag {
 /*
  * One sequence's share of a step. With n_draft > 0 the last 1 + n_draft tokens all carry
  * PLX_TOKF_LOGITS: the committed one and the drafts after it.
+ *
+ * Drafts may form a tree: each names its parent, the committed token or an earlier draft, and
+ * stands one position behind it. A draft whose parent is not the token before it begins a branch;
+ * its parent is then an ancestor of the token before it (order of depth first). Each row is
+ * computed as if its ancestors alone stood before it, with the bits that a chain of them would
+ * give. From the committed token on, what a row samples is taken, and then its row: that of the
+ * child that is this id, the first of equal ones; where there is none the step's ids end. KV
+ * behind the committed token is afterwards that of the drafts taken.
  */
 struct plx_step_seq {
 	uint32_t slot;

@@ -93,6 +93,9 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	/* Rows that move would stand in other tokens' windows and pages' summaries. */
 	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->m->window > 0))
 		out->caps &= ~(uint32_t)PLX_CAP_EVICT;
+	/* Branches have no pages' summaries. */
+	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->lim.tree_branches == 0))
+		out->caps &= ~(uint32_t)PLX_CAP_TREE;
 	out->mem_used_bytes = c->weights.size_bytes + c->kv.size_bytes + c->host.size_bytes +
 	                      c->work.size_bytes + c->expert_pool.size_bytes;
 	out->mem_total_bytes = out->mem_used_bytes;

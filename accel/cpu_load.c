@@ -16,6 +16,7 @@
 #include "accel/cpu_weights.h"
 #include "accel/experts.h"
 #include "accel/forward_moe.h"
+#include "accel/forward_tree.h"
 #include "accel/work.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
@@ -196,7 +197,8 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 	c->lim = *limits;
 	c->load = l;
 	l->begin_ns = plx_clock_ns();
-	l->kv_bytes = plx_fwd_block_bytes(model, limits) * limits->n_blocks;
+	l->kv_bytes =
+	    plx_fwd_block_bytes(model, limits) * (limits->n_blocks + plx_fwd_tree_blocks(limits));
 	l->host_bytes = plx_fwd_block_bytes(model, limits) * limits->n_host_blocks;
 	l->work_bytes = plx_fwd_work_bytes(model, limits) + plx_cpu_table_bytes(limits);
 	l->expert_bytes = plx_experts_pool_bytes(model, limits);

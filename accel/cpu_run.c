@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "accel/cpu.h"
+#include "accel/cpu_tree.h"
 #include "accel/forward_moe.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
@@ -153,7 +154,7 @@ static bool phase_next(struct plx_cpu *c, struct plx_cut *out)
 		if (atomic_load_explicit(&c->n_choosing, memory_order_relaxed) > 0)
 			return true;
 		c->state = PLX_CPU_BODY;
-		return plx_fwd_next(&c->fwd, out);
+		return plx_fwd_next(&c->fwd, out) || plx_cpu_tree_settle(c, out);
 	case PLX_CPU_COPY_FIRST:
 		c->state = PLX_CPU_COPYING;
 		*out = one_by_one(c->cur.n_pair);

@@ -2,6 +2,8 @@
 #include <string.h>
 
 #include "accel/cpu.h"
+#include "accel/cpu_tree.h"
+#include "accel/forward_tree.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
 
@@ -50,27 +52,49 @@ static int32_t tok_id(struct plx_cpu_slot *slot, const struct plx_step_tok *t)
 	return 0;
 }
 
+/* Token at of sequence i: its id and position, what is sampled, what it leaves to those behind. */
+static void tok_lay(struct plx_cpu *c, const struct plx_step_tok *t, struct plx_cpu_slot *slot,
+                    uint32_t i, uint32_t at)
+{
+	struct plx_fwd *f = &c->fwd;
+
+	f->id[at] = tok_id(slot, t);
+	f->pos[at] = t->pos[0];
+	plx_slot_sampler_note(&slot->sampler, slot->n_left + f->pos[at], f->id[at]);
+	if ((t->flags & (PLX_TOKF_LOGITS | PLX_TOKF_SCORE)) != 0) {
+		c->row_seq[f->n_row] = i;
+		f->row[f->n_row++] = at;
+	}
+}
+
 static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(s)[i];
-	const struct plx_step_tok *t = plx_step_toks(s) + q->first_tok;
+	const struct plx_step_tok *tok = plx_step_toks(s);
+	uint32_t root = q->first_tok + q->n_tok - 1 - q->n_draft;
 	struct plx_cpu_slot *slot = &c->slot[q->slot];
 	struct plx_fwd *f = &c->fwd;
+	struct plx_fwd_seq *run = &f->seq[f->n_seq++];
 
-	f->seq[i] =
-	    (struct plx_fwd_seq){slot->table, q->first_tok, q->n_tok,
-	                         t[0].pos[0], slot->n_gone, (q->flags & PLX_SEQF_SPARSE) != 0};
-	for (uint32_t j = 0; j < q->n_tok; j++) {
-		uint32_t at = q->first_tok + j;
-
-		f->id[at] = tok_id(slot, &t[j]);
-		f->pos[at] = t[j].pos[0];
-		plx_slot_sampler_note(&slot->sampler, slot->n_left + f->pos[at], f->id[at]);
-		if ((t[j].flags & (PLX_TOKF_LOGITS | PLX_TOKF_SCORE)) != 0) {
-			c->row_seq[f->n_row] = i;
-			f->row[f->n_row++] = at;
+	*run = (struct plx_fwd_seq){.table = slot->table,
+	                            .first_tok = q->first_tok,
+	                            .pos = tok[q->first_tok].pos[0],
+	                            .ahead = slot->n_gone,
+	                            .sparse = (q->flags & PLX_SEQF_SPARSE) != 0};
+	for (uint32_t at = q->first_tok; at < q->first_tok + q->n_tok; at++) {
+		if (at > q->first_tok && plx_cpu_tok_parent(tok, at) != at - 1) {
+			run = &f->seq[f->n_seq++];
+			*run = run[-1];
+			run->table = plx_fwd_tree_branch(f, slot->table, tok[root].pos[0]);
+			run->first_tok = at;
+			run->n_tok = 0;
+			run->pos = tok[at].pos[0];
 		}
+		run->n_tok++;
+		tok_lay(c, &tok[at], slot, i, at);
 	}
+	if (f->tree != NULL)
+		plx_cpu_tree_lay(c, tok, q);
 }
 
 bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
@@ -83,13 +107,17 @@ bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 	    __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0)
 		return false;
 	c->fwd.n_tok = s->n_tok;
-	c->fwd.n_seq = s->n_seq;
-	c->fwd.n_row = 0;
-	for (uint32_t i = 0; i < s->n_seq; i++)
-		seq_lay(c, s, i);
-	for (uint32_t i = 0; i < s->n_seq; i++)
+	uint32_t observed = UINT32_MAX;
+
+	c->fwd.n_seq = c->fwd.n_row = 0;
+	plx_fwd_tree_begin(&c->fwd);
+	for (uint32_t i = 0; i < s->n_seq; i++) {
 		if ((plx_step_seqs(s)[i].flags & PLX_SEQF_OBSERVE) != 0)
-			plx_fwd_observe(&c->fwd, i);
+			observed = c->fwd.n_seq;
+		seq_lay(c, s, i);
+	}
+	if (observed != UINT32_MAX)
+		plx_fwd_observe(&c->fwd, observed);
 	plx_fwd_begin(&c->fwd);
 	return true;
 }
@@ -126,7 +154,9 @@ static void row_begin(struct plx_cpu *c, uint32_t i)
 	struct plx_top *top =
 	    (struct plx_top *)(void *)tops + (size_t)row_rank(c, row, q) * q->n_top;
 
-	plx_slot_sampler_begin(&c->choosing[i], &slot->sampler, c->k,
+	struct plx_slot_sampler own;
+
+	plx_slot_sampler_begin(&c->choosing[i], plx_cpu_tree_sampler(c, row, q, slot, &own), c->k,
 	                       c->fwd.logits + (size_t)i * c->fwd.logit_stride, c->m->n_vocab,
 	                       slot->n_left + c->fwd.pos[c->fwd.row[row]] + 1, top, q->n_top,
 	                       c->scratch + i * c->scratch_bytes);
@@ -155,32 +185,40 @@ void plx_cpu_step_sample(struct plx_cpu *c, uint32_t i)
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-/*
- * Takes the sampled tokens of a sequence, from its first row on, as long as each one is the draft
- * that the next row was computed with.
- */
-static void rows_accept(struct plx_cpu *c, const struct plx_step_seq *q, uint32_t row,
-                        struct plx_step_out *out)
+/* What a path's row sampled, as the k-th of the outs; its alternatives go where they are wanted. */
+static void out_put(struct plx_cpu *c, const struct plx_step_seq *q, uint32_t seq, uint32_t row,
+                    uint32_t rank, uint32_t k)
 {
-	const struct plx_step_tok *draft =
-	    plx_step_toks(c->step) + q->first_tok + q->n_tok - q->n_draft;
+	struct plx_step_out *out = &plx_step_outs(c->step)[seq];
+	struct plx_top *top = (struct plx_top *)(void *)((char *)c->step + top_off(c, seq));
 
-	for (uint32_t k = 0; k <= q->n_draft; k++) {
-		const struct plx_choice *ch = &c->choice[row + k];
+	out->id[k] = c->choice[row + rank].id;
+	out->logprob[k] = c->choice[row + rank].logprob;
+	if (k < rank && q->n_top > 0)
+		memmove(top + (size_t)k * q->n_top, top + (size_t)rank * q->n_top,
+		        q->n_top * sizeof(*top));
+}
 
-		if (ch->status != 0) {
-			out->status = ch->status;
-			out->n_out = 0;
-			out->n_accepted = 0;
-			return;
-		}
-		out->id[k] = ch->id;
-		out->logprob[k] = ch->logprob;
-		out->n_out = k + 1;
-		out->n_accepted = k;
-		if (k == q->n_draft || ch->id != draft[k].id)
-			return;
+/* Takes the sampled tokens of a sequence along the path that they are. */
+static void rows_accept(struct plx_cpu *c, uint32_t seq, uint32_t row, struct plx_step_out *out)
+{
+	const struct plx_step_seq *q = &plx_step_seqs(c->step)[seq];
+	struct plx_step_tok *root =
+	    plx_step_toks(c->step) + q->first_tok + q->n_tok - 1 - q->n_draft;
+	struct plx_cpu_path path;
+
+	plx_cpu_path_take(c, q, row, &path);
+	if (path.status != 0) {
+		out->status = path.status;
+		return;
 	}
+	for (uint32_t k = 0; k < path.n; k++)
+		out_put(c, q, seq, row, path.rank[k], k);
+	out->n_out = path.n;
+	out->n_accepted = path.n - 1;
+	for (uint32_t k = 0; k <= q->n_draft; k++)
+		if ((root[k].flags & PLX_TOKF_SAMPLED) != 0)
+			root[k].pos[1] = (uint32_t)c->choice[row + k].id;
 }
 
 /* The log-probabilities that a sequence's tokens asked for; FAULT where one is not a number. */
@@ -215,7 +253,7 @@ static void seq_finish(struct plx_cpu *c, uint32_t i, uint32_t row, uint32_t end
 		slot->failed = out->status != 0;
 		return;
 	}
-	rows_accept(c, q, row, out);
+	rows_accept(c, i, row, out);
 	if (out->status != 0) {
 		slot->failed = true;
 		return;

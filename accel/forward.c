@@ -5,6 +5,7 @@
 
 #include "accel/cut.h"
 #include "accel/forward_moe.h"
+#include "accel/forward_tree.h"
 #include "accel/forward_pick.h"
 #include "fw/base/check.h"
 #include "fw/base/err.h"
@@ -340,7 +341,7 @@ static enum plx_fwd_op first_op(const struct plx_fwd *f)
 {
 	if (f->n_shift > 0)
 		return PLX_FWD_SHIFT;
-	return f->evict.n_pos > 0 ? PLX_FWD_EVICT : PLX_FWD_EMBED;
+	return f->evict.n_pos > 0 ? PLX_FWD_EVICT : plx_fwd_body_op(f);
 }
 
 /* Moves op, il, split and the head group on; false at the end. */
@@ -353,11 +354,14 @@ static bool op_next(struct plx_fwd *f)
 	case PLX_FWD_SHIFT:
 		if (++f->i_shift < f->n_shift)
 			return true;
-		f->op = f->evict.n_pos > 0 ? PLX_FWD_EVICT : PLX_FWD_EMBED;
+		f->op = f->evict.n_pos > 0 ? PLX_FWD_EVICT : plx_fwd_body_op(f);
 		return f->n_tok > 0 || f->op == PLX_FWD_EVICT;
 	case PLX_FWD_EVICT:
-		f->op = PLX_FWD_EMBED;
+		f->op = plx_fwd_body_op(f);
 		return f->n_tok > 0;
+	case PLX_FWD_BRANCH:
+		f->op = PLX_FWD_EMBED;
+		return true;
 	case PLX_FWD_EMBED:
 		f->il = 0;
 		f->op = PLX_FWD_NORM1;
@@ -403,6 +407,7 @@ static bool op_next(struct plx_fwd *f)
 	case PLX_FWD_HEAD_NORM:
 		f->op++;
 		return true;
+	case PLX_FWD_SETTLE:
 	default:
 		return false;
 	}
@@ -465,6 +470,9 @@ static struct plx_cut op_cut(struct plx_fwd *f)
 		return plx_fwd_evict_cut(f);
 	case PLX_FWD_OBSERVE:
 		return plx_fwd_observe_cut(f);
+	case PLX_FWD_BRANCH:
+	case PLX_FWD_SETTLE:
+		return plx_fwd_tree_cut(f);
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
 	case PLX_FWD_NORM2:
@@ -535,6 +543,10 @@ void plx_fwd_units(struct plx_fwd *f, struct plx_range units, uint32_t lane)
 		break;
 	case PLX_FWD_OBSERVE:
 		plx_fwd_observe_units(f, units, lane);
+		break;
+	case PLX_FWD_BRANCH:
+	case PLX_FWD_SETTLE:
+		plx_fwd_tree_units(f, units);
 		break;
 	case PLX_FWD_EMBED:
 	case PLX_FWD_NORM1:
@@ -637,7 +649,7 @@ const char *plx_fwd_op_name(enum plx_fwd_op op)
 	    "shift",     "embed", "norm1",  "qkv",      "rope",    "pages",    "pick",
 	    "attn",      "qatt",  "out",    "norm2",    "gate_up", "down",     "router",
 	    "route",     "group", "gather", "exp_wait", "exp_up",  "exp_down", "exp_sum",
-	    "head_norm", "head",  "evict",  "observe"};
+	    "head_norm", "head",  "evict",  "observe",  "branch",  "settle"};
 
 	return (uint32_t)op < PLX_FWD_N_OPS ? name[op] : "unknown";
 }

@@ -9,6 +9,7 @@
  *
  *   SHIFT for each context that tokens left: K rotated to its new position
  *   EVICT where rows of a sequence's KV go: the others move down
+ *   BRANCH where drafts form trees: each branch gets a last block of its own (forward_tree.h)
  *   EMBED                          x = embedding rows
  *   for each layer
  *     NORM1                        q8 or f32 of RMS(x) * attn_norm
@@ -24,6 +25,7 @@
  *       or, with experts, NORM2, ROUTER .. EXP_SUM (forward_moe.h)
  *   for each group of rows that want logits
  *     HEAD_NORM, HEAD              logits = W RMS(x) * output_norm
+ *   SETTLE what the branch taken wrote goes to its sequence's blocks
  *
  * The caller runs plx_fwd_next alone, then all units of the cut it gave, some at a time, in any
  * order on any lanes, then plx_fwd_next again.
@@ -67,6 +69,8 @@ enum plx_fwd_op {
 	PLX_FWD_HEAD,
 	PLX_FWD_EVICT,
 	PLX_FWD_OBSERVE,
+	PLX_FWD_BRANCH,
+	PLX_FWD_SETTLE,
 	PLX_FWD_N_OPS,
 };
 
@@ -161,6 +165,7 @@ struct plx_fwd_act {
 
 struct plx_fwd_moe;
 struct plx_fwd_picks;
+struct plx_fwd_tree;
 
 struct plx_fwd {
 	const struct plx_model *m;
@@ -190,6 +195,7 @@ struct plx_fwd {
 	struct plx_fwd_lane *lane;   /* [n_threads] */
 	struct plx_fwd_moe *moe;     /* NULL in a dense model */
 	struct plx_fwd_picks *picks; /* NULL without sparse attention */
+	struct plx_fwd_tree *tree;   /* NULL without trees of drafts */
 
 	/* the step that runs */
 	uint32_t n_tok;
@@ -200,7 +206,7 @@ struct plx_fwd {
 	uint32_t window_split;       /* the first one that a layer with a window needs */
 	int32_t *id;                 /* [n_tok], all of them vocabulary ids */
 	uint32_t *pos;               /* [n_tok] */
-	struct plx_fwd_seq *seq;     /* [n_seq] */
+	struct plx_fwd_seq *seq;     /* [n_seq], branches of drafts counted each */
 	uint32_t *row;               /* [n_row]: tokens whose logits are wanted, increasing */
 	struct plx_fwd_shift *shift; /* [n_shift], of at most n_slots */
 	uint32_t n_shift;

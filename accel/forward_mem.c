@@ -6,6 +6,7 @@
 
 #include "accel/forward_moe.h"
 #include "accel/forward_pick.h"
+#include "accel/forward_tree.h"
 #include "fw/base/err.h"
 
 /* Logits held at once: as many rows as this many bytes hold, within 8 to 64. */
@@ -269,6 +270,17 @@ static void carve_picks(struct carver *c, const struct plx_fwd *f, struct plx_fw
 	}
 }
 
+/* What trees of drafts need; into *x, as carve_moe. */
+static void carve_tree(struct carver *c, const struct plx_fwd *f, struct plx_fwd_tree *x)
+{
+	uint32_t n = f->lim.tree_branches;
+
+	memset(x, 0, sizeof(*x));
+	x->sub_end = carve(c, f->lim.max_step_tokens, sizeof(*x->sub_end));
+	x->table = carve(c, (uint64_t)n * f->lim.max_seq_blocks, sizeof(*x->table));
+	x->copy = carve(c, 2 * n, sizeof(*x->copy));
+}
+
 static void carve_acts(struct carver *c, struct plx_fwd *f)
 {
 	const struct plx_model *m = f->m;
@@ -311,7 +323,7 @@ static void carve_step(struct carver *c, struct plx_fwd *f)
 	f->id = carve(c, n_tok, sizeof(*f->id));
 	f->pos = carve(c, n_tok, sizeof(*f->pos));
 	f->row = carve(c, n_tok, sizeof(*f->row));
-	f->seq = carve(c, f->lim.max_step_seqs, sizeof(*f->seq));
+	f->seq = carve(c, f->lim.max_step_seqs + f->lim.tree_branches, sizeof(*f->seq));
 	f->shift = carve(c, f->lim.n_slots, sizeof(*f->shift));
 	f->span = carve(c, n_tok, sizeof(*f->span));
 	f->evict.table = carve(c, f->lim.max_seq_blocks, sizeof(*f->evict.table));
@@ -338,6 +350,12 @@ static void carve_all(struct carver *c, struct plx_fwd *f)
 
 		f->picks = carve(c, 1, sizeof(*f->picks));
 		carve_picks(c, f, f->picks != NULL ? f->picks : &picks);
+	}
+	if (f->lim.tree_branches > 0) {
+		struct plx_fwd_tree tree;
+
+		f->tree = carve(c, 1, sizeof(*f->tree));
+		carve_tree(c, f, f->tree != NULL ? f->tree : &tree);
 	}
 	f->lane = carve(c, f->lim.n_threads, sizeof(*f->lane));
 	for (uint32_t i = 0; i < f->lim.n_threads; i++)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "accel/forward_int.h"
+#include "accel/forward_tree.h"
 #include "kernels/kernels.h"
 
 /* Writes token t of an activation in the forms that are wanted; src may be the f32 form itself. */
@@ -60,6 +61,11 @@ static void rope_tok(struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t t)
 		struct plx_k_kv view = plx_fwd_kv_view(f, q->table, f->il, h);
 
 		f->k->kv_store(&view, f->pos[t], kv + (size_t)h * hd, vv + (size_t)h * hd);
+		/* And into the branches that hang on it. */
+		for (const struct plx_fwd_seq *b = q + 1; plx_fwd_hangs_on(f, b, t); b++) {
+			view.table = b->table;
+			f->k->kv_store(&view, f->pos[t], kv + (size_t)h * hd, vv + (size_t)h * hd);
+		}
 	}
 }
 

@@ -79,6 +79,8 @@ int plx_limits_check(const struct plx_dev_limits *l, struct plx_diag *d)
 		                   "device limits: block_tokens is %u; give a power of two",
 		                   l->block_tokens);
 	if (err == 0)
+		err = limit_range("tree_branches", l->tree_branches, 0, PLX_MAX_TREE_BRANCHES, d);
+	if (err == 0)
 		err = limit_range("max_seq_blocks", l->max_seq_blocks, 1, 1u << 20, d);
 	if (err == 0)
 		err = limit_range("max_step_tokens", l->max_step_tokens, 1, 1u << 20, d);
@@ -259,10 +261,14 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 static int tok_check(const struct plx_step_checker *c, const struct plx_step_tok *t,
                      const struct plx_step_seq *q, uint32_t i, bool has_last)
 {
-	uint32_t idx = q->first_tok + i;
 	bool sampled = (t->flags & PLX_TOKF_LOGITS) != 0;
 
-	if ((t->flags & ~(uint32_t)(PLX_TOKF_LOGITS | PLX_TOKF_HIDDEN | PLX_TOKF_SCORE)) != 0)
+	if ((t->flags & ~(uint32_t)(PLX_TOKF_LOGITS | PLX_TOKF_HIDDEN | PLX_TOKF_SCORE |
+	                            PLX_TOKF_SAMPLED)) != 0)
+		return PLX_E_INVAL;
+	if ((t->flags & PLX_TOKF_SAMPLED) != 0 && (c->caps & PLX_CAP_TREE) == 0)
+		return PLX_E_UNSUPPORTED;
+	if ((t->flags & PLX_TOKF_SAMPLED) != 0 && !sampled)
 		return PLX_E_INVAL;
 	if ((t->flags & PLX_TOKF_SCORE) != 0 && (c->caps & PLX_CAP_SCORE) == 0)
 		return PLX_E_UNSUPPORTED;
@@ -276,12 +282,51 @@ static int tok_check(const struct plx_step_checker *c, const struct plx_step_tok
 		return PLX_E_INVAL;
 	if (t->id >= 0 && (uint32_t)t->id >= c->n_vocab)
 		return PLX_E_INVAL;
-	if (t->parent != -1 && (c->caps & PLX_CAP_TREE) == 0 &&
-	    (i == 0 || (uint32_t)t->parent != idx - 1))
-		return PLX_E_UNSUPPORTED;
 	if (i + 1 + q->n_draft < q->n_tok)
 		return sampled ? PLX_E_INVAL : PLX_E_OK;
 	return q->n_draft > 0 && !sampled ? PLX_E_INVAL : PLX_E_OK;
+}
+
+/* The token of the step that token idx stands behind. */
+static uint32_t parent_of(const struct plx_step_tok *tok, uint32_t idx)
+{
+	return tok[idx].parent < 0 ? idx - 1 : (uint32_t)tok[idx].parent;
+}
+
+/* Token i of a sequence stands behind its parent, and branches are in the order of depth first. */
+static int place_check(struct plx_step_checker *c, const struct plx_step_seq *q,
+                       const struct plx_step_tok *tok, uint32_t i)
+{
+	uint32_t idx = q->first_tok + i, root = q->first_tok + q->n_tok - 1 - q->n_draft;
+
+	if (i == 0)
+		return tok[idx].parent == -1 ? PLX_E_OK : PLX_E_INVAL;
+	uint32_t parent = parent_of(tok, idx), at = idx - 1;
+
+	if (tok[idx].parent < -1)
+		return PLX_E_INVAL;
+	if (parent != idx - 1) {
+		if ((c->caps & PLX_CAP_TREE) == 0)
+			return PLX_E_UNSUPPORTED;
+		if (idx <= root || parent < root || parent >= idx ||
+		    ++c->n_branch > c->lim.tree_branches || (q->flags & PLX_SEQF_OBSERVE) != 0)
+			return PLX_E_INVAL;
+		while (at > parent)
+			at = parent_of(tok, at);
+		if (at != parent)
+			return PLX_E_INVAL;
+	}
+	return tok[idx].pos[0] == tok[parent].pos[0] + 1 ? PLX_E_OK : PLX_E_INVAL;
+}
+
+/* The furthest position of a sequence's tokens. */
+static uint32_t last_place(const struct plx_step_tok *t, uint32_t n)
+{
+	uint32_t last = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		last = t[i].pos[0] > last ? t[i].pos[0] : last;
+	return last;
 }
 
 static int seq_shape_check(const struct plx_step_checker *c, const struct plx_step_seq *q)
@@ -317,7 +362,7 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 	remember(c, q->slot);
 	slot->mark = c->serial;
 	const struct plx_step_tok *t = tok + q->first_tok;
-	uint64_t last_pos = (uint64_t)t[0].pos[0] + q->n_tok - 1;
+	uint64_t last_pos = last_place(t, q->n_tok);
 	uint32_t flags = 0;
 
 	if (last_pos / c->lim.block_tokens >= slot->n_blocks ||
@@ -331,8 +376,9 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 	if (last_pos >= slot->next_pos)
 		slot->next_pos = (uint32_t)last_pos + 1;
 	for (uint32_t i = 0; i < q->n_tok; i++) {
-		if (t[i].pos[0] != t[0].pos[0] + i)
-			return PLX_E_INVAL;
+		err = place_check(c, q, tok, i);
+		if (err != 0)
+			return err;
 		err = tok_check(c, t + i, q, i, slot->has_last);
 		if (err != 0)
 			return err;
@@ -377,6 +423,7 @@ int plx_step_accept(struct plx_step_checker *c, struct plx_step *s)
 		return err;
 	c->n_undo = 0;
 	c->keeps = c->observes = false;
+	c->n_branch = 0;
 	if (++c->serial == 0)
 		c->serial = 1;
 	err = body_accept(c, s);

@@ -51,6 +51,7 @@ struct plx_step_checker {
 	uint32_t serial;
 	uint32_t n_undo;
 	bool keeps, observes;         /* the step that is checked does already */
+	uint32_t n_branch;            /* of its trees, so far */
 	struct plx_slot_shadow *slot; /* [n_slots] */
 	struct plx_step_undo *undo;   /* [max_deltas + max_step_seqs] */
 };
@@ -82,7 +83,7 @@ uint32_t plx_step_undo_entries(const struct plx_dev_limits *lim, const struct pl
  * A step may hold deltas alone (n_tok = n_seq = 0). Sequences cover the tokens without gap, in
  * order, each slot at most once. Positions of a sequence grow by one, in a step and, after the
  * slot's first token, from step to step (going back is allowed, a gap is not; SHIFT moves the next
- * one down); the blocks that they
+ * one down; in a tree each draft stands behind its parent); the blocks that they
  * and all positions before them lie in must be set. PLX_TOK_LAST stands only first in a sequence,
  * on a slot for which a sampling step was accepted. PLX_TOKF_LOGITS stands on the last token, or
  * with drafts on exactly the last 1 + n_draft; drafts are vocabulary ids.
