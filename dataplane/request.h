@@ -7,8 +7,8 @@
  * A struct plx_req is taken from the pool by io, filled, and pushed; from then on it is not io's
  * until its FINAL event comes back, which every pushed request gets exactly once. What io filled
  * stays as it is all the while, so that every stage may read it; `ids` and `res` are written by the
- * stage that has the request. The one exception is `cancel`: io writes it at any time, tok and
- * batch read it before they work on the request.
+ * stage that has the request. The exceptions are `cancel`, which io writes at any time and tok and
+ * batch read before they work on the request, and `window`.
  *
  * Full rings: io_tok is the only forward ring that a request can find full from outside; then io
  * itself answers QUEUE_FULL. tok rejects where tok_req is full. Return rings have room for
@@ -47,6 +47,8 @@ struct plx_result {
 	uint32_t numeric_kind; /* DONE: of the device that ran it last; 0: as io knows it */
 	bool kind_changed;     /* DONE: others ran a part of it */
 	struct plx_msg_done_compress compress; /* DONE, with the option COMPRESS */
+	struct plx_msg_done_best best;         /* DONE, with the option BEST_OF */
+	float mean[PLX_SAMPLES_MAX];           /* likewise, of what was sent */
 	uint64_t ns[PLX_NS_COUNT]; /* tok fills TOK and DETOK, batch QUEUE, PREFILL, DECODE; io the
 	                              rest */
 	char detail[96];           /* REJECT: for a person, may be ""; never prompt text */
@@ -86,6 +88,9 @@ struct plx_req {
 
 	/* Written by io at any time: 0 or enum plx_cancel_cause. C1 in tok, C2 in batch. */
 	_Alignas(64) _Atomic uint32_t cancel;
+	/* With BEST_OF, likewise: ids of each sample that may be sent, as plx_note_window says; 0:
+	 * lim.unacked_tokens. Read by tok (B1). */
+	_Atomic uint32_t window[PLX_SAMPLES_MAX];
 };
 
 enum plx_ev_kind {

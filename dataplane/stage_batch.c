@@ -257,7 +257,7 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 	res->ns[PLX_NS_QUEUE] = f->queue_ns;
 	res->ns[PLX_NS_PREFILL] = f->prefill_ns;
 	res->ns[PLX_NS_DECODE] = f->decode_ns;
-	for (uint32_t i = 0; i < r->view.m.n_samples; i++) {
+	for (uint32_t i = 0; i < plx_req_runs(&r->view); i++) {
 		res->sample[i] =
 		    (struct plx_msg_done_sample){.n_tokens = f->n_out[i], .reason = f->end[i]};
 		plx_done_left_set(&res->sample[i], f->n_left[i]);

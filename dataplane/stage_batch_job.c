@@ -33,7 +33,7 @@ struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct
 	    .ids = r->ids,
 	    .n_ids = r->n_ids - r->res.compress.n_pruned,
 	    .max_new = m->max_new,
-	    .n_samples = m->n_samples,
+	    .n_samples = plx_req_runs(&r->view),
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
 	    .flags = flags_of(s, r),
 	    .tenant = r->tenant,
@@ -43,6 +43,7 @@ struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct
 	    .weight = 1,
 	    .priority = r->priority,
 	    .ignore_eos = (m->flags & PLX_REQ_IGNORE_EOS) != 0,
+	    .held = r->view.n_made != 0,
 	    .no_drafts = (m->flags & PLX_REQ_NO_DRAFT) != 0,
 	    .beyond = (m->flags & PLX_REQ_COMPRESS) != 0,
 	    .evict = (r->view.compress.how & PLX_COMPRESS_KV) != 0,
@@ -102,6 +103,10 @@ int plx_batch_check(const struct plx_stage_batch *s, const struct plx_req *r, co
 		*why = "the device gives no log-probabilities";
 		return PLX_E_BAD_REQUEST;
 	}
+	if (r->view.n_made && !(s->model.caps & PLX_CAP_LOGPROBS)) {
+		*why = "the device gives no log-probabilities to choose the best by";
+		return PLX_E_BAD_REQUEST;
+	}
 	return 0;
 }
 
@@ -112,6 +117,7 @@ struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const 
 
 	job.n_samples = 1;
 	job.n_top = 0;
+	job.held = false;
 	job.beyond = job.evict = false;
 	job.score = r->score;
 	return job;

@@ -95,10 +95,12 @@ static void write_done(const struct plx_stage_io *io, struct plx_answer *a, cons
 {
 	const struct plx_result *res = &r->res;
 	bool compressed = r->view.compress.by != 0;
+	struct plx_msg_done_tail tail = {.compress = res->compress, .best = res->best};
 	struct plx_msg_done m = {
 	    .n_samples = r->view.m.n_samples,
 	    .flags = (uint16_t)((res->kind_changed ? PLX_DONE_KIND_CHANGED : 0) |
-	                        (compressed ? PLX_DONE_COMPRESSED : 0)),
+	                        (compressed ? PLX_DONE_COMPRESSED : 0) |
+	                        (r->view.n_made ? PLX_DONE_BEST : 0)),
 	    .numeric_kind = res->numeric_kind ? res->numeric_kind : io->sh->conf.numeric_kind,
 	    .prompt_tokens = res->prompt_tokens,
 	    .cached_tokens = res->cached_tokens};
@@ -107,8 +109,8 @@ static void write_done(const struct plx_stage_io *io, struct plx_answer *a, cons
 	m.ns[PLX_NS_RX] = r->whole_ns - r->rx_ns;
 	m.ns[PLX_NS_TX] = a->wait_ns;
 	m.ns[PLX_NS_TTFT] = a->first_token_ns != 0 ? a->first_token_ns - r->whole_ns : 0;
-	int n = plx_msg_done_encode(a->final_msg, sizeof(a->final_msg), &m, res->sample,
-	                            &res->compress);
+	memcpy(tail.mean, res->mean, sizeof(tail.mean));
+	int n = plx_msg_done_encode(a->final_msg, sizeof(a->final_msg), &m, res->sample, &tail);
 
 	PLX_CHECK(n > 0);
 	a->final_type = PLX_T_DONE;

@@ -53,7 +53,7 @@ size_t plx_stage_tok_bytes(const struct plx_config *cfg)
 	size_t evs = plx_links_events(cfg);
 	struct plx_talk_conf kept = talk_conf(cfg);
 
-	return plx_talk_bytes(&kept) +
+	return plx_talk_bytes(&kept) + plx_tok_best_bytes(cfg) +
 	       n_answers(cfg) * (sizeof(struct plx_detok) + tops_bytes(cfg) + 64) + max_text(cfg) +
 	       PLX_MESSAGES_MAX * sizeof(struct plx_chat_msg) +
 	       plx_tok_segs() * (sizeof(struct plx_chat_seg) + sizeof(struct plx_tok_span) +
@@ -136,6 +136,7 @@ int plx_stage_tok_init(struct plx_stage_tok *s, struct plx_links *links, struct 
 
 	e = plx_talk_init(&s->talk, a, &kept);
 	e = e ? e : take_out(s, a);
+	e = e ? e : plx_tok_best_init(s, a);
 	if (e)
 		return plx_diag_set(d, e, "the tok stage's arena is too small");
 	return take_in(s, a, d);
@@ -195,8 +196,8 @@ void plx_tok_push_final(struct plx_stage_tok *s, struct plx_req *r)
 
 /* ---- out ---- */
 
-static void tell_stop(struct plx_stage_tok *s, struct plx_detok *an, const struct plx_req *r,
-                      uint16_t sample)
+void plx_tok_tell_stop(struct plx_stage_tok *s, struct plx_detok *an, const struct plx_req *r,
+                       uint16_t sample)
 {
 	struct plx_note n = {
 	    .req_idx = r->idx, .gen = r->gen, .sample = sample, .kind = PLX_NOTE_STOP};
@@ -205,8 +206,8 @@ static void tell_stop(struct plx_stage_tok *s, struct plx_detok *an, const struc
 	an->told = plx_ring_note_push(&s->links->tok_note, &n);
 }
 
-static void send_ready(struct plx_stage_tok *s, struct plx_detok *an, struct plx_req *r,
-                       uint16_t sample)
+void plx_tok_send_ready(struct plx_stage_tok *s, struct plx_detok *an, struct plx_req *r,
+                        uint16_t sample)
 {
 	for (;;) {
 		struct plx_ev *ev = take_event(s, r, PLX_EV_TOKENS);
@@ -227,20 +228,24 @@ static void out_token(struct plx_stage_tok *s, const struct plx_out *o, const st
 	struct plx_detok *an = plx_tok_answer(s, o->req_idx, o->sample);
 	uint64_t begin_ns = plx_clock_ns();
 
+	if (r->view.n_made) {
+		plx_tok_best_token(s, o, top);
+		return;
+	}
 	if (an->over) {
 		plx_count(s->page, PLX_M_TOK_DISCARDED, 1);
 		if (!an->last_sent)
-			send_ready(s, an, r, o->sample); /* what the client had ended it */
+			plx_tok_send_ready(s, an, r, o->sample); /* what the client had ended it */
 	} else {
 		plx_detok_push(an, o->id, o->logprob, top, o->ns);
 		if (o->end)
 			plx_detok_end(an);
 		plx_count(s->page, PLX_M_TOK_DECODED, 1);
 		plx_count(s->page, PLX_M_TOK_STOPS, an->stopped);
-		send_ready(s, an, r, o->sample);
+		plx_tok_send_ready(s, an, r, o->sample);
 	}
 	if (an->stopped && !an->told && !o->end)
-		tell_stop(s, an, r, o->sample);
+		plx_tok_tell_stop(s, an, r, o->sample);
 	an->busy_ns += plx_clock_ns() - begin_ns;
 }
 
@@ -248,8 +253,12 @@ static void out_end(struct plx_stage_tok *s, const struct plx_out *o)
 {
 	struct plx_detok *an = plx_tok_answer(s, o->req_idx, o->sample);
 
+	if (s->links->req[o->req_idx].view.n_made) {
+		plx_tok_best_end(s, o);
+		return;
+	}
 	plx_detok_end(an);
-	send_ready(s, an, &s->links->req[o->req_idx], o->sample);
+	plx_tok_send_ready(s, an, &s->links->req[o->req_idx], o->sample);
 }
 
 static bool owner_is_there(void *links, uint64_t owner)
@@ -258,7 +267,7 @@ static bool owner_is_there(void *links, uint64_t owner)
 }
 
 /* What was done can be continued; what was not, or whose session has gone, can't. */
-static void keep(struct plx_stage_tok *s, const struct plx_req *r)
+void plx_tok_keep(struct plx_stage_tok *s, const struct plx_req *r)
 {
 	struct plx_talk_end e = {.owner = plx_tok_owner(r),
 	                         .req_id = r->req_id,
@@ -288,20 +297,25 @@ static void out_final(struct plx_stage_tok *s, const struct plx_out *o)
 	struct plx_req *r = &s->links->req[o->req_idx];
 	struct plx_result *res = &r->res;
 
+	if (r->view.n_made) {
+		if (!plx_tok_best_final(s, r))
+			plx_tok_push_final(s, r);
+		return;
+	}
 	for (uint16_t i = 0; i < r->view.m.n_samples; i++) {
 		struct plx_detok *an = plx_tok_answer(s, o->req_idx, i);
 
 		/* A deadline ends answers without a word for each: what waits belongs to them. */
 		if (res->kind == PLX_FINAL_DONE && !an->last_sent) {
 			plx_detok_end(an);
-			send_ready(s, an, r, i);
+			plx_tok_send_ready(s, an, r, i);
 		}
 		res->sample[i].n_tokens = an->n_sent;
 		res->ns[PLX_NS_DETOK] += an->busy_ns;
 		if (an->stopped)
 			res->sample[i].reason = PLX_FINISH_STOP;
 	}
-	keep(s, r);
+	plx_tok_keep(s, r);
 	plx_tok_push_final(s, r);
 }
 
@@ -323,7 +337,7 @@ static uint32_t events_for(const struct plx_stage_tok *s, const struct plx_out *
 	const struct plx_req *r = &s->links->req[o->req_idx];
 	uint32_t n = 1;
 
-	if (o->kind == PLX_OUT_ACCEPT)
+	if (o->kind == PLX_OUT_ACCEPT || r->view.n_made)
 		return n;
 	if (o->kind != PLX_OUT_FINAL)
 		return n + plx_detok_events(plx_tok_answer(s, o->req_idx, o->sample));
@@ -423,5 +437,6 @@ uint32_t plx_stage_tok_poll(void *state, uint64_t now_ns)
 	forget_gone(s, now_ns);
 	uint32_t work = run_out(s);
 
+	work += plx_tok_best_send(s, now_ns);
 	return work + plx_tok_run_in(s);
 }

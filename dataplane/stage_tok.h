@@ -15,6 +15,11 @@
  * not kept (a template writes its own end of turn). What belongs to a session that has gone is
  * forgotten within a second.
  *
+ * Of a request that wants the best of several samples nothing is sent while they are made: each is
+ * decoded as if it were, so that stop strings end it, and is held with its log-probabilities
+ * (dataplane/batch/best). When batch is done with all, those chosen go through detok once more and
+ * out, best first, one behind the other, as fast as the client acknowledges.
+ *
  * All events are made here, and records are taken only while enough events are free for the worst
  * they can lead to; otherwise they wait in their ring and batch stops filling steps.
  */
@@ -22,6 +27,7 @@
 #define PLX_DATAPLANE_STAGE_TOK_H
 
 #include "accel/model/chat.h"
+#include "dataplane/batch/best.h"
 #include "dataplane/batch/compress.h"
 #include "dataplane/batch/talk.h"
 #include "dataplane/detok.h"
@@ -75,6 +81,26 @@ struct plx_tok_out {
 	struct plx_ev **free_ev; /* [n_evs] */
 };
 
+/* A request whose best samples are being sent. */
+struct plx_tok_sending {
+	uint64_t since_ns; /* the client read last */
+	uint64_t n_acked;  /* ids, as of then */
+	uint32_t n_sent;   /* ids of the samples that are out */
+	uint16_t at;       /* of order, the one that is going out */
+	uint16_t order[PLX_SAMPLES_MAX];
+	struct plx_best_at read;
+};
+
+/* Samples held back. */
+struct plx_tok_best {
+	struct plx_best store;
+	uint64_t *made_ns;               /* [n_requests][n_samples] the device made the last id */
+	struct plx_tok_sending *sending; /* [n_requests] */
+	uint32_t n_ready;
+	uint32_t *ready;    /* [n_requests] places of requests being sent */
+	struct plx_ev sunk; /* what would have been sent */
+};
+
 struct plx_stage_tok {
 	struct plx_links *links;
 	struct plx_page *page;
@@ -86,6 +112,7 @@ struct plx_stage_tok {
 	struct plx_tok_in in;
 	struct plx_tok_out out;
 	struct plx_talk talk;
+	struct plx_tok_best best;
 };
 
 /* plx_stage_tok_bytes - what init takes from the arena. */

@@ -60,7 +60,15 @@ static void encoded(struct plx_stage_tok *s, uint32_t n_ids)
 		refuse_option(s, PLX_OPT_COMPRESS, "the ratio removes every token");
 		return;
 	}
-	for (uint16_t i = 0; i < r->view.m.n_samples; i++)
+	int e = plx_tok_best_begin(s, r);
+
+	if (e) {
+		refuse(s, e,
+		       e == PLX_E_TOO_LARGE ? "so many samples of such a length can't be held back"
+		                            : "too many samples are held back for others");
+		return;
+	}
+	for (uint16_t i = 0; i < plx_req_runs(&r->view); i++)
 		plx_detok_init(plx_tok_answer(s, r->idx, i), s->tok, r);
 	plx_talk_begin(&s->talk, r->idx);
 	s->in.sample = 0;
@@ -192,18 +200,10 @@ static void begin_messages(struct plx_stage_tok *s)
 	begin_job(s, &job);
 }
 
-/* Why the request has to end now: 0 or enum plx_cancel_cause. C1. */
-static uint8_t cancel_cause(const struct plx_stage_tok *s, const struct plx_req *r)
-{
-	if (atomic_load_explicit(&s->links->drain, memory_order_relaxed) >= 2)
-		return PLX_CANCEL_DRAIN;
-	return (uint8_t)atomic_load_explicit(&r->cancel, memory_order_relaxed);
-}
-
 static bool check_cancel(struct plx_stage_tok *s)
 {
 	struct plx_req *r = s->in.req;
-	uint8_t cause = cancel_cause(s, r);
+	uint8_t cause = plx_tok_cancelled(s, r);
 
 	if (!cause)
 		return false;
@@ -307,6 +307,7 @@ static void give_refused(struct plx_stage_tok *s)
 		plx_count(s->page, PLX_M_REQ_CANCELLED, 1);
 	s->in.work = PLX_TOK_IDLE;
 	s->in.req = NULL;
+	plx_best_end(&s->best.store, r->idx);
 	plx_tok_push_final(s, r);
 }
 

@@ -262,6 +262,9 @@ static uint64_t features(const struct plx_appliance *a)
 		f |= PLX_FEAT_EVICT;
 	if (a->cfg->lim.n_samples > 1)
 		f |= PLX_FEAT_SAMPLES;
+	if (a->cfg->lim.n_samples > 1 && a->cfg->lim.best_of_tokens > 0 &&
+	    (caps_of(a) & PLX_CAP_LOGPROBS))
+		f |= PLX_FEAT_BEST_OF;
 	if (a->cfg->lim.kept_tokens > 0)
 		f |= PLX_FEAT_CONTINUE;
 	return f;

@@ -47,7 +47,7 @@ static void try_ends(const uint8_t *p, size_t n)
 	struct plx_msg_reject r;
 	struct plx_msg_done d;
 	struct plx_msg_done_sample s[PLX_SAMPLES_MAX];
-	struct plx_msg_done_compress dc;
+	struct plx_msg_done_tail dc;
 	struct plx_msg_cancelled c;
 	uint32_t tokens[PLX_SAMPLES_MAX];
 	const char *detail;

@@ -61,6 +61,35 @@ static void test_client_tells_what_left_the_context(void **state)
 	plx_crig_close(r);
 }
 
+static void test_client_tells_the_best_of_several(void **state)
+{
+	struct plx_crig *r = plx_crig_plain();
+	struct plx_client_request q;
+	struct plx_diag d = {0};
+	uint64_t req;
+
+	(void)state;
+	plx_client_request_init(&q);
+	q.text = "abc";
+	q.text_bytes = 3;
+	q.max_new = 2;
+	q.n_samples = 2;
+	q.best_of = 5;
+	assert_int_equal(plx_client_submit(r->client, &q, &req, NULL), 0);
+	struct plx_crig_log *l = plx_crig_log_of(r, req);
+
+	assert_true(plx_crig_run(r, 2 * SECOND, plx_crig_all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->final.done.n_samples, 2);
+	assert_int_equal(l->final.done.made_samples, 5);
+	assert_int_equal(l->final.done.made_tokens, 10);
+	assert_true(l->final.done.samples[1].mean_logprob == -0.5f);
+	q.best_of = 1; /* fewer than come back */
+	assert_int_equal(plx_client_submit(r->client, &q, &req, &d), PLX_E_INVAL);
+	assert_string_equal(d.text, "best_of is 1; give n_samples or more of them, 2 to 64");
+	plx_crig_close(r);
+}
+
 static void test_client_reads_the_model_table(void **state)
 {
 	struct plx_client_config cc = plx_crig_client_cfg();
@@ -397,6 +426,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_client_streams_an_answer),
 	    cmocka_unit_test(test_client_tells_what_left_the_context),
+	    cmocka_unit_test(test_client_tells_the_best_of_several),
 	    cmocka_unit_test(test_client_reads_the_model_table),
 	    cmocka_unit_test(test_client_samples_interleave),
 	    cmocka_unit_test(test_client_keeps_within_credit),

@@ -226,9 +226,12 @@ static void test_done_and_cancelled(void **state)
 	                                   {20, PLX_FINISH_STOP, {1, 2, 3}}},
 				   s2[PLX_SAMPLES_MAX];
 	struct plx_msg_cancelled c = {.cause = PLX_CANCEL_CLIENT, .n_samples = 1}, c2;
-	struct plx_msg_done_compress dc = {.n_pruned = 5, .n_evicted = 6, .loss = 0.25f}, c3;
+	struct plx_msg_done_tail dc = {.compress = {.n_pruned = 5, .n_evicted = 6, .loss = 0.25f},
+	                               .best = {3, 90},
+	                               .mean = {-0.5f, -1.5f}},
+				 c3;
 	uint32_t tokens[1] = {33}, tokens2[PLX_SAMPLES_MAX];
-	uint8_t p[128];
+	uint8_t p[160];
 
 	(void)state;
 	assert_int_equal(plx_msg_done_encode(p, sizeof(p), &d, s, NULL), 96);
@@ -246,14 +249,26 @@ static void test_done_and_cancelled(void **state)
 	assert_int_equal(plx_msg_done_encode(p, sizeof(p), &d, s, &dc), 112);
 	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 96), PLX_E_FORMAT);
 	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 112), 0);
-	assert_memory_equal(&dc, &c3, sizeof(dc));
-	p[107] = 0x7f; /* a loss of more than all */
+	assert_memory_equal(&dc.compress, &c3.compress, sizeof(dc.compress));
+	assert_int_equal(c3.best.n_made, 0); /* not named */
+	p[107] = 0x7f;                       /* a loss of more than all */
 	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 112), PLX_E_FORMAT);
 	p[2] = 0;
 	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 96), 0);
-	assert_int_equal(c3.n_pruned, 0);
+	assert_int_equal(c3.compress.n_pruned, 0);
 	p[84] = 0; /* no reason */
 	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 96), PLX_E_FORMAT);
+	d.flags = PLX_DONE_COMPRESSED | PLX_DONE_BEST;
+	assert_int_equal(plx_msg_done_encode(p, 127, &d, s, &dc), PLX_E_LIMIT);
+	assert_int_equal(plx_msg_done_encode(p, sizeof(p), &d, s, &dc), 128);
+	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 124), PLX_E_FORMAT);
+	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 128), 0);
+	assert_memory_equal(&dc, &c3, sizeof(dc));
+	p[112] = 1; /* fewer made than sent */
+	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 128), PLX_E_FORMAT);
+	p[112] = 2;
+	p[122] = 0x80, p[123] = 0x7f; /* infinitely likely */
+	assert_int_equal(plx_msg_done_decode(&d2, s2, &c3, p, 128), PLX_E_FORMAT);
 	assert_int_equal(plx_msg_cancelled_encode(p, sizeof(p), &c, tokens), 12);
 	assert_int_equal(plx_msg_cancelled_decode(&c2, tokens2, p, 12), 0);
 	assert_int_equal(tokens2[0], 33);

@@ -389,6 +389,47 @@ static void test_req_compress_that_removes_all_is_refused(void **state)
 	}
 }
 
+static int with_best(uint16_t n_samples, uint16_t n_made, uint32_t have)
+{
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+
+	m.n_samples = n_samples;
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_best_of(&w, n_made);
+	plx_req_prompt_text(&w, "p", 1);
+	return plx_req_decode(&v, buf, (size_t)plx_req_end(&w), &lim, have, &f);
+}
+
+static void test_req_best_of_is_within_limits(void **state)
+{
+	static const uint8_t cut[3] = {2, 0, 0}, reserved[4] = {2, 0, 1, 0};
+	static const uint32_t had[1] = {5};
+	const uint16_t most = (uint16_t)lim.max_samples;
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+
+	(void)state;
+	assert_int_equal(with_best(1, most, ALL), 0);
+	assert_int_equal(v.n_made, most);
+	assert_int_equal(plx_req_runs(&v), most);
+	assert_int_equal(with_best(2, 2, ALL), 0);
+	assert_int_equal(with_best(2, 1, ALL), PLX_E_BAD_REQUEST); /* below n_samples */
+	assert_int_equal(f.option, PLX_OPT_BEST_OF);
+	assert_int_equal(with_best(1, 1, ALL), PLX_E_BAD_REQUEST);
+	assert_int_equal(with_best(1, (uint16_t)(most + 1), ALL), PLX_E_BAD_REQUEST);
+	assert_int_equal(with_best(1, 2, ALL & ~(uint32_t)PLX_FEAT_BEST_OF), PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_BEST_OF);
+	expect_option(PLX_OPT_BEST_OF, cut, sizeof(cut));
+	expect_option(PLX_OPT_BEST_OF, reserved, sizeof(reserved));
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_resume(&w, 0, had, 1);
+	plx_req_best_of(&w, 2);
+	plx_req_prompt_text(&w, "p", 1);
+	assert_int_equal(decode(plx_req_end(&w)), PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_RESUME);
+}
+
 static void test_req_options_cut_short(void **state)
 {
 	struct plx_req_writer w;
@@ -467,6 +508,7 @@ int main(void)
 	    cmocka_unit_test(test_req_compress_round_trip),
 	    cmocka_unit_test(test_req_compress_bad_targets_are_named),
 	    cmocka_unit_test(test_req_compress_that_removes_all_is_refused),
+	    cmocka_unit_test(test_req_best_of_is_within_limits),
 	    cmocka_unit_test(test_req_options_cut_short),
 	    cmocka_unit_test(test_req_needs_features_that_run),
 	    cmocka_unit_test(test_req_messages_malformed),

@@ -43,7 +43,7 @@ static void test_io_carries_a_request_and_its_answer(void **state)
 	struct plx_msg_tokens_view v;
 	struct plx_msg_done done;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
-	struct plx_msg_done_compress dc;
+	struct plx_msg_done_tail dc;
 	struct plx_msg_accept acc;
 
 	(void)state;
@@ -97,7 +97,7 @@ static void test_io_resumes_behind_what_the_client_has(void **state)
 	struct plx_msg_tokens_view v;
 	struct plx_msg_done done;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
-	struct plx_msg_done_compress dc;
+	struct plx_msg_done_tail dc;
 	struct plx_req_writer w;
 	struct plx_note note;
 	uint8_t msg[600];

@@ -295,7 +295,8 @@ static void enter(struct plx_fleet *f, uint32_t key, uint32_t dev, const struct 
 		uint32_t n = job->have ? job->have[i].n : 0;
 		bool over = job->have && job->have[i].end != PLX_SEQ_END_NONE;
 
-		f->window[plx_fleet_at(f, key, i)] = n + f->dev[dev].sched.conf.window;
+		f->window[plx_fleet_at(f, key, i)] =
+		    job->held ? UINT32_MAX : n + f->dev[dev].sched.conf.window;
 		if (f->dev[dev].sched.ent[key].job.one_id && !over)
 			e->await |= UINT64_C(1) << i;
 	}

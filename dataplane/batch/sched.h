@@ -149,6 +149,7 @@ struct plx_sched_job {
 	uint32_t weight;        /* of that share; 0 counts as 1 */
 	uint8_t priority;       /* 0..15, larger first */
 	bool ignore_eos;
+	bool held;            /* nobody reads along: its samples never wait for a window */
 	bool no_drafts;       /* nothing is drafted for it */
 	bool beyond;          /* oldest tokens may leave the context, rather than that it ends */
 	uint64_t deadline_ns; /* 0: none */

@@ -28,6 +28,8 @@ static uint32_t window_of(const struct plx_sched *s, const struct plx_sched_ent 
 
 	if (e->job.one_id)
 		return n + 1;
+	if (e->job.held)
+		return UINT32_MAX;
 	if (e->job.have && e->job.have[sample].window)
 		return e->job.have[sample].window;
 	return n + s->conf.window;

@@ -258,50 +258,91 @@ int plx_msg_tokens_decode(struct plx_msg_tokens_view *v, const uint8_t *p, size_
 
 /* ---- DONE and CANCELLED --------------------------------------------------------------------- */
 
+/* Appends to what is there; n below 0 or too little room is what comes back. */
+static int add_tail(uint8_t *p, size_t cap, int n, const void *what, size_t bytes)
+{
+	if (n < 0)
+		return n;
+	if (cap - (size_t)n < bytes)
+		return PLX_E_LIMIT;
+	if (bytes)
+		memcpy(p + n, what, bytes);
+	return n + (int)bytes;
+}
+
 int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
-                        const struct plx_msg_done_sample *s, const struct plx_msg_done_compress *c)
+                        const struct plx_msg_done_sample *s, const struct plx_msg_done_tail *t)
 {
 	if (m->n_samples > PLX_SAMPLES_MAX)
 		return PLX_E_INVAL;
 	int n = list_encode(p, cap, m, sizeof(*m), s, m->n_samples * sizeof(*s));
 
-	if (n < 0 || !(m->flags & PLX_DONE_COMPRESSED))
-		return n;
-	if (cap - (size_t)n < sizeof(*c))
-		return PLX_E_LIMIT;
-	memcpy(p + n, c, sizeof(*c));
-	return n + (int)sizeof(*c);
+	if (m->flags & PLX_DONE_COMPRESSED)
+		n = add_tail(p, cap, n, &t->compress, sizeof(t->compress));
+	if (m->flags & PLX_DONE_BEST) {
+		n = add_tail(p, cap, n, &t->best, sizeof(t->best));
+		n = add_tail(p, cap, n, t->mean, m->n_samples * sizeof(t->mean[0]));
+	}
+	return n;
 }
 
-static int done_tail_decode(struct plx_msg_done_compress *c, uint16_t flags, const uint8_t *p,
-                            size_t n_bytes)
+static size_t done_tail_bytes(const struct plx_msg_done *m)
 {
-	memset(c, 0, sizeof(*c));
-	if (n_bytes != (flags & PLX_DONE_COMPRESSED ? sizeof(*c) : 0))
+	size_t best = sizeof(struct plx_msg_done_best) + m->n_samples * sizeof(float);
+
+	return (m->flags & PLX_DONE_COMPRESSED ? sizeof(struct plx_msg_done_compress) : 0) +
+	       (m->flags & PLX_DONE_BEST ? best : 0);
+}
+
+static bool best_sane(const struct plx_msg_done *m, const struct plx_msg_done_tail *t)
+{
+	if (t->best.n_made < m->n_samples)
+		return false;
+	for (uint32_t i = 0; i < m->n_samples; i++)
+		if (!(t->mean[i] >= -1e30f && t->mean[i] <= 1e30f))
+			return false;
+	return true;
+}
+
+static int done_tail_decode(const struct plx_msg_done *m, struct plx_msg_done_tail *t,
+                            const uint8_t *p)
+{
+	const struct plx_msg_done_compress *c = &t->compress;
+
+	memset(t, 0, sizeof(*t));
+	if (m->flags & PLX_DONE_COMPRESSED) {
+		memcpy(&t->compress, p, sizeof(*c));
+		p += sizeof(*c);
+	}
+	if (m->flags & PLX_DONE_BEST) {
+		memcpy(&t->best, p, sizeof(t->best));
+		memcpy(t->mean, p + sizeof(t->best), m->n_samples * sizeof(t->mean[0]));
+	}
+	/* Written so that a NaN fails. */
+	if (!(c->loss >= 0.0f && c->loss <= 1.0f) || c->zero)
 		return PLX_E_FORMAT;
-	if (n_bytes)
-		memcpy(c, p, sizeof(*c));
-	return c->loss >= 0.0f && c->loss <= 1.0f && c->zero == 0 ? 0 : PLX_E_FORMAT;
+	return !(m->flags & PLX_DONE_BEST) || best_sane(m, t) ? 0 : PLX_E_FORMAT;
 }
 
 int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s,
-                        struct plx_msg_done_compress *c, const uint8_t *p, size_t n_bytes)
+                        struct plx_msg_done_tail *t, const uint8_t *p, size_t n_bytes)
 {
-	const uint16_t known = PLX_DONE_KIND_CHANGED | PLX_DONE_COMPRESSED;
+	const uint16_t known = PLX_DONE_KIND_CHANGED | PLX_DONE_COMPRESSED | PLX_DONE_BEST;
 
 	if (n_bytes < sizeof(*m))
 		return PLX_E_FORMAT;
 	memcpy(m, p, sizeof(*m));
 	size_t bytes = sizeof(*m) + m->n_samples * sizeof(*s);
 
-	if (m->n_samples > PLX_SAMPLES_MAX || m->flags & ~known || n_bytes < bytes)
+	if (m->n_samples > PLX_SAMPLES_MAX || m->flags & ~known ||
+	    n_bytes != bytes + done_tail_bytes(m))
 		return PLX_E_FORMAT;
 	if (m->n_samples)
 		memcpy(s, p + sizeof(*m), m->n_samples * sizeof(*s));
 	for (uint32_t i = 0; i < m->n_samples; i++)
 		if (s[i].reason < PLX_FINISH_EOS || s[i].reason > PLX_FINISH_FAULT)
 			return PLX_E_FORMAT;
-	return done_tail_decode(c, m->flags, p + bytes, n_bytes - bytes);
+	return done_tail_decode(m, t, p + bytes);
 }
 
 int plx_msg_cancelled_encode(uint8_t *p, size_t cap, const struct plx_msg_cancelled *m,

@@ -219,6 +219,7 @@ struct plx_msg_done {
 };
 #define PLX_DONE_KIND_CHANGED 1u
 #define PLX_DONE_COMPRESSED   2u /* struct plx_msg_done_compress follows the samples */
+#define PLX_DONE_BEST         4u /* struct plx_msg_done_best follows behind that, then means */
 static_assert(PLX_NS_COUNT == 8, "wire layout");
 static_assert(sizeof(struct plx_msg_done) == 80, "wire layout");
 
@@ -253,12 +254,27 @@ struct plx_msg_done_compress {
 };
 static_assert(sizeof(struct plx_msg_done_compress) == 16, "wire layout");
 
-/* c: with PLX_DONE_COMPRESSED; else unused and may be NULL. */
+/* What the samples sent were chosen from; n_samples f32 follow: the mean log-probability of each
+ * one's ids, 0 where it has none. */
+struct plx_msg_done_best {
+	uint32_t n_made;   /* samples decoded */
+	uint32_t n_tokens; /* of all of them: what the answer took */
+};
+static_assert(sizeof(struct plx_msg_done_best) == 8, "wire layout");
+
+/* What stands behind the samples, as flags say. */
+struct plx_msg_done_tail {
+	struct plx_msg_done_compress compress; /* PLX_DONE_COMPRESSED */
+	struct plx_msg_done_best best;         /* PLX_DONE_BEST */
+	float mean[PLX_SAMPLES_MAX];           /* likewise, n_samples of them */
+};
+
+/* t: of it what m->flags name; may be NULL where they name nothing. */
 int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
-                        const struct plx_msg_done_sample *s, const struct plx_msg_done_compress *c);
-/* s has room for PLX_SAMPLES_MAX; c is zero without PLX_DONE_COMPRESSED. */
+                        const struct plx_msg_done_sample *s, const struct plx_msg_done_tail *t);
+/* s has room for PLX_SAMPLES_MAX; of t is zero what flags do not name. */
 int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s,
-                        struct plx_msg_done_compress *c, const uint8_t *p, size_t n_bytes);
+                        struct plx_msg_done_tail *t, const uint8_t *p, size_t n_bytes);
 
 enum plx_cancel_cause {
 	PLX_CANCEL_CLIENT = 1,  /* a CANCEL came */

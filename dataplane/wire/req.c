@@ -347,11 +347,27 @@ static int check_keep(struct opt_walk *w)
 	return 0;
 }
 
+static int check_best_of(struct opt_walk *w, const uint8_t *p, uint32_t n)
+{
+	struct plx_req_best b;
+
+	if (n != sizeof(b))
+		return opt_fault(w, PLX_OPT_BEST_OF, "length");
+	memcpy(&b, p, sizeof(b));
+	if (w->v->m.kind != PLX_REQ_GENERATE || b.zero)
+		return opt_fault(w, PLX_OPT_BEST_OF, "nothing is generated, or a reserved field");
+	if (b.n_made < 2 || b.n_made < w->v->m.n_samples || b.n_made > w->lim->max_samples ||
+	    b.n_made > PLX_SAMPLES_MAX)
+		return opt_fault(w, PLX_OPT_BEST_OF, "below n_samples or 2, or over max_samples");
+	w->v->n_made = b.n_made;
+	return 0;
+}
+
 static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint32_t n)
 {
 	bool once = type == PLX_OPT_MESSAGES || type == PLX_OPT_CONTINUE ||
 	            type == PLX_OPT_LOGIT_BIAS || type == PLX_OPT_GRAMMAR ||
-	            type == PLX_OPT_COMPRESS;
+	            type == PLX_OPT_COMPRESS || type == PLX_OPT_BEST_OF;
 
 	if (once && w->unique[type])
 		return opt_fault(w, type, "given twice");
@@ -380,6 +396,9 @@ static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint
 	case PLX_OPT_COMPRESS:
 		w->v->features |= PLX_FEAT_PRUNE;
 		return check_compress(w, p, n);
+	case PLX_OPT_BEST_OF:
+		w->v->features |= PLX_FEAT_BEST_OF;
+		return check_best_of(w, p, n);
 	}
 	return opt_fault(w, type, "unknown");
 }
@@ -393,7 +412,8 @@ static uint32_t opt_feature(uint16_t type)
 	                                                [PLX_OPT_LOGIT_BIAS] = PLX_FEAT_LOGIT_BIAS,
 	                                                [PLX_OPT_GRAMMAR] = PLX_FEAT_GRAMMAR,
 	                                                [PLX_OPT_IMAGE] = PLX_FEAT_IMAGE,
-	                                                [PLX_OPT_COMPRESS] = PLX_FEAT_PRUNE};
+	                                                [PLX_OPT_COMPRESS] = PLX_FEAT_PRUNE,
+	                                                [PLX_OPT_BEST_OF] = PLX_FEAT_BEST_OF};
 
 	return type <= PLX_OPT_LAST ? feat[type] : 0;
 }
@@ -472,6 +492,8 @@ int plx_req_decode(struct plx_req_view *v, const uint8_t *p, size_t n_bytes,
 	err = check_keep(&w);
 	if (err)
 		return err;
+	if (v->n_made && v->n_resumed)
+		return opt_fault(&w, PLX_OPT_RESUME, "the best of several samples begins anew");
 	if (!(v->m.flags & PLX_REQ_MESSAGES) && v->m.prompt_bytes == 0 && !v->continued)
 		return BAD("the prompt is empty");
 	if ((v->m.flags & PLX_REQ_TEXT) && !plx_utf8_valid(v->prompt, v->m.prompt_bytes))

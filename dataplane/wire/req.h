@@ -82,7 +82,8 @@ enum plx_req_opt {
 	PLX_OPT_GRAMMAR = 6,    /* u32 syntax (1 GBNF, 2 JSON schema), then UTF-8 text */
 	PLX_OPT_IMAGE = 7, /* u32 format (1: RGB8), u32 width, u32 height, u32 prompt_off, pixels */
 	PLX_OPT_COMPRESS = 8, /* struct plx_req_compress, then n_keep of struct plx_req_keep */
-	PLX_OPT_LAST = 8,
+	PLX_OPT_BEST_OF = 9,  /* struct plx_req_best */
+	PLX_OPT_LAST = 9,
 };
 #define PLX_MESSAGES_MAX   1024u
 #define PLX_LOGIT_BIAS_MAX 1024u
@@ -138,6 +139,17 @@ struct plx_req_keep {
 };
 static_assert(sizeof(struct plx_req_keep) == 12, "wire layout");
 
+/*
+ * More samples are made than are wanted: n_made, from n_samples (and at least 2) up to max_samples.
+ * The n_samples of them whose ids are likeliest by the mean of their log-probabilities are sent,
+ * best first, when all have ended. Not with RESUME.
+ */
+struct plx_req_best {
+	uint16_t n_made;
+	uint16_t zero;
+};
+static_assert(sizeof(struct plx_req_best) == 4, "wire layout");
+
 /* What a decoded REQ looks like: pointers into the message, valid as long as its bytes are. */
 struct plx_req_view {
 	struct plx_msg_req m;
@@ -151,7 +163,14 @@ struct plx_req_view {
 	uint32_t features;                /* enum plx_wire_feature bits that this request needs */
 	struct plx_req_compress compress; /* by 0: the option is not there */
 	const uint8_t *keep;              /* its [n_keep] struct plx_req_keep, perhaps unaligned */
+	uint16_t n_made;                  /* samples that are made for the best; 0: no BEST_OF */
 };
+
+/* plx_req_runs - samples that are decoded: at least as many as are sent. */
+static inline uint16_t plx_req_runs(const struct plx_req_view *v)
+{
+	return v->n_made ? v->n_made : v->m.n_samples;
+}
 
 /* Why a REQ was refused; what REJECT says. */
 struct plx_req_fault {
@@ -243,6 +262,8 @@ void plx_req_bias(struct plx_req_writer *w, const struct plx_msg_top *bias, uint
 /* How much of the prompt may be removed; sets the flag COMPRESS. */
 void plx_req_prune(struct plx_req_writer *w, const struct plx_req_compress *c,
                    const struct plx_req_keep *keep);
+/* The likeliest of so many samples. */
+void plx_req_best_of(struct plx_req_writer *w, uint16_t n_made);
 /* Any option by its bytes. */
 void plx_req_opt(struct plx_req_writer *w, uint16_t type, const void *value, uint32_t bytes);
 void plx_req_prompt_text(struct plx_req_writer *w, const char *s, size_t bytes);

@@ -167,6 +167,13 @@ void plx_req_prune(struct plx_req_writer *w, const struct plx_req_compress *c,
 	w->m.flags |= PLX_REQ_COMPRESS;
 }
 
+void plx_req_best_of(struct plx_req_writer *w, uint16_t n_made)
+{
+	struct plx_req_best b = {.n_made = n_made};
+
+	plx_req_opt(w, PLX_OPT_BEST_OF, &b, sizeof(b));
+}
+
 /* The prompt ends the message: what stands before it are the options. */
 static uint8_t *prompt(struct plx_req_writer *w, size_t bytes)
 {

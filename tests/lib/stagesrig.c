@@ -25,6 +25,7 @@ static struct plx_config small_config(void)
 	c.lim = (struct plx_cfg_limits){.n_sessions = 4,
 	                                .kept_tokens = 2000,
 	                                .kept_requests = 2,
+	                                .best_of_tokens = 1500,
 	                                .n_requests = SRIG_REQS,
 	                                .request_bytes = 4096,
 	                                .prompt_tokens = 512,
@@ -127,6 +128,7 @@ static void on_tokens(struct srig_client *c, const struct plx_ev *ev)
 	assert_true(s < SRIG_SAMPLES && !c->last[s]);
 	assert_int_equal(ev->first_idx, c->n_ids[s]);
 	for (uint32_t i = 0; i < ev->n_ids; i++) {
+		c->logprob[s][c->n_ids[s]] = ev->logprob[i];
 		c->id[s][c->n_ids[s]++] = ev->id[i];
 		assert_true(ev->n_top == 0 || ev->logprob[i] < 0);
 		for (uint32_t k = 0; k < ev->n_top; k++)
@@ -217,6 +219,8 @@ static void write_body(struct plx_req *q, const struct srig_ask *a)
 		plx_req_continue(&w, a->continued, a->continued_sample);
 	if (a->n_had)
 		plx_req_resume(&w, 0, a->had, a->n_had);
+	if (a->best_of)
+		plx_req_best_of(&w, a->best_of);
 	if (a->stop)
 		plx_req_stop(&w, a->stop, strlen(a->stop));
 	if (a->flags & PLX_REQ_MESSAGES)

@@ -24,6 +24,7 @@ struct srig_client {
 	uint32_t n_accepts, n_finals;
 	uint32_t n_ids[SRIG_SAMPLES];
 	int32_t id[SRIG_SAMPLES][SRIG_NEW];
+	float logprob[SRIG_SAMPLES][SRIG_NEW];
 	uint32_t n_text[SRIG_SAMPLES];
 	char text[SRIG_SAMPLES][SRIG_TEXT];
 	bool last[SRIG_SAMPLES];
@@ -60,6 +61,7 @@ struct srig_ask {
 	uint32_t n_ids;
 	const char *stop;
 	uint16_t n_samples;
+	uint16_t best_of; /* 0: without the option */
 	uint32_t max_new;
 	uint8_t n_logprobs;
 	uint64_t seed;

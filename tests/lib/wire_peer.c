@@ -21,7 +21,7 @@
 #define FEATURES                                                                                   \
 	(PLX_FEAT_GENERATE | PLX_FEAT_TEXT | PLX_FEAT_IDS | PLX_FEAT_MESSAGES | PLX_FEAT_STOP |    \
 	 PLX_FEAT_SAMPLES | PLX_FEAT_LOGPROBS | PLX_FEAT_DETERMINISTIC | PLX_FEAT_RESUME |         \
-	 PLX_FEAT_CONTINUE)
+	 PLX_FEAT_CONTINUE | PLX_FEAT_BEST_OF)
 
 struct stream {
 	uint32_t sent;  /* packets sent at least once */
@@ -35,12 +35,13 @@ struct request {
 	uint32_t prompt_bytes;
 	uint32_t max_new;
 	uint16_t n_samples;
+	uint16_t n_made;  /* with best_of */
 	bool compress;    /* it may be: 70 tokens and the sample's number left */
 	bool ended;       /* its final answer is in the outbox, or was acknowledged */
 	uint64_t next_ns; /* of the next token */
 	uint32_t final_bytes;
 	uint8_t final_type;
-	uint8_t final[PLX_SAMPLES_MAX * 8 + 128];
+	uint8_t final[PLX_SAMPLES_MAX * 12 + 128];
 	struct stream stream[PLX_SAMPLES_MAX];
 };
 
@@ -196,6 +197,7 @@ static void end_cancelled(struct plx_peer *p, struct request *r)
 static void end_done(struct plx_peer *p, struct request *r)
 {
 	struct plx_msg_done m = {.n_samples = r->n_samples,
+	                         .flags = r->n_made ? PLX_DONE_BEST : 0,
 	                         .numeric_kind = 77,
 	                         .prompt_tokens = r->prompt_bytes,
 	                         .ns = {1, 2, 3, 4, 5, 6, 7, 8}};
@@ -206,7 +208,11 @@ static void end_done(struct plx_peer *p, struct request *r)
 		                                    .reason = PLX_FINISH_LENGTH};
 		plx_done_left_set(&s[i], r->compress ? 70u + i : 0);
 	}
-	int n = plx_msg_done_encode(r->final, sizeof(r->final), &m, s, NULL);
+	struct plx_msg_done_tail t = {.best = {r->n_made, r->n_made * r->max_new}};
+
+	for (uint16_t i = 0; i < r->n_samples; i++)
+		t.mean[i] = -0.25f * (float)(i + 1);
+	int n = plx_msg_done_encode(r->final, sizeof(r->final), &m, s, &t);
 
 	PLX_CHECK(n > 0);
 	r->final_type = PLX_T_DONE;
@@ -370,6 +376,7 @@ static void on_whole(struct plx_peer *p, uint64_t req_id, const uint8_t *msg, si
 	r->prompt_bytes = v.m.prompt_bytes;
 	r->max_new = v.m.max_new;
 	r->n_samples = v.m.n_samples;
+	r->n_made = v.n_made;
 	r->compress = (v.m.flags & PLX_REQ_COMPRESS) != 0;
 	p->counts.prompt_bytes = v.m.prompt_bytes;
 	take_resumed(p, r, &v);

@@ -287,9 +287,9 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 {
 	struct plx_msg_done m;
 	struct plx_msg_done_sample ds[PLX_SAMPLES_MAX];
-	struct plx_msg_done_compress dc;
+	struct plx_msg_done_tail t;
 
-	if (plx_msg_done_decode(&m, ds, &dc, payload, n_bytes) || m.n_samples != s->n_samples)
+	if (plx_msg_done_decode(&m, ds, &t, payload, n_bytes) || m.n_samples != s->n_samples)
 		return PLX_E_FORMAT;
 	struct plx_client_done done = {.n_samples = m.n_samples,
 	                               .kind_changed = m.flags & PLX_DONE_KIND_CHANGED,
@@ -298,16 +298,19 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 	                               .cached_tokens = m.cached_tokens,
 	                               .total_ns = now_ns - s->submit_ns,
 	                               .samples = s->result,
-	                               .pruned_tokens = dc.n_pruned,
-	                               .evicted_tokens = dc.n_evicted,
-	                               .loss = dc.loss};
+	                               .pruned_tokens = t.compress.n_pruned,
+	                               .evicted_tokens = t.compress.n_evicted,
+	                               .loss = t.compress.loss,
+	                               .made_samples = t.best.n_made,
+	                               .made_tokens = t.best.n_tokens};
 
 	memcpy(done.stage_ns, m.ns, sizeof(done.stage_ns));
 	for (uint32_t i = 0; i < m.n_samples; i++)
 		s->result[i] =
 		    (struct plx_client_sample){.n_tokens = ds[i].n_tokens,
 		                               .finish = (enum plx_client_finish)ds[i].reason,
-		                               .left_tokens = plx_done_left(&ds[i])};
+		                               .left_tokens = plx_done_left(&ds[i]),
+		                               .mean_logprob = t.mean[i]};
 	s->fin.ev = (struct plx_client_event){.type = PLX_CLIENT_EV_DONE, .done = done};
 	return 0;
 }

@@ -199,6 +199,9 @@ struct plx_client_request {
 	uint8_t keep_roles; /* bit enum plx_client_role: messages that stay whole */
 	const struct plx_client_keep *keeps; /* spans that stay */
 	uint32_t n_keeps;                    /* at most 256 */
+	/* Samples to make, of which the n_samples likeliest by the mean log-probability of their
+	 * ids come back, best first, when all are made; 0: no more than n_samples. */
+	uint16_t best_of;
 };
 
 /* plx_client_request_init - the defaults named above. */
@@ -306,6 +309,7 @@ struct plx_client_sample {
 	enum plx_client_finish finish; /* DONE only */
 	uint32_t left_tokens; /* DONE: of prompt and answer, those that its last one was made
 	                       * without; with allow_compression */
+	float mean_logprob;   /* DONE, with best_of: of its ids */
 };
 
 struct plx_client_done {
@@ -322,6 +326,8 @@ struct plx_client_done {
 	 * and whose memory was given up afterwards; the estimated loss, 0..1. */
 	uint32_t pruned_tokens, evicted_tokens;
 	float loss;
+	/* With best_of: the samples that were made, and the ids of all of them. */
+	uint32_t made_samples, made_tokens;
 };
 
 struct plx_client_reject {

@@ -51,6 +51,7 @@ static size_t message_bound(const struct plx_client_request *r)
 		n += sizeof(struct plx_req_tlv) + 12;
 	n += sizeof(struct plx_req_tlv) + sizeof(struct plx_req_compress) +
 	     r->n_keeps * sizeof(struct plx_req_keep);
+	n += r->best_of ? sizeof(struct plx_req_tlv) + sizeof(struct plx_req_best) : 0;
 	return n;
 }
 
@@ -101,18 +102,40 @@ static uint8_t how_of(const struct plx_client_request *r)
 	return (uint8_t)(how | (r->evict && r->evict_late ? PLX_COMPRESS_LATE : 0u));
 }
 
-static void write_prune(struct plx_req_writer *w, const struct plx_client_request *r)
+/* The spans as they lie in what is sent: messages, bytes or ids of it are known already. */
+static uint32_t shift_keeps(const struct plx_client_request *r, size_t known,
+                            struct plx_req_keep *out)
 {
-	static_assert(sizeof(struct plx_client_keep) == sizeof(struct plx_req_keep), "one layout");
+	uint32_t n = 0, by = (uint32_t)known;
+
+	for (uint32_t i = 0; i < r->n_keeps; i++) {
+		struct plx_client_keep k = r->keeps[i];
+		bool gone = r->messages ? k.message < by : k.end <= by;
+
+		if (gone)
+			continue;
+		if (r->messages)
+			k.message -= by;
+		else
+			k.first = k.first > by ? k.first - by : 0;
+		k.end -= r->messages ? 0 : by;
+		out[n++] = (struct plx_req_keep){k.message, k.first, k.end};
+	}
+	return n;
+}
+
+static void write_prune(struct plx_req_writer *w, const struct plx_client_request *r, size_t known)
+{
+	struct plx_req_keep keep[PLX_REQ_KEEP_MAX];
 	bool ratio = r->keep_ratio > 0;
 	struct plx_req_compress c = {.by =
 	                                 (uint8_t)(ratio ? PLX_COMPRESS_RATIO : PLX_COMPRESS_LOSS),
 	                             .keep_roles = r->keep_roles,
 	                             .how = how_of(r),
 	                             .target = ratio ? r->keep_ratio : r->max_loss,
-	                             .n_keep = r->n_keeps};
+	                             .n_keep = shift_keeps(r, known, keep)};
 
-	plx_req_prune(w, &c, (const struct plx_req_keep *)(const void *)r->keeps);
+	plx_req_prune(w, &c, keep);
 }
 
 /* The whole request, or, with more, what it adds to the one it continues. */
@@ -128,7 +151,9 @@ static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r, bo
 	for (uint32_t i = 0; i < r->n_stops; i++)
 		plx_req_stop(&w, r->stops[i], strlen(r->stops[i]));
 	if (prunes(r))
-		write_prune(&w, r);
+		write_prune(&w, r, known);
+	if (r->best_of)
+		plx_req_best_of(&w, r->best_of);
 	for (size_t i = known; i < r->n_messages; i++)
 		plx_req_message(&w, (enum plx_req_role)r->messages[i].role, r->messages[i].text,
 		                r->messages[i].n_bytes);
@@ -207,6 +232,11 @@ static int check(const struct plx_client *c, const struct plx_client_request *r,
 	if (r->n_samples < 1 || r->n_samples > PLX_CLIENT_SAMPLES_MAX)
 		return plx_diag_set(d, PLX_E_INVAL, "n_samples is %u; give 1 to %u", r->n_samples,
 		                    PLX_CLIENT_SAMPLES_MAX);
+	if (r->best_of &&
+	    (r->best_of < r->n_samples || r->best_of < 2 || r->best_of > PLX_CLIENT_SAMPLES_MAX))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "best_of is %u; give n_samples or more of them, 2 to %u",
+		                    r->best_of, PLX_CLIENT_SAMPLES_MAX);
 	if (r->priority > 15)
 		return plx_diag_set(d, PLX_E_INVAL, "priority is %u; give 0 to 15", r->priority);
 	if (!r->max_new)
@@ -234,6 +264,7 @@ static void slot_init(struct plx_client *c, struct plx_client_slot *s,
 	s->handle = ++c->last_handle;
 	s->n_samples = r->n_samples;
 	s->prio = r->priority;
+	s->no_resume = r->best_of > 0; /* all of them begin anew */
 	s->resubmit = (uint8_t)r->resubmit;
 	s->submit_ns = c->env.now_ns(c->env.ctx);
 	c->n_slots_used++;
