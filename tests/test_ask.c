@@ -10,7 +10,7 @@
 #include <cmocka.h>
 #include <getopt.h>
 
-#include "tools/ask/options.h"
+#include "tools/ask/keep.h"
 
 static struct plx_ask_options o;
 static struct plx_diag d;
@@ -115,6 +115,45 @@ static void test_ask_needs_a_key_and_one_prompt(void **state)
 	assert_true(o.help);
 }
 
+static void test_ask_keeps_texts_and_roles(void **state)
+{
+	struct plx_client_message m[2] = {{PLX_CLIENT_SYSTEM, "cat", 3},
+	                                  {PLX_CLIENT_USER, "a cat, a catcat", 15}};
+	struct plx_client_keep keep[PLX_ASK_SPANS_MAX];
+	struct plx_client_request q;
+
+	(void)state;
+	assert_int_equal(parse("--insecure", "--max-loss", "0.1", "--keep", "cat", "--keep",
+	                       "nowhere", "--keep-role", "assistant", "hi", NULL),
+	                 0);
+	assert_true(o.req.max_loss == 0.1f && o.req.allow_compression);
+	assert_int_equal(o.req.keep_roles, 1 << PLX_CLIENT_ASSISTANT);
+	q = o.req;
+	q.messages = m;
+	q.n_messages = 2;
+	plx_ask_keeps(&o, &q, keep);
+	assert_int_equal(q.n_keeps, 4);
+	assert_int_equal(keep[0].message, 0);
+	assert_int_equal(keep[0].end, 3);
+	assert_int_equal(keep[1].message, 1);
+	assert_int_equal(keep[1].first, 2);
+	assert_int_equal(keep[3].first, 12);
+	assert_int_equal(keep[3].end, 15);
+	q = o.req;
+	q.text = "a cat";
+	q.text_bytes = 5;
+	plx_ask_keeps(&o, &q, keep);
+	assert_int_equal(q.n_keeps, 1);
+	assert_int_equal(keep[0].first, 2);
+	refuses("--keep-role", "everybody", "give system, user, assistant or tool");
+	refuses("--keep", "cat", "give --keep-ratio or --max-loss");
+	assert_int_equal(parse("--insecure", "--best-of", "4", "--n", "2", "hi", NULL), 0);
+	assert_int_equal(o.req.best_of, 4);
+	refuses("--best-of", "1", "give a whole number of 2 to 64");
+	assert_int_equal(parse("--insecure", "--best-of", "2", "--n", "3", "hi", NULL),
+	                 PLX_E_INVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -122,6 +161,7 @@ int main(void)
 	    cmocka_unit_test(test_ask_options_are_taken),
 	    cmocka_unit_test(test_ask_options_are_refused_with_their_range),
 	    cmocka_unit_test(test_ask_needs_a_key_and_one_prompt),
+	    cmocka_unit_test(test_ask_keeps_texts_and_roles),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,7 +33,7 @@ $(O)/overseer: $(call obj,tests/overseer/main.c)
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
 tests: $(O)/overseer
 
-EXTRA_test_ask := tools/ask/options.c
+EXTRA_test_ask := tools/ask/options.c tools/ask/keep.c
 
 # Model files for benchmarks, and what a token of one reads: for tests/bench_cpu.sh.
 $(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c) tools/model/facts.c) $(O)/libtestlib.a $(O)/libgguf.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a

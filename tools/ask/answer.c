@@ -148,6 +148,7 @@ bool plx_ask_answer_event(struct plx_ask_answer *a, const struct plx_client_even
 		for (uint32_t i = 0; i < ev->done.n_samples; i++) {
 			a->sample[i].finish = ev->done.samples[i].finish;
 			a->sample[i].left = ev->done.samples[i].left_tokens;
+			a->sample[i].mean = ev->done.samples[i].mean_logprob;
 		}
 	}
 	if (ev->type != PLX_CLIENT_EV_TOKENS)
@@ -197,6 +198,8 @@ static json_t *json_sample(const struct plx_ask_answer *a, const struct plx_ask_
 	json_decref(probs);
 	json_decref(tops);
 	json_object_set_new(j, "finish", json_string(finish_name(s->finish)));
+	if (a->o->req.best_of)
+		json_object_set_new(j, "mean_logprob", json_real((double)s->mean));
 	if (a->o->req.allow_compression)
 		json_object_set_new(j, "left_tokens", json_integer(s->left));
 	return j;
@@ -221,6 +224,10 @@ static void print_json(const struct plx_ask_answer *a)
 		json_object_set_new(j, "pruned_tokens", json_integer(a->done.pruned_tokens));
 		json_object_set_new(j, "evicted_tokens", json_integer(a->done.evicted_tokens));
 		json_object_set_new(j, "loss", json_real((double)a->done.loss));
+	}
+	if (a->o->req.best_of) {
+		json_object_set_new(j, "made_samples", json_integer(a->done.made_samples));
+		json_object_set_new(j, "made_tokens", json_integer(a->done.made_tokens));
 	}
 	json_object_set_new(j, "numeric_kind", json_integer(a->done.numeric_kind));
 	json_object_set_new(j, "ttft_ns", json_integer((json_int_t)a->done.ttft_ns));
@@ -317,7 +324,10 @@ void plx_ask_answer_figures(const struct plx_ask_answer *a)
 	if (a->sample[0].left > 0)
 		fprintf(stderr, "context: the last token was made without %u older ones\n",
 		        a->sample[0].left);
-	if (d->pruned_tokens + d->evicted_tokens > 0)
+	if (a->o->req.best_of)
+		fprintf(stderr, "best of %u: %u tokens made in all, mean log-probability %.4f\n",
+		        d->made_samples, d->made_tokens, (double)a->sample[0].mean);
+	if (a->o->req.keep_ratio > 0 || a->o->req.max_loss > 0)
 		fprintf(stderr,
 		        "compression: %u prompt tokens removed before they were run, the memory of "
 		        "%u given up, estimated loss %.3f\n",

@@ -22,6 +22,7 @@ struct plx_ask_sample {
 	struct plx_ask_token *token;
 	size_t n_tokens, token_cap;
 	enum plx_client_finish finish;
+	float mean;    /* log-probability of its tokens, with --best-of */
 	uint32_t left; /* tokens that the last one was made without */
 };
 

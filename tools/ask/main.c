@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "tools/ask/answer.h"
+#include "tools/ask/keep.h"
 
 #define CANCEL_WAIT_NS UINT64_C(1000000000)
 #define STDIN_MAX      (16u << 20)
@@ -159,6 +160,7 @@ static int ask_once(struct plx_client *c, const struct plx_ask_options *o, const
 	    {.role = PLX_CLIENT_SYSTEM, .text = o->system},
 	    {.role = PLX_CLIENT_USER, .text = prompt, .n_bytes = strlen(prompt)}};
 	struct plx_client_request q = o->req;
+	struct plx_client_keep keep[PLX_ASK_SPANS_MAX];
 	struct plx_ask_answer *a = malloc(sizeof(*a));
 	struct plx_diag d = {0};
 	uint32_t *ids = NULL;
@@ -179,6 +181,7 @@ static int ask_once(struct plx_client *c, const struct plx_ask_options *o, const
 		q.messages = o->system ? m : m + 1;
 		q.n_messages = o->system ? 2 : 1;
 	}
+	plx_ask_keeps(o, &q, keep);
 	plx_ask_answer_init(a, o);
 	rc = d.text[0] ? complain(&d, PLX_ASK_USAGE) : run_request(c, &q, a, &req);
 	if (rc == PLX_ASK_OK || rc == PLX_ASK_CUT) {
@@ -236,6 +239,7 @@ static void print_turn(const struct plx_ask_answer *a, int rc)
 static int turn(struct plx_client *c, const struct plx_ask_options *o, struct talk *t)
 {
 	struct plx_client_request q = o->req;
+	struct plx_client_keep keep[PLX_ASK_SPANS_MAX];
 	struct plx_ask_answer *a = malloc(sizeof(*a));
 	uint32_t before = t->n - 1;
 
@@ -246,6 +250,7 @@ static int turn(struct plx_client *c, const struct plx_ask_options *o, struct ta
 	q.n_samples = 1;
 	q.continues = t->last;
 	q.n_known = t->n_known;
+	plx_ask_keeps(o, &q, keep);
 	plx_ask_answer_init(a, o);
 	uint64_t req = 0;
 	int rc = run_request(c, &q, a, &req);

@@ -37,6 +37,9 @@ enum {
 	O_KEEP_RATIO,
 	O_MAX_LOSS,
 	O_COMPRESS,
+	O_KEEP,
+	O_KEEP_ROLE,
+	O_BEST_OF,
 	O_RETRY,
 	O_QUIET,
 	O_CHAT,
@@ -73,6 +76,9 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"keep-ratio", 1, NULL, O_KEEP_RATIO},
                                         {"max-loss", 1, NULL, O_MAX_LOSS},
                                         {"compress", 1, NULL, O_COMPRESS},
+                                        {"keep", 1, NULL, O_KEEP},
+                                        {"keep-role", 1, NULL, O_KEEP_ROLE},
+                                        {"best-of", 1, NULL, O_BEST_OF},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
                                         {"chat", 0, NULL, O_CHAT},
@@ -103,6 +109,8 @@ const char *plx_ask_usage(void)
 	       "  --top-p P --top-k N --min-p P --repeat-penalty X --seed N\n"
 	       "  --stop TEXT           end before this text; may be given several times\n"
 	       "  --n N                 so many answers\n"
+	       "  --best-of N           make so many, and give the likeliest of them (the --n\n"
+	       "                        likeliest, best first, once all are made)\n"
 	       "  --logprobs N          log-probability of each token, and of N alternatives\n"
 	       "  --ignore-eos          go on after the model's end of text\n"
 	       "  --no-drafts           nothing is guessed ahead; the text is the same\n"
@@ -116,6 +124,9 @@ const char *plx_ask_usage(void)
 	       "  --compress HOW        with one of these: prompt (default), kv: leave out the\n"
 	       "                        memory of what it attends to least, when it was run;\n"
 	       "                        both, or late: kv, but only where memory is short\n"
+	       "  --keep TEXT           with one of these: the prompt's text stays wherever this\n"
+	       "                        stands in it; may be given several times\n"
+	       "  --keep-role ROLE      likewise: messages of user, assistant or tool stay whole\n"
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
@@ -194,6 +205,19 @@ static int set_compress(struct plx_client_request *r, struct plx_diag *d)
 	return 0;
 }
 
+static int set_keep_role(struct plx_client_request *r, struct plx_diag *d)
+{
+	static const char *const role[] = {"system", "user", "assistant", "tool"};
+
+	for (uint32_t i = 0; i < 4; i++)
+		if (strcmp(optarg, role[i]) == 0) {
+			r->keep_roles |= (uint8_t)(1u << i);
+			return 0;
+		}
+	return plx_diag_set(d, PLX_E_INVAL, "--keep-role %s: give system, user, assistant or tool",
+	                    optarg);
+}
+
 /* Options that set one number of the request; 1 when opt is none of them. */
 static int set_request(struct plx_client_request *r, int opt, const char *name, struct plx_diag *d)
 {
@@ -248,6 +272,12 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 		return set_float(name, &r->keep_ratio, 0.001, 1, d);
 	case O_COMPRESS:
 		return set_compress(r, d);
+	case O_KEEP_ROLE:
+		return set_keep_role(r, d);
+	case O_BEST_OF:
+		err = set_u32(name, &v, 2, PLX_CLIENT_SAMPLES_MAX, d);
+		r->best_of = (uint16_t)v;
+		return err;
 	case O_MAX_LOSS:
 		r->allow_compression = true;
 		return set_float(name, &r->max_loss, 0.001, 0.999, d);
@@ -296,6 +326,13 @@ static int set_how(struct plx_ask_options *o, int opt, const char *name, struct 
 			return plx_diag_set(d, PLX_E_INVAL, "more than %d --stop",
 			                    PLX_ASK_STOPS_MAX);
 		o->stop[o->req.n_stops++] = optarg;
+		return 0;
+	case O_KEEP:
+		if (o->n_keep == PLX_ASK_KEEPS_MAX || !*optarg)
+			return plx_diag_set(d, PLX_E_INVAL,
+			                    "--keep: an empty text, or more than %d of them",
+			                    PLX_ASK_KEEPS_MAX);
+		o->keep[o->n_keep++] = optarg;
 		return 0;
 	case O_RAW:
 		o->raw = true;
@@ -349,6 +386,17 @@ static int check(const struct plx_ask_options *o, struct plx_diag *d)
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "--chat reads its turns from standard input, one answer each; "
 		                    "leave PROMPT, --raw, --ids and --n out");
+	if ((o->n_keep || o->req.keep_roles) && !(o->req.keep_ratio > 0 || o->req.max_loss > 0))
+		return plx_diag_set(
+		    d, PLX_E_INVAL,
+		    "--keep and --keep-role say what a shorter prompt has still; give "
+		    "--keep-ratio or --max-loss");
+	if (o->ids && o->n_keep)
+		return plx_diag_set(d, PLX_E_INVAL, "--keep names text; leave --ids out");
+	if (o->req.best_of && (o->chat || o->req.best_of < o->req.n_samples))
+		return plx_diag_set(d, PLX_E_INVAL,
+		                    "--best-of %u: give at least as many as --n, and not --chat",
+		                    o->req.best_of);
 	if (o->system && (o->raw || o->ids))
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "--system needs the chat template; leave --raw and --ids out");

@@ -5,6 +5,7 @@
 #include "tools/client/client.h"
 
 #define PLX_ASK_STOPS_MAX 64
+#define PLX_ASK_KEEPS_MAX 64
 
 /* Exit codes; the usage text names them. */
 enum plx_ask_exit {
@@ -30,6 +31,8 @@ struct plx_ask_options {
 	const char *system;
 	const char *prompt; /* NULL: standard input, or a conversation on a terminal */
 	const char *stop[PLX_ASK_STOPS_MAX];
+	const char *keep[PLX_ASK_KEEPS_MAX]; /* texts that stay where they stand */
+	uint32_t n_keep;
 	uint32_t n_pings;
 	bool raw;   /* prompt as it is */
 	bool ids;   /* prompt and answer are ids */
