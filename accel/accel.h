@@ -57,6 +57,7 @@ enum plx_dev_cap {
 	PLX_CAP_EVICT = 1 << 14,   /* PLX_SEQF_OBSERVE and PLX_DELTA_KEEP */
 	PLX_CAP_SCORE = 1 << 13,   /* PLX_TOKF_SCORE: log-probabilities of given ids */
 	PLX_CAP_SPARSE = 1 << 16,  /* PLX_SEQF_SPARSE, where the limits set it up */
+	PLX_CAP_EARLY = 1 << 17,   /* PLX_SEQF_EARLY, where the limits set it up */
 };
 
 struct plx_dev_info {
@@ -111,6 +112,10 @@ struct plx_dev_limits {
 	/* Branches beside each sequence's first that the trees of drafts of one step may have
 	 * together, at most 64; 0: no trees. Each takes two KV blocks that are not in the pool. */
 	uint32_t tree_branches;
+
+	/* Layers that sequences with PLX_SEQF_EARLY run through; 0: there are none such, and as
+	 * many as the model has or more are all. */
+	uint32_t early_layers;
 };
 #define PLX_MAX_TREE_BRANCHES 64u
 
@@ -160,6 +165,13 @@ enum plx_seq_flag {
 	PLX_SEQF_OBSERVE = 1 << 1,
 	PLX_SEQF_SPARSE = 1 << 2, /* attention as the limits' sparse_* say; always or never
 	                           * in the life of a sequence and of the blocks it shares */
+	/*
+	 * Its tokens run through the limits' first early_layers layers alone, and then through the
+	 * output head as if these were all: a guess at log-probabilities for little. Of a step's
+	 * sequences all or none; always or never in the life of a sequence, whose blocks nobody
+	 * shares.
+	 */
+	PLX_SEQF_EARLY = 1 << 6,
 };
 
 /*

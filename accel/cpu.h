@@ -24,7 +24,7 @@
 #define PLX_CPU_CAPS                                                                               \
 	(PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS | PLX_CAP_WORKERS | PLX_CAP_COPY |        \
 	 PLX_CAP_SHIFT | PLX_CAP_EXPERTS | PLX_CAP_SCORE | PLX_CAP_EVICT | PLX_CAP_SPARSE |        \
-	 PLX_CAP_TREE)
+	 PLX_CAP_TREE | PLX_CAP_EARLY)
 
 #define PLX_CPU_COPY_ENTRIES 64u   /* block copies (calls) waiting at once */
 #define PLX_CPU_COPY_PAIRS   4096u /* blocks in them */

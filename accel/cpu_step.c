@@ -118,6 +118,7 @@ bool plx_cpu_step_begin(struct plx_cpu *c, struct plx_step *s)
 	}
 	if (observed != UINT32_MAX)
 		plx_fwd_observe(&c->fwd, observed);
+	c->fwd.early = s->n_seq > 0 && (plx_step_seqs(s)[0].flags & PLX_SEQF_EARLY) != 0;
 	plx_fwd_begin(&c->fwd);
 	return true;
 }

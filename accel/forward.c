@@ -302,7 +302,7 @@ static void fetch_kv(const struct plx_fwd *f, uint32_t t)
 static void fetch_short(const struct plx_fwd *f)
 {
 	const struct plx_layer *l = &f->m->layer[f->il];
-	bool last = f->il + 1 == f->m->n_layer;
+	bool last = plx_fwd_last(f);
 
 	if (f->n_tok > PLX_FWD_AHEAD_TOK)
 		return;
@@ -327,7 +327,7 @@ static void head_group_set(struct plx_fwd *f, uint32_t row0)
 /* After the last op of a layer: the next layer, or the logits; false when nothing is left. */
 static bool layer_next(struct plx_fwd *f)
 {
-	if (f->il + 1 < f->m->n_layer) {
+	if (!plx_fwd_last(f)) {
 		f->il++;
 		f->op = PLX_FWD_NORM1;
 		return true;
@@ -616,7 +616,7 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 {
 	const struct plx_fwd_layer *l = &f->layer[f->il];
 	bool ends = f->op == PLX_FWD_DOWN || f->op == PLX_FWD_EXP_DOWN || f->op == PLX_FWD_EXP_SUM;
-	bool to_head = ends && f->il + 1 == f->m->n_layer;
+	bool to_head = ends && plx_fwd_last(f);
 	const struct plx_k_mat *w[3] = {&f->head};
 	uint32_t n_seg = 1;
 

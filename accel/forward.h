@@ -198,6 +198,7 @@ struct plx_fwd {
 	struct plx_fwd_tree *tree;   /* NULL without trees of drafts */
 
 	/* the step that runs */
+	bool early; /* it ends behind lim.early_layers; set before plx_fwd_begin */
 	uint32_t n_tok;
 	uint32_t n_seq;
 	uint32_t n_row;

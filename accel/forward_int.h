@@ -33,6 +33,12 @@ void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u);
 struct plx_cut plx_fwd_evict_cut(const struct plx_fwd *f);
 void plx_fwd_evict_units(const struct plx_fwd *f, struct plx_range u);
 
+/* plx_fwd_last - whether this is the last layer of the step. */
+static inline bool plx_fwd_last(const struct plx_fwd *f)
+{
+	return f->il + 1 == f->m->n_layer || (f->early && f->il + 1 == f->lim.early_layers);
+}
+
 /* plx_fwd_observes - whether this layer is looked at. OBSERVE: unit u is KV head u % n_head_kv of
  * query u / n_head_kv. */
 bool plx_fwd_observes(const struct plx_fwd *f);

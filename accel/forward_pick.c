@@ -235,7 +235,7 @@ bool plx_fwd_attn_next(struct plx_fwd *f)
 		f->op = PLX_FWD_OBSERVE;
 	else if (stored && plx_fwd_pages_todo(f))
 		f->op = PLX_FWD_PAGES;
-	else if (f->il + 1 == f->m->n_layer && f->n_row == 0)
+	else if (plx_fwd_last(f) && f->n_row == 0)
 		return false;
 	else if (f->op != PLX_FWD_PICK && plx_fwd_pick_todo(f))
 		f->op = PLX_FWD_PICK;

@@ -333,9 +333,12 @@ static int seq_shape_check(const struct plx_step_checker *c, const struct plx_st
 {
 	if (q->n_draft > PLX_MAX_DRAFT || q->n_draft >= q->n_tok || q->n_top > PLX_MAX_TOP ||
 	    q->n_top > c->n_vocab ||
-	    (q->flags & ~(uint32_t)(PLX_SEQF_DETERMINISTIC | PLX_SEQF_OBSERVE | PLX_SEQF_SPARSE)) !=
-	        0)
+	    (q->flags & ~(uint32_t)(PLX_SEQF_DETERMINISTIC | PLX_SEQF_OBSERVE | PLX_SEQF_SPARSE |
+	                            PLX_SEQF_EARLY)) != 0)
 		return PLX_E_INVAL;
+	if ((q->flags & PLX_SEQF_EARLY) != 0 &&
+	    ((c->caps & PLX_CAP_EARLY) == 0 || c->lim.early_layers == 0))
+		return PLX_E_UNSUPPORTED;
 	if ((q->flags & PLX_SEQF_SPARSE) != 0 &&
 	    ((c->caps & PLX_CAP_SPARSE) == 0 || !plx_limits_sparse(&c->lim)))
 		return PLX_E_UNSUPPORTED;
@@ -371,6 +374,11 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 	if ((q->flags & PLX_SEQF_OBSERVE) != 0 && c->observes)
 		return PLX_E_INVAL;
 	c->observes = c->observes || (q->flags & PLX_SEQF_OBSERVE) != 0;
+	bool early = (q->flags & PLX_SEQF_EARLY) != 0;
+
+	if (q->first_tok > 0 && early != c->early)
+		return PLX_E_INVAL;
+	c->early = early;
 	if (slot->next_pos != 0 && t[0].pos[0] > slot->next_pos)
 		return PLX_E_INVAL;
 	if (last_pos >= slot->next_pos)

@@ -51,6 +51,7 @@ struct plx_step_checker {
 	uint32_t serial;
 	uint32_t n_undo;
 	bool keeps, observes;         /* the step that is checked does already */
+	bool early;                   /* its sequences so far have PLX_SEQF_EARLY */
 	uint32_t n_branch;            /* of its trees, so far */
 	struct plx_slot_shadow *slot; /* [n_slots] */
 	struct plx_step_undo *undo;   /* [max_deltas + max_step_seqs] */

@@ -47,6 +47,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .sparse_mass = m->sparse_mass,
 	    .sparse_chunks = m->sparse_chunks,
 	    .sparse_from = m->sparse_from,
+	    .early_layers = m->score_layers,
 	};
 }
 
@@ -58,6 +59,7 @@ struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint3
 
 	l.n_host_blocks = 0;
 	l.sparse_mass = l.sparse_chunks = 0;
+	l.early_layers = 0;
 	for (uint32_t i = 0; i < cfg->n_devs; i++)
 		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
 			l.n_blocks = cfg->dev[i].n_kv_blocks;

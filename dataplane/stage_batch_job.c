@@ -120,5 +120,8 @@ struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const 
 	job.held = false;
 	job.beyond = job.evict = false;
 	job.score = r->score;
+	job.flags &= ~(uint32_t)PLX_SEQF_SPARSE;
+	if ((s->model.caps & PLX_CAP_EARLY) && s->links->cfg->lim.score_layers > 0)
+		job.flags |= PLX_SEQF_EARLY;
 	return job;
 }

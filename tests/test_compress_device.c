@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "accel/model/layers.h"
 #include "dataplane/batch/preempt.h"
 #include "tests/lib/devkit.h"
 
@@ -28,6 +29,9 @@ static bool ended[3];
 static int32_t ids[600], said[N_GEN];
 static float logprob[N_GEN], score[2][600];
 static uint32_t n_said;
+static uint32_t early_layers;   /* of the next device */
+static const char *skip_layers; /* of its model; NULL: none */
+static struct plx_model *whole; /* what a model without layers is of */
 
 static void on_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index, int32_t id, float lp,
                      const struct plx_top *top, uint32_t n_top, enum plx_seq_end end,
@@ -62,6 +66,21 @@ static void on_copy(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
 	assert_int_equal(plx_queue_copy_blocks(kit.q, kit.q, pairs, n), 0);
 }
 
+static void open_device(const struct plx_dev_limits *lim)
+{
+	const char *path = "tests/golden/tiny/llama3.gguf";
+	struct plx_model *part;
+
+	whole = NULL;
+	if (skip_layers) {
+		assert_int_equal(plx_model_open(path, &whole, NULL), 0);
+		assert_int_equal(plx_model_without(whole, skip_layers, &part, NULL), 0);
+		devkit_open_model(&kit, part, "auto", lim);
+	} else {
+		devkit_open(&kit, path, "auto", lim);
+	}
+}
+
 static void open_all(uint32_t step_tokens, uint32_t n_blocks)
 {
 	struct plx_dev_limits lim = devkit_limits();
@@ -91,7 +110,8 @@ static void open_all(uint32_t step_tokens, uint32_t n_blocks)
 	lim.max_step_seqs = 3;
 	lim.steps_in_flight = 2;
 	lim.n_threads = 1;
-	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
+	lim.early_layers = early_layers;
+	open_device(&lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
 	plx_sched_set_copy(&sched, NULL, on_copy);
@@ -103,6 +123,7 @@ static void close_all(uint32_t n_blocks)
 	plx_sched_check(&sched);
 	assert_int_equal(plx_kv_room(&sched.kv), n_blocks);
 	devkit_close(&kit);
+	plx_model_close(whole);
 	plx_arena_close(&arena);
 }
 
@@ -138,6 +159,7 @@ static void add(uint32_t key, uint32_t n_ids, float *to)
 	j.sampler =
 	    (struct plx_sampler){.temperature = 1.5f, .top_p = 1, .repeat_penalty = 1, .seed = 9};
 	j.ignore_eos = true;
+	j.flags = to && early_layers ? (uint32_t)PLX_SEQF_EARLY : 0u;
 	assert_int_equal(plx_sched_add(&sched, key, &j, 1, &out), 0);
 }
 
@@ -196,6 +218,41 @@ static void test_compress_device_scores_in_windows(void **state)
 	assert_int_equal(final[2].kind, PLX_SCHED_SCORED);
 	assert_memory_equal(&score[0][257], &score[1][1], 255 * sizeof(score[0][0]));
 	close_all(16);
+}
+
+/* Scores of the first layers alone are those of a model that has no others, whatever answers
+ * meanwhile; and that answer is what it is without. */
+static void test_compress_device_scores_of_the_first_layers(void **state)
+{
+	static const uint32_t step_tokens[] = {64, 7, 33};
+
+	(void)state;
+	generate();
+	skip_layers = "1";
+	open_all(64, 40);
+	add(1, FIRST + N_GEN, score[0]);
+	run_all(false);
+	close_all(40);
+	skip_layers = NULL;
+	early_layers = 1;
+	for (uint32_t i = 0; i < 3; i++) {
+		memset(score[1], 0, sizeof(score[1]));
+		n_said = 0;
+		open_all(step_tokens[i], i == 2 ? 12 : 40);
+		add(0, FIRST, NULL);
+		add(1, FIRST + N_GEN, score[1]);
+		add(2, FIRST + N_GEN, score[1]);
+		run_all(i == 2);
+		assert_int_equal(final[1].kind, PLX_SCHED_SCORED);
+		assert_int_equal(final[2].kind, PLX_SCHED_SCORED);
+		assert_memory_equal(&score[1][1], &score[0][1],
+		                    (FIRST + N_GEN - 1) * sizeof(float));
+		assert_int_equal(n_said, N_GEN);
+		assert_memory_equal(said, &ids[FIRST], sizeof(said));
+		close_all(i == 2 ? 12 : 40);
+	}
+	assert_memory_not_equal(&score[1][FIRST], logprob, sizeof(logprob));
+	early_layers = 0;
 }
 
 /* Nothing that was scored can be found by others, and a cancel frees it. */
@@ -329,6 +386,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_compress_device_scores_are_what_sampling_said),
 	    cmocka_unit_test(test_compress_device_scores_in_windows),
+	    cmocka_unit_test(test_compress_device_scores_of_the_first_layers),
 	    cmocka_unit_test(test_compress_device_scoring_leaves_nothing),
 	    cmocka_unit_test(test_compress_device_same_ids_when_thinned_out),
 	    cmocka_unit_test(test_compress_device_late_only_under_pressure),

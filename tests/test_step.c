@@ -152,6 +152,25 @@ static uint32_t *id_field(uint32_t i)
 	return (uint32_t *)(void *)&tok(i)->id;
 }
 
+/* Few layers: all of a step's sequences or none. */
+static void test_step_ends_early_for_all(void **state)
+{
+	uint32_t caps = check.caps;
+
+	(void)state;
+	check.caps |= PLX_CAP_EARLY;
+	check.lim.early_layers = 1;
+	assert_int_equal(spoiled(&seq(0)->flags, PLX_SEQF_EARLY), PLX_E_INVAL);
+	assert_int_equal(spoiled(&seq(1)->flags, PLX_SEQF_EARLY), PLX_E_INVAL);
+	good();
+	for (uint32_t i = 0; i < rec->n_seq; i++)
+		seq(i)->flags = PLX_SEQF_EARLY;
+	assert_int_equal(plx_step_accept(&check, rec), 0);
+	plx_step_checker_reset(&check);
+	check.caps = caps;
+	check.lim.early_layers = 0;
+}
+
 static void test_step_bad_is_refused(void **state)
 {
 	const struct spoil list[] = {
@@ -197,6 +216,7 @@ static void test_step_bad_is_refused(void **state)
 	    {"observe", &seq(0)->flags, PLX_SEQF_OBSERVE, PLX_E_UNSUPPORTED},
 	    {"keep", &delta(1)->kind, PLX_DELTA_KEEP, PLX_E_UNSUPPORTED},
 	    {"sparse attention", &seq(0)->flags, PLX_SEQF_SPARSE, PLX_E_UNSUPPORTED},
+	    {"few layers", &seq(0)->flags, PLX_SEQF_EARLY, PLX_E_UNSUPPORTED},
 	    {"adapter", &seq(0)->adapter, 1, PLX_E_UNSUPPORTED},
 	    {"mask", &seq(0)->mask_off, 88, PLX_E_UNSUPPORTED},
 	    {"id", id_field(0), 100, PLX_E_INVAL},
@@ -377,6 +397,7 @@ int main(void)
 	    cmocka_unit_test(test_step_good_is_accepted),
 	    cmocka_unit_test(test_step_shift_moves_the_next_position),
 	    cmocka_unit_test(test_step_bad_shift_is_refused),
+	    cmocka_unit_test(test_step_ends_early_for_all),
 	    cmocka_unit_test(test_step_bad_is_refused),
 	    cmocka_unit_test(test_step_scores_are_checked),
 	    cmocka_unit_test(test_step_samplers_are_checked),

@@ -173,7 +173,8 @@ struct plx_sched_job {
 	 * logarithm of how likely ids[i] is behind those before it in its window (windows of
 	 * PLX_SCHED_SCORE_SPAN, one behind the other, so that it takes no more memory than one);
 	 * [0] is not written. It shares no blocks, samples nothing and ends as PLX_SCHED_SCORED.
-	 * One sample; the device must have PLX_CAP_SCORE. Must stay as ids must.
+	 * One sample; the device must have PLX_CAP_SCORE. With PLX_SEQF_EARLY in flags it runs in
+	 * steps of its own kind, which take turns with the others. Must stay as ids must.
 	 */
 	float *score;
 	/*
@@ -295,6 +296,7 @@ struct plx_sched_sent {
 	struct plx_cost_work work;
 	double expect_ns;
 	bool known; /* the cost model had seen enough to say so */
+	bool early; /* it runs few layers: the cost model learns nothing of it */
 };
 
 /* The sequences that run, as of the last fill or result. */
@@ -381,6 +383,7 @@ struct plx_sched {
 	uint32_t n_free_slots;
 	uint32_t first_decode; /* index in run at which the next step's decodes begin */
 	bool had_prompt;       /* the last step ran prompt tokens */
+	bool had_early;        /* the last step ran sequences with PLX_SEQF_EARLY */
 	uint32_t n_steps_out;  /* steps in flight */
 	uint32_t promised;     /* sink records that steps in flight can still bring */
 	uint64_t next_step_id;

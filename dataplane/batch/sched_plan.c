@@ -325,7 +325,7 @@ void plx_sched_step_came(struct plx_sched *s, const struct plx_step *st, bool ok
 
 	s->pace.out_ns = fmax(s->pace.out_ns - t->expect_ns, 0);
 	s->pace.out_since = now_ns;
-	if (!ok || st->end_ns <= st->start_ns)
+	if (!ok || st->end_ns <= st->start_ns || t->early)
 		return;
 	judge_step(s, t, st->end_ns - st->start_ns);
 	plx_cost_update(&s->cost, &t->work, st->end_ns - st->start_ns);

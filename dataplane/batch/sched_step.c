@@ -9,6 +9,7 @@ struct filling {
 	struct plx_cost_work work;
 	uint32_t room; /* sink records that are left */
 	bool tight;    /* a sequence did not fit */
+	bool early;    /* a step of sequences with PLX_SEQF_EARLY */
 };
 
 /* A step observes one sequence and thins out one: another waits for the next. */
@@ -133,6 +134,21 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 	return true;
 }
 
+static bool is_early(const struct plx_sched_ent *e)
+{
+	return (e->job.flags & PLX_SEQF_EARLY) != 0;
+}
+
+/* Whether anything waits for a step that ends early: such steps hold nothing else. */
+static bool early_waits(const struct plx_sched *s)
+{
+	uint32_t k = plx_order_first(&s->prefill);
+
+	while (k != PLX_QUEUE_NONE && !is_early(&s->ent[k]))
+		k = plx_order_next(&s->prefill, k);
+	return k != PLX_QUEUE_NONE;
+}
+
 /* Prompt tokens in the order of the policy, as many as the step may take. */
 static void give_prompts(struct plx_sched *s, struct filling *w, double aim_ns)
 {
@@ -144,6 +160,8 @@ static void give_prompts(struct plx_sched *s, struct filling *w, double aim_ns)
 		bool full = false;
 
 		next = plx_order_next(&s->prefill, k);
+		if (is_early(e) != w->early)
+			continue;
 		for (uint32_t i = 0; i < e->job.n_samples && !full; i++) {
 			uint32_t slot = e->slot[i];
 
@@ -210,13 +228,28 @@ static bool prompts_turn(const struct plx_sched *s)
 	return s->conf.step_seqs == 1 && !s->had_prompt && plx_order_count(&s->prefill) > 0;
 }
 
+static void fill_early(struct plx_sched *s, struct filling *w, uint64_t now_ns)
+{
+	w->early = true;
+	give_prompts(s, w, plx_sched_aim_ns(s, &w->work, s->view.itl_ns / 2, now_ns));
+	w->early = w->f.step->n_tok > 0;
+}
+
+/* Steps that end early and all others take turns. */
 static void fill_step(struct plx_sched *s, struct filling *w, uint64_t now_ns)
 {
-	if (prompts_turn(s))
+	bool early = early_waits(s);
+
+	if (early && !s->had_early)
+		fill_early(s, w, now_ns);
+	if (w->f.step->n_tok == 0 && prompts_turn(s))
 		give_prompts(s, w, plx_sched_aim_ns(s, &w->work, s->view.itl_ns / 2, now_ns));
 	if (w->work.prefill == 0)
 		decodes_first(s, w, now_ns);
-	s->had_prompt = w->work.prefill > 0;
+	if (early && s->had_early && w->f.step->n_tok == 0)
+		fill_early(s, w, now_ns);
+	s->had_prompt = w->work.prefill > 0 && !w->early;
+	s->had_early = w->early;
 }
 
 uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t room, uint64_t now_ns)
@@ -248,6 +281,7 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	s->stats.steps++;
 	plx_tier_step_sent(&s->tier, step->id, s->n_steps_out > 1);
 	plx_sched_step_sent(s, step->id, &w.work, now_ns);
+	s->sent[step->id % PLX_SCHED_MAX_STEPS].early = w.early;
 	plx_sched_draft_sent(s, step->id, &w.work);
 	return step->n_tok;
 }

@@ -110,6 +110,7 @@ struct plx_cfg_limits {
 	uint32_t n_mbufs;            /* packet buffers of one port */
 	uint32_t draft_tokens;   /* ids of a sequence that drafts are looked up in; 0: no drafts */
 	uint32_t kept_tokens;    /* ids of finished requests, kept to be continued; 0: none */
+	uint32_t score_layers;   /* that score a prompt before it is pruned; 0: all */
 	uint32_t best_of_tokens; /* ids held back until the best samples are known; 0: none */
 	uint32_t kept_requests;  /* finished requests of one session that are kept */
 	uint32_t trace_events;   /* of each stage's ring of events; 0: none */
