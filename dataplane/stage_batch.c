@@ -82,6 +82,7 @@ static int draft_init(struct plx_stage_batch *s, struct plx_arena *a, struct plx
 
 	if (!s->has_draft)
 		return 0;
+	c.n_top = s->fleet.dev[0].sched.conf.tree_branches > 0 ? PLX_DMODEL_TOP : 0;
 	if (!(s->model.caps & PLX_CAP_DRAFT))
 		return plx_diag_set(d, PLX_E_UNSUPPORTED,
 		                    "the device can't verify drafts (DRAFT), and another drafts");

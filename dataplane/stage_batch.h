@@ -15,7 +15,7 @@
 
 #define PLX_BATCH_MAX_STEPS    16
 #define PLX_BATCH_FLEET_COUNTS 7
-#define PLX_BATCH_COUNTS       37
+#define PLX_BATCH_COUNTS       40
 
 /* What the stage needs to know of model and device. */
 struct plx_batch_model {

@@ -27,6 +27,18 @@ static uint32_t step_seqs(const struct plx_config *cfg)
 	return cfg->lim.step_seqs < cfg->lim.n_slots ? cfg->lim.step_seqs : cfg->lim.n_slots;
 }
 
+/* Branches of drafts' trees that the device is to have room for: sparse attention has none. */
+static uint32_t branches(const struct plx_config *cfg)
+{
+	bool drafts = cfg->lim.draft_tokens > 0 || cfg->lim.draft_ahead > 0;
+
+	for (uint32_t i = 0; i < cfg->n_devs; i++)
+		drafts = drafts || cfg->dev[i].role == PLX_CFG_DRAFT;
+	if (!drafts || cfg->lim.sparse_mass > 0 || cfg->lim.sparse_chunks > 0)
+		return 0;
+	return cfg->lim.draft_branches;
+}
+
 struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_t n_ctx,
                                            uint32_t n_threads)
 {
@@ -48,6 +60,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .sparse_chunks = m->sparse_chunks,
 	    .sparse_from = m->sparse_from,
 	    .early_layers = m->score_layers,
+	    .tree_branches = branches(cfg),
 	};
 }
 
@@ -58,8 +71,7 @@ struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint3
 	    plx_batch_dev_limits(cfg, n_ctx < draft_ctx ? n_ctx : draft_ctx, n_threads);
 
 	l.n_host_blocks = 0;
-	l.sparse_mass = l.sparse_chunks = 0;
-	l.early_layers = 0;
+	l.sparse_mass = l.sparse_chunks = l.tree_branches = l.early_layers = 0;
 	for (uint32_t i = 0; i < cfg->n_devs; i++)
 		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
 			l.n_blocks = cfg->dev[i].n_kv_blocks;
@@ -111,6 +123,8 @@ struct plx_sched_conf plx_batch_sched_conf(const struct plx_config *cfg,
 	    .wait_ns = cfg->tmr.batch_wait_us * PLX_NS_PER_US,
 	    .prefix_cache = model->prefix_cache,
 	    .draft_ids = model->caps & PLX_CAP_DRAFT ? draft_ids(cfg, model->n_ctx) : 0,
+	    .tree_branches = model->caps & PLX_CAP_TREE ? branches(cfg) : 0,
+	    .ahead_ids = model->caps & PLX_CAP_DRAFT ? m->draft_ahead : 0,
 	    .secret = model->secret,
 	    .n_eog = model->n_eog,
 	};

@@ -109,6 +109,9 @@ static const struct {
     COUNT(DRAFT_LAYERS, draft.drafted[PLX_DRAFT_LAYERS]),
     COUNT(DRAFT_LAYERS_OK, draft.accepted[PLX_DRAFT_LAYERS]),
     COUNT(DRAFT_PROBES, draft.probes),
+    COUNT(DRAFT_AHEAD, draft.drafted[PLX_DRAFT_AHEAD]),
+    COUNT(DRAFT_AHEAD_OK, draft.accepted[PLX_DRAFT_AHEAD]),
+    COUNT(DRAFT_BRANCHES, draft.branches),
 };
 
 static const struct {

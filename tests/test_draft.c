@@ -13,8 +13,10 @@
 /* ---- lengths ---- */
 
 static const float sure[PLX_MAX_DRAFT] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-static const float half[PLX_MAX_DRAFT] = {0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f,
-                                          0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f};
+/* Each half sure, those before it being right. */
+static const float half[PLX_MAX_DRAFT] = {0x1p-1f,  0x1p-2f,  0x1p-3f,  0x1p-4f,  0x1p-5f,
+                                          0x1p-6f,  0x1p-7f,  0x1p-8f,  0x1p-9f,  0x1p-10f,
+                                          0x1p-11f, 0x1p-12f, 0x1p-13f, 0x1p-14f, 0x1p-15f};
 
 static double lengths(struct plx_draft_share *s, uint32_t n, const struct plx_draft_step *step)
 {
@@ -49,12 +51,12 @@ static double best_of_all(const float *p, const float *q, double tok_ns, double 
 
 	for (uint32_t i = 0; i <= 15; i++)
 		for (uint32_t k = 0; k <= 15; k++) {
-			double ids = 2, c = 1, d = 1;
+			double ids = 2;
 
 			for (uint32_t t = 0; t < i; t++)
-				ids += c *= (double)p[t];
+				ids += (double)p[t];
 			for (uint32_t t = 0; t < k; t++)
-				ids += d *= (double)q[t];
+				ids += (double)q[t];
 			double rate = ids / 2 / ((plain_ns + (i + k) * tok_ns) / plain_ns);
 
 			best = rate > best ? rate : best;
@@ -70,8 +72,8 @@ static void test_draft_lengths_are_the_best(void **state)
 		double tok = 5 + round * 3;
 
 		for (uint32_t i = 0; i < 15; i++) {
-			p[i] = (float)((round * 7 + i * 3) % 11) / 10;
-			q[i] = (float)((round * 5 + i * i) % 13) / 12;
+			p[i] = (float)((round * 7 + i * 3) % 11) / 10 * (i ? p[i - 1] : 1);
+			q[i] = (float)((round * 5 + i * i) % 13) / 12 * (i ? q[i - 1] : 1);
 		}
 		struct plx_draft_share s[2] = {{.p = p, .most = 15, .tok_ns = tok},
 		                               {.p = q, .most = 15, .tok_ns = tok}};
@@ -143,28 +145,34 @@ static void test_lookup_says_what_came_behind(void **state)
 	/* "5 6 7 8 9 ... 5 6 7": 8 9 1 2, then what was just said. */
 	static const int32_t ids[12] = {5, 6, 7, 8, 9, 1, 2, 5, 6, 7};
 	static const int32_t want[8] = {8, 9, 1, 2, 5, 6, 7, 8};
-	struct plx_draft d;
+	struct plx_draft d = {0};
 
 	(void)state;
 	assert_int_equal(by.learn(by.ctx, 1, ids, 10, 10, 4), 4);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	assert_int_equal(d.n, 0); /* it has not seen all */
 	assert_int_equal(by.learn(by.ctx, 1, ids, 10, 10, 100), 6);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	assert_int_equal(d.n, 8);
 	assert_memory_equal(d.id, want, sizeof(want));
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids, 10, 8, 0.99, &d);
 	assert_int_equal(d.n, 0); /* no chance is that good */
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids, 10, 8, 0, &d);
 	/* The longer what matches already, the surer. */
 	assert_true(d.p[0] > 0.3f && d.p[0] < d.p[7] && d.p[7] < 1);
 	/* The other slot knows nothing of it. */
 	by.learn(by.ctx, 0, ids + 7, 3, 3, 100);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 0, ids + 7, 3, 8, 0, &d);
 	assert_int_equal(d.n, 0);
 	/* A new sequence in the slot. */
 	by.begin(by.ctx, 1);
 	by.learn(by.ctx, 1, ids + 7, 3, 3, 100);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids + 7, 3, 8, 0, &d);
 	assert_int_equal(d.n, 0);
 }
@@ -173,7 +181,7 @@ static void test_lookup_says_what_came_behind(void **state)
 static void test_lookup_learns_that_it_is_wrong(void **state)
 {
 	int32_t ids[IDS];
-	struct plx_draft d;
+	struct plx_draft d = {0};
 	float first = 0;
 
 	(void)state;
@@ -181,20 +189,24 @@ static void test_lookup_learns_that_it_is_wrong(void **state)
 		ids[i] = (int32_t)(i % 2 ? 100 + i : 1);
 	for (uint32_t n = 1; n <= IDS; n++) {
 		by.learn(by.ctx, 0, ids, n, 1, 10);
+		plx_draft_begin(&d, false);
 		by.propose(by.ctx, 0, ids, n, 1, 0, &d);
 		if (n == 3)
 			first = d.p[0];
 	}
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 0, ids, IDS - 1, 1, 0, &d);
 	assert_int_equal(d.n, 0); /* asked about less than it has seen */
 	ids[0] = 1;
 	by.begin(by.ctx, 1);
 	by.learn(by.ctx, 1, ids, IDS - 1, IDS - 1, IDS); /* in a prompt: nothing is judged */
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 1, ids, IDS - 1, 1, 0, &d);
 	assert_true(d.n == 1 && first > 0.1f);
 	assert_true(d.p[0] < first); /* all sequences together know it too */
 	by.begin(by.ctx, 0);
 	by.learn(by.ctx, 0, ids, IDS - 1, 1, IDS);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 0, ids, IDS - 1, 1, 0, &d);
 	assert_true(d.n == 1 && d.p[0] < 0.05f);
 }
@@ -202,12 +214,13 @@ static void test_lookup_learns_that_it_is_wrong(void **state)
 static void test_lookup_learns_that_it_is_right(void **state)
 {
 	int32_t ids[IDS];
-	struct plx_draft d;
+	struct plx_draft d = {0};
 
 	(void)state;
 	for (uint32_t i = 0; i < IDS; i++)
 		ids[i] = (int32_t)(i % 10);
 	by.learn(by.ctx, 0, ids, IDS, 1, IDS);
+	plx_draft_begin(&d, false);
 	by.propose(by.ctx, 0, ids, IDS, 15, 0, &d);
 	assert_int_equal(d.n, 15);
 	for (uint32_t i = 0; i < 15; i++) {

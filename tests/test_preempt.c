@@ -458,7 +458,8 @@ static void random_world(uint64_t seed, uint32_t n_ops)
 	h.n_host = h.cache && rnd(3) ? 1 + rnd(30) : 0;
 
 	rig_open(&g, &h);
-	drafts = (struct guess){.wrong = 1 + rnd(8), .most = PLX_MAX_DRAFT, .p = 0.8f};
+	drafts =
+	    (struct guess){.wrong = 1 + rnd(8), .most = PLX_MAX_DRAFT, .forks = rnd(4), .p = 0.8f};
 	if (rnd(2))
 		guess_open(&drafts, &g);
 	g.s.conf.window = 1 + rnd(100);
@@ -477,7 +478,7 @@ static void random_world(uint64_t seed, uint32_t n_ops)
 static void test_preempt_million_random_operations(void **state)
 {
 	uint64_t tokens = 0, done = 0, preempted = 0, recomputed = 0, out = 0, back = 0, cow = 0;
-	uint64_t shifts = 0, drafted = 0, accepted = 0;
+	uint64_t shifts = 0, drafted = 0, accepted = 0, branches = 0;
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= 40; seed++) {
@@ -492,6 +493,7 @@ static void test_preempt_million_random_operations(void **state)
 		shifts += g.s.stats.shifts;
 		drafted += g.s.draft.drafted[0];
 		accepted += g.s.draft.accepted[0];
+		branches += g.s.draft.branches;
 		rig_close(&g);
 	}
 
@@ -499,6 +501,7 @@ static void test_preempt_million_random_operations(void **state)
 	assert_true(tokens > 100000 && done > 5000);
 	assert_true(preempted > 3000 && recomputed > 80000);
 	assert_true(drafted > 20000 && accepted > 5000 && accepted < drafted);
+	assert_true(branches > 3000);
 	assert_true(out > 500 && back > 40 && cow > 100);
 	assert_true(shifts > 2000);
 }

@@ -111,6 +111,7 @@ static void on_copy(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
 
 /* Drafts what was said without drafts, but for one id in one_in. */
 static uint32_t one_in, n_guess; /* one_in 0: no drafts */
+static bool trees;
 
 static void guess_begin(void *ctx, uint32_t slot)
 {
@@ -129,13 +130,21 @@ static void guess_propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t
 {
 	const struct plx_seq *q = &sched.seq[slot];
 
-	(void)ctx, (void)ids, (void)n, (void)least;
-	out->n = 0;
-	for (uint32_t i = q->n_out; i < N_NEW && out->n < most; i++) {
-		int32_t id = want[q->ent].id[q->sample][i];
+	int32_t up = -1;
 
-		out->p[out->n] = 0.9f;
-		out->id[out->n++] = n_guess++ % one_in == one_in - 1 ? (id + 1) % 64 : id;
+	(void)ctx, (void)ids, (void)n, (void)least;
+	for (uint32_t i = q->n_out, k = 0; i < N_NEW && k < most && up < 15; i++, k++) {
+		int32_t id = want[q->ent].id[q->sample][i];
+		bool wrong = n_guess++ % one_in == one_in - 1;
+		int32_t at = plx_draft_add(out, up, wrong ? (id + 1) % 64 : id, 0.9f);
+
+		/* Where it is wrong the right one stands in a branch, from which it goes on. */
+		if (out->tree && (wrong || k % 4 == 0)) {
+			int32_t to = plx_draft_add(out, up, wrong ? id : (id + 2) % 64, 0.09f);
+
+			at = wrong ? to : at;
+		}
+		up = at;
 	}
 }
 
@@ -178,8 +187,10 @@ static void shape_open(const struct shape *h)
 	                           .steps_in_flight = h->steps,
 	                           .window = 1000,
 	                           .pause_ns = UINT64_MAX,
+	                           .tree_branches = trees ? 5 : 0,
 	                           .prefix_cache = h->cache};
 
+	lim.tree_branches = c.tree_branches;
 	lim.n_slots = h->n_slots;
 	lim.n_blocks = pool_of(h);
 	lim.n_host_blocks = h->n_host;
@@ -403,21 +414,31 @@ static void test_sched_device_same_bits_with_drafts(void **state)
 	    {9, 64, 9, 2, 1, true, true, 24, 8, 0, 80},
 	};
 	static const uint32_t wrong[] = {1000, 3, 4, 1, 5, 6, 7};
+	uint64_t accepted = 0, branches = 0;
 
 	kv_type = *(uint32_t *)*state;
 	make_prompts();
-	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+	for (uint32_t i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); i++) {
+		const struct shape *h = &shapes[i / 2];
+
 		one_in = 0;
-		run_shape(&alone[shapes[i].ctx != 0]);
-		memcpy(want, got, sizeof(want));
-		one_in = wrong[i];
-		run_shape(&shapes[i]);
+		trees = i % 2;
+		if (!trees)
+			run_shape(&alone[h->ctx != 0]);
+		if (!trees)
+			memcpy(want, got, sizeof(want));
+		one_in = wrong[i / 2];
+		run_shape(h);
 		compare();
-		assert_true(sched.draft.drafted[0] > 20);
-		assert_true(one_in == 1 || sched.draft.accepted[0] > 10);
-		assert_true(one_in > 1 || sched.draft.accepted[0] == 0);
+		assert_true(trees || sched.draft.drafted[0] > 20);
+		assert_true(trees || one_in == 1 || sched.draft.accepted[0] > 10);
+		assert_true(trees || one_in > 1 || sched.draft.accepted[0] == 0);
+		accepted += trees ? sched.draft.accepted[0] : 0;
+		branches += sched.draft.branches;
 	}
 	one_in = 0;
+	trees = false;
+	assert_true(accepted > 400 && branches > 100);
 }
 
 int main(void)

@@ -16,10 +16,10 @@ static struct sum lengths_at(struct plx_draft_share *share, uint32_t n_share, do
 
 	for (uint32_t i = 0; i < n_share; i++) {
 		struct plx_draft_share *s = &share[i];
-		double p = 1;
 
 		for (s->n = 0; s->n < s->most; s->n++) {
-			p *= (double)s->p[s->n];
+			double p = (double)s->p[s->n];
+
 			if (p < PLX_DRAFT_FAINT || p <= rate * s->tok_ns)
 				break;
 			sum.ids += p;
@@ -52,7 +52,6 @@ static struct sum cut(struct plx_draft_share *share, uint32_t n_share,
 	for (uint32_t i = 0; i < n_share; i++) {
 		share[i].most = share[i].n;
 		share[i].n = 0;
-		share[i].chance = 1;
 	}
 	for (uint32_t d = 0; d < PLX_MAX_DRAFT; d++)
 		for (uint32_t i = 0; i < n_share; i++) {
@@ -60,8 +59,7 @@ static struct sum cut(struct plx_draft_share *share, uint32_t n_share,
 
 			if (s->n < d || s->most <= d || !fits(step, &sum, s->tok_ns))
 				continue;
-			s->chance *= (double)s->p[s->n++];
-			sum.ids += s->chance;
+			sum.ids += (double)s->p[s->n++];
 			sum.ns += s->tok_ns;
 			sum.tok++;
 		}

@@ -9,8 +9,15 @@
  * the acceptance rule of speculative sampling, min(1, p(x) / q(x)) with q(x) = 1, its residual
  * drawn by the same random number.
  *
- * How many: with p[i] the chance that draft i is accepted when those before it were, a sequence
- * with k drafts gets 1 + sum over i < k of p[0] .. p[i] ids from a step. plx_draft_lengths chooses
+ * Drafts may be a tree, several candidates for a place: the device goes from what it sampled to the
+ * child that is this id. As it samples once for a place, whoever stands there, the text is still
+ * the one without drafts. Of candidates x1, x2 .. this accepts the k-th with the probability that
+ * rejecting them one after the other from the residuals would, (p(xk) / (1 - p(x1) .. )) times the
+ * chance that those before were rejected, which is p(xk).
+ *
+ * How many: with a[i] the chance that draft i and those before it on its path are accepted, a
+ * sequence with k drafts gets 1 + sum over i < k of a[i] ids from a step. As a falls along a path,
+ * the best k drafts are those of the largest a, and are a tree. plx_draft_lengths chooses
  * k for all sequences of a step so that
  *
  *   ids expected / time expected
@@ -19,7 +26,8 @@
  *
  * Owner: the batch stage.  Thread: one.  No allocation.
  * Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding",
- *         arXiv:2211.17192; Chen et al., arXiv:2302.01318; Dinkelbach, "On Nonlinear Fractional
+ *         arXiv:2211.17192; Chen et al., arXiv:2302.01318; Miao et al., "SpecInfer",
+ *         arXiv:2305.09781 (trees); Dinkelbach, "On Nonlinear Fractional
  *         Programming", Management Science 13, 1967.
  */
 #ifndef PLX_DATAPLANE_BATCH_DRAFT_H
@@ -30,19 +38,54 @@
 #define PLX_DRAFTERS    4u
 #define PLX_DRAFT_FAINT 0.02 /* a chance below it is not to be believed */
 
+#define PLX_DRAFT_NODES 32u /* candidates, of which PLX_MAX_DRAFT at most are run */
+
 /* What a drafter proposes for one sequence. */
 struct plx_draft {
 	uint32_t n;
-	int32_t id[PLX_MAX_DRAFT];
-	float p[PLX_MAX_DRAFT]; /* chance of each, those before it being right */
-	bool hope;              /* chances alone: its drafter has to be asked for the ids */
+	int32_t id[PLX_DRAFT_NODES];
+	int32_t parent[PLX_DRAFT_NODES]; /* an earlier one; -1: the committed token */
+	float p[PLX_DRAFT_NODES];   /* chance of each, those before it on its path being right */
+	float all[PLX_DRAFT_NODES]; /* and of these all */
+	bool hope;                  /* chances alone: its drafter has to be asked for the ids */
+	bool tree;                  /* in: there may be branches */
+	bool tell;                  /* the drafter wants to know what each row sampled */
 };
+
+/* plx_draft_begin - no drafts yet. */
+static inline void plx_draft_begin(struct plx_draft *d, bool tree)
+{
+	d->n = 0;
+	d->hope = d->tell = false;
+	d->tree = tree;
+}
+
+/*
+ * plx_draft_add - one more behind `parent`; where that has such a child already, that one.
+ * Returns its index; -1: there is no room.
+ */
+int32_t plx_draft_add(struct plx_draft *d, int32_t parent, int32_t id, float p);
+
+/* plx_draft_sort - those of the largest `all` first, parents before children. */
+void plx_draft_sort(struct plx_draft *d);
+
+/* plx_draft_depth - how far behind the committed token the furthest of the first n stands. */
+uint32_t plx_draft_depth(const struct plx_draft *d, uint32_t n);
+
+/*
+ * plx_draft_lay - of the first n, n <= PLX_MAX_DRAFT, those that stand at most `depth` behind the
+ * committed token, with at most `branches` beside the first: in the order of depth first, out.
+ * Returns the branches beside the first.
+ */
+uint32_t plx_draft_lay(const struct plx_draft *d, uint32_t n, uint32_t depth, uint32_t branches,
+                       struct plx_draft *out);
 
 /* Who guesses, as the metrics tell it. */
 enum plx_draft_kind {
 	PLX_DRAFT_LOOKUP, /* draft_lookup.h */
 	PLX_DRAFT_MODEL,  /* draft_model.h: a smaller model */
 	PLX_DRAFT_LAYERS, /* draft_model.h: the model without some of its layers */
+	PLX_DRAFT_AHEAD,  /* draft_ahead.h: n-grams of the model's own trajectories */
 };
 
 /* What one that takes time to guess expects of it. */
@@ -50,6 +93,16 @@ struct plx_draft_hope {
 	float p[PLX_MAX_DRAFT]; /* chance of each, those before it being right */
 	double each_ns;         /* what each takes */
 	double once_ns;         /* what it takes to catch up with the sequence */
+};
+
+/* What rows sampled: row 0 is the committed token's, then the drafts, depth first. */
+struct plx_draft_rows {
+	uint32_t n;       /* drafts */
+	uint32_t n_taken; /* ids: accepted drafts and the one behind them */
+	const int32_t *taken;
+	int32_t id[PLX_MAX_DRAFT + 1]; /* [0]: nobody's */
+	int32_t parent[PLX_MAX_DRAFT + 1];
+	int32_t sampled[PLX_MAX_DRAFT + 1];
 };
 
 /*
@@ -72,8 +125,10 @@ struct plx_drafter {
 	uint32_t (*learn)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n,
 	                  uint32_t n_prompt, uint32_t most);
 	/*
-	 * At most `most` ids behind ids[0..n), as long as the chance that all are right is at least
-	 * `least`; none where it has not seen all of them.
+	 * Ids behind ids[0..n), as long as the chance that all on their path are right is at least
+	 * `least`; none where it has not seen all of them. They stand at most `most` behind, and
+	 * are a chain, or, where out->tree says so, may branch; added by plx_draft_add, in any
+	 * order. `out` was begun.
 	 */
 	void (*propose)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
 	                double least, struct plx_draft *out);
@@ -89,16 +144,20 @@ struct plx_drafter {
 	void (*ask)(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t want);
 	/* Whether some of what was asked for is still to come. */
 	bool (*busy)(void *ctx);
+	/*
+	 * A step with drafts of its own came back; before what it brought is learnt. Only where
+	 * the device verifies trees, which also say what rows sampled that are not taken.
+	 */
+	void (*came)(void *ctx, uint32_t slot, const struct plx_draft_rows *rows);
 };
 
 /* One sequence that could carry drafts. */
 struct plx_draft_share {
-	const float *p;
-	uint32_t most; /* of p; lowered to what is worth its time */
-	double tok_ns; /* what each draft adds to the step */
-	double ask_ns; /* and what its drafter takes for it */
-	uint32_t n;    /* out: drafts it should carry */
-	double chance; /* that all of them are right */
+	const float *p; /* chances of whole paths, falling */
+	uint32_t most;  /* of p; lowered to what is worth its time */
+	double tok_ns;  /* what each draft adds to the step */
+	double ask_ns;  /* and what its drafter takes for it */
+	uint32_t n;     /* out: drafts it should carry */
 };
 
 struct plx_draft_step {

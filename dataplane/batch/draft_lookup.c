@@ -5,11 +5,14 @@
 
 #include "fw/base/err.h"
 
-#define LENGTHS    7u
-#define PRIOR      16.0f /* guesses that the chances at the start count for */
-#define PRIOR_SEQ  6.0f  /* K: guesses that all sequences count for in one */
-#define FORGET     0.97f
-#define FORGET_ALL 0.998f
+#define LENGTHS     7u
+#define EDGES       8u    /* ids looked at behind a match */
+#define SHORTER     3u    /* matches looked at: the longest and its suffixes */
+#define PRIOR       16.0f /* guesses that the chances at the start count for */
+#define PRIOR_SEQ   6.0f  /* K: guesses that all sequences count for in one */
+#define PRIOR_OTHER 0.2f  /* chance of a second guess where the first is wrong */
+#define FORGET      0.97f
+#define FORGET_ALL  0.998f
 
 /* The chance of a guess by the length of its match, where one id came behind it, or several. */
 static const float prior[LENGTHS][2] = {{0.15f, 0.10f}, {0.35f, 0.20f}, {0.50f, 0.30f},
@@ -46,6 +49,10 @@ int plx_lookup_init(struct plx_lookup *l, struct plx_arena *a, uint32_t n_slots,
 	for (uint32_t c = 0; c < PLX_LOOKUP_CLASSES; c++) {
 		l->all.n[c] = PRIOR;
 		l->all.hits[c] = PRIOR * prior[c / 2][c % 2];
+		for (uint32_t r = 0; r < PLX_LOOKUP_OTHERS; r++) {
+			l->all.n_other[r][c] = PRIOR;
+			l->all.hits_other[r][c] = PRIOR * PRIOR_OTHER / (float)(r + 1);
+		}
 	}
 	return 0;
 }
@@ -71,6 +78,67 @@ static float chance(const struct plx_lookup *l, const struct plx_lookup_slot *s,
 	return (s->score.hits[class] + PRIOR_SEQ * all) / (s->score.n[class] + PRIOR_SEQ);
 }
 
+/*
+ * Other ids that came behind the state's strings, or their suffixes, than those in out; the latest
+ * first. Returns how many there are then.
+ */
+static uint32_t others(const struct plx_suffix *x, uint32_t state, int32_t *out, uint32_t *end,
+                       uint32_t n)
+{
+	for (uint32_t up = 0; up < SHORTER && state != 0 && n <= PLX_LOOKUP_OTHERS; up++) {
+		struct plx_suffix_next next[EDGES];
+		uint32_t n_next = plx_suffix_nexts(x, state, next, EDGES);
+
+		for (uint32_t e = 0; e < n_next && n <= PLX_LOOKUP_OTHERS; e++) {
+			uint32_t k = 0;
+
+			while (k < n && out[k] != next[e].id)
+				k++;
+			if (k < n)
+				continue;
+			out[n] = next[e].id;
+			end[n++] = next[e].end;
+		}
+		state = x->state[state].link;
+	}
+	return n;
+}
+
+/* The chance of guess r + 2 of a place, those before it being wrong. */
+static float chance_other(const struct plx_lookup *l, const struct plx_lookup_slot *s, uint32_t r,
+                          uint32_t class)
+{
+	float all = l->all.hits_other[r][class] / l->all.n_other[r][class];
+
+	return (s->score.hits_other[r][class] + PRIOR_SEQ * all) /
+	       (s->score.n_other[r][class] + PRIOR_SEQ);
+}
+
+static void score_other(struct plx_lookup_score *s, uint32_t r, uint32_t class, bool hit,
+                        float forget)
+{
+	s->n_other[r][class] = forget * s->n_other[r][class] + 1;
+	s->hits_other[r][class] = forget * s->hits_other[r][class] + (hit ? 1.0f : 0.0f);
+}
+
+/* The first guess was wrong: was one of the others right? */
+static void judge_others(struct plx_lookup *l, struct plx_lookup_slot *s, int32_t first, int32_t id)
+{
+	int32_t other[PLX_LOOKUP_OTHERS + 1] = {first};
+	uint32_t end[PLX_LOOKUP_OTHERS + 1];
+	uint32_t class = class_of(s->index.match_len, true);
+	uint32_t n = others(&s->index, s->index.match, other, end, 1);
+
+	for (uint32_t r = 1; r < n; r++) {
+		bool hit = other[r] == id;
+
+		score_other(&s->score, r - 1, class, hit, FORGET);
+		score_other(&l->all, r - 1, class, hit, FORGET_ALL);
+		if (hit)
+			return;
+	}
+}
+
 /* An id of the answer: was the guess right? */
 static void judge(struct plx_lookup *l, struct plx_lookup_slot *s, const int32_t *ids, int32_t id)
 {
@@ -83,6 +151,8 @@ static void judge(struct plx_lookup *l, struct plx_lookup_slot *s, const int32_t
 
 	score(&s->score, class, hit, FORGET);
 	score(&l->all, class, hit, FORGET_ALL);
+	if (!hit && l->trees)
+		judge_others(l, s, ids[x->match_end], id);
 }
 
 static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t n_prompt,
@@ -102,32 +172,73 @@ static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, 
 	return i;
 }
 
+/* A candidate and what came behind it where it stood, behind draft `parent`. */
+static void add_other(const struct plx_lookup *l, const struct plx_lookup_slot *s,
+                      const int32_t *ids, uint32_t n, int32_t parent, uint32_t end, float p,
+                      double least, uint32_t most, struct plx_draft *out)
+{
+	float up = parent < 0 ? 1.0f : out->all[parent];
+
+	for (uint32_t i = 0; i < most && end + i <= n; i++) {
+		int32_t id = ids[end - 1 + i];
+
+		if ((double)(up * p) < least || end + i > n)
+			return;
+		parent = plx_draft_add(out, parent, id, p);
+		if (parent < 0 || end + i == n)
+			return;
+		up = out->all[parent];
+		p = chance(l, s, class_of(i + 1, false));
+	}
+}
+
+/* Behind a place of the first path, where its state forks: the second and third guess. */
+static void add_others(const struct plx_lookup *l, const struct plx_lookup_slot *s,
+                       const int32_t *ids, uint32_t n, struct plx_draft *out, uint32_t at,
+                       uint32_t state, uint32_t most, double least)
+{
+	int32_t other[PLX_LOOKUP_OTHERS + 1] = {out->id[at]};
+	uint32_t end[PLX_LOOKUP_OTHERS + 1] = {0};
+	uint32_t class = class_of(s->index.match_len + at, true);
+	uint32_t n_other = others(&s->index, state, other, end, 1);
+	float left = 1 - out->p[at];
+
+	for (uint32_t r = 1; r < n_other; r++) {
+		float p = left * chance_other(l, s, r - 1, class);
+
+		add_other(l, s, ids, n, (int32_t)at - 1, end[r], p, least, most - at, out);
+		left -= p;
+	}
+}
+
 static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
                     double least, struct plx_draft *out)
 {
 	const struct plx_lookup *l = ctx;
 	const struct plx_lookup_slot *s = &l->slot[slot];
 	const struct plx_suffix *x = &s->index;
-	uint32_t state = x->match;
+	uint32_t state = x->match, states[PLX_MAX_DRAFT], n_path = 0;
 	double all = 1;
 
-	out->n = 0;
 	if (x->n != n || x->match_len == 0)
 		return;
-	for (; out->n < most && out->n < PLX_MAX_DRAFT; out->n++) {
-		uint32_t from = x->match_end + out->n;
+	for (; n_path < most && n_path < PLX_MAX_DRAFT; n_path++) {
+		uint32_t from = x->match_end + n_path;
 		bool branches = state != PLX_SUFFIX_NONE && plx_suffix_branches(x, state);
 		int32_t id = from < n ? ids[from] : out->id[from - n];
-		float p = chance(l, s, class_of(x->match_len + out->n, branches));
+		float p = chance(l, s, class_of(x->match_len + n_path, branches));
 
 		all *= (double)p;
 		if (all < least)
-			return;
-		out->id[out->n] = id;
-		out->p[out->n] = p;
+			break;
+		plx_draft_add(out, (int32_t)n_path - 1, id, p);
+		states[n_path] = state;
 		if (state != PLX_SUFFIX_NONE)
 			state = plx_suffix_step(x, state, id);
 	}
+	for (uint32_t i = 0; i < n_path && out->tree; i++)
+		if (states[i] != PLX_SUFFIX_NONE)
+			add_others(l, s, ids, n, out, i, states[i], most, least);
 }
 
 struct plx_drafter plx_lookup_drafter(struct plx_lookup *l)

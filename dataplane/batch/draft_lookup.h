@@ -5,6 +5,9 @@
  * latest earlier occurrence of the longest match, and where they come to the sequence's end, on
  * through themselves.
  *
+ * In trees there are second and third guesses for a place: other ids that came behind the match or
+ * a suffix of it, the latest first, and what stood behind them there.
+ *
  * How likely: ids are judged in classes, by the length of the match before them (1, 2, 3, 4-5, 6-8,
  * 9-15, 16 and more) and whether different ids came behind it before. Each id of the answer says,
  * whether drafts were run or not, if the guess of its class was right, so that a sequence's chances
@@ -27,11 +30,15 @@
 #include "dataplane/batch/suffix.h"
 
 #define PLX_LOOKUP_CLASSES 14u
+#define PLX_LOOKUP_OTHERS  2u /* guesses for a place beside the first, in trees */
 
 /* Guesses and those that were right, forgotten exponentially. */
 struct plx_lookup_score {
 	float n[PLX_LOOKUP_CLASSES];
 	float hits[PLX_LOOKUP_CLASSES];
+	/* Of the second and third guess, those before it being wrong. */
+	float n_other[PLX_LOOKUP_OTHERS][PLX_LOOKUP_CLASSES];
+	float hits_other[PLX_LOOKUP_OTHERS][PLX_LOOKUP_CLASSES];
 };
 
 struct plx_lookup_slot {
@@ -43,6 +50,7 @@ struct plx_lookup {
 	uint32_t n_slots;
 	struct plx_lookup_slot *slot; /* [n_slots] */
 	struct plx_lookup_score all;
+	bool trees; /* second guesses are wanted; set before anything is learnt */
 };
 
 /* plx_lookup_bytes - what init takes from the arena: n_slots indices of so many ids. */

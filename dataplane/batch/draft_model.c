@@ -38,6 +38,8 @@ static void score_init(struct plx_dmodel_score *s)
 	for (uint32_t c = 0; c < PLX_DMODEL_CLASSES; c++) {
 		s->n[c] = PRIOR;
 		s->hits[c] = PRIOR * prior[c];
+		s->n_other[c] = PRIOR;
+		s->hits_other[c] = PRIOR * prior[c];
 	}
 	s->n_any = PRIOR;
 	s->hits_any = PRIOR * PRIOR_ANY;
@@ -56,6 +58,12 @@ static float chance(const struct plx_dmodel *m, const struct plx_dmodel_slot *x,
 	float all = m->all.hits[class] / m->all.n[class];
 
 	return (x->score.hits[class] + PRIOR_SEQ * all) / (x->score.n[class] + PRIOR_SEQ);
+}
+
+/* Of another choice than its guess, that one being wrong. */
+static float chance_other(const struct plx_dmodel *m, uint32_t class)
+{
+	return m->all.hits_other[class] / m->all.n_other[class];
 }
 
 static float chance_any(const struct plx_dmodel *m, const struct plx_dmodel_slot *x)
@@ -140,6 +148,24 @@ static void sampling(void *ctx, uint32_t slot, const struct plx_sampler *how)
 	m->slot[slot].how.n_recent = 0;
 }
 
+/* Guess i was wrong: its other choices up to the right one. */
+static void judge_others(struct plx_dmodel *m, const struct plx_dmodel_slot *x, uint32_t i,
+                         int32_t id)
+{
+	for (uint32_t k = 0; k < m->conf.n_top; k++) {
+		const struct plx_top *t = &x->top[i][k];
+		uint32_t class = class_of(t->logprob);
+
+		if (t->id == x->got.id[i])
+			continue;
+		m->all.n_other[class] = FORGET_ALL * m->all.n_other[class] + 1;
+		m->all.hits_other[class] =
+		    FORGET_ALL * m->all.hits_other[class] + (t->id == id ? 1.0f : 0.0f);
+		if (t->id == id)
+			return;
+	}
+}
+
 /* Judges guesses by the ids that came, up to the first wrong one. */
 static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t n_prompt,
                       uint32_t most)
@@ -157,9 +183,30 @@ static uint32_t learn(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, 
 		score(&x->score, class, hit ? 1 : 0, FORGET);
 		score(&m->all, class, hit ? 1 : 0, FORGET_ALL);
 		if (!hit)
+			judge_others(m, x, i, ids[x->n_ids + i]);
+		if (!hit)
 			x->n_judged = PLX_MAX_DRAFT;
 	}
 	return looked;
+}
+
+/* The draft model's other choices for place i, whose guess stands in out. */
+static void add_others(const struct plx_dmodel *m, const struct plx_dmodel_slot *x, uint32_t i,
+                       double least, struct plx_draft *out)
+{
+	float left = 1 - out->p[i], up = i > 0 ? out->all[i - 1] : 1;
+
+	for (uint32_t k = 0; k < m->conf.n_top; k++) {
+		const struct plx_top *t = &x->top[i][k];
+		float p = left * chance_other(m, class_of(t->logprob));
+
+		if (t->id == x->got.id[i])
+			continue;
+		if ((double)(up * p) < least)
+			return;
+		plx_draft_add(out, (int32_t)i - 1, t->id, p);
+		left -= p;
+	}
 }
 
 static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, uint32_t most,
@@ -170,18 +217,18 @@ static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, ui
 	double all = 1;
 
 	(void)ids;
-	out->n = 0;
 	if (x->n_ids != n || x->want > 0)
 		return;
-	for (; out->n < most && out->n < x->got.n; out->n++) {
-		float p = chance(m, x, class_of(x->got.p[out->n]));
+	for (uint32_t i = 0; i < most && i < x->got.n; i++) {
+		float p = chance(m, x, class_of(x->got.p[i]));
 
 		all *= (double)p;
 		if (all < least)
-			return;
-		out->id[out->n] = x->got.id[out->n];
-		out->p[out->n] = p;
+			break;
+		plx_draft_add(out, (int32_t)i - 1, x->got.id[i], p);
 	}
+	for (uint32_t i = 0, n_path = out->n; i < n_path && out->tree; i++)
+		add_others(m, x, i, least, out);
 }
 
 static uint32_t blocks_for(const struct plx_dmodel *m, uint32_t n_tok)
@@ -320,8 +367,8 @@ static void give(struct plx_dmodel *m, uint32_t slot, struct plx_step *st)
 		set_slot(x, slot, st);
 	for (; x->n_told < blocks_for(m, x->n_run + n); x->n_told++)
 		add_delta(st, PLX_DELTA_BLOCK, slot, x->n_told, x->block[x->n_told]);
-	plx_step_seqs(st)[st->n_seq++] =
-	    (struct plx_step_seq){.slot = slot, .first_tok = st->n_tok, .n_tok = n};
+	plx_step_seqs(st)[st->n_seq++] = (struct plx_step_seq){
+	    .slot = slot, .first_tok = st->n_tok, .n_tok = n, .n_top = m->conf.n_top};
 	for (uint32_t i = 0; i < n; i++, x->n_run++) {
 		bool last = x->n_run + 1 >= x->n_ids;
 
@@ -360,7 +407,7 @@ uint32_t plx_dmodel_fill(struct plx_dmodel *m, struct plx_step *st)
 
 /* ---- results ---- */
 
-static void take_guess(struct plx_dmodel *m, struct plx_dmodel_slot *x,
+static void take_guess(struct plx_dmodel *m, struct plx_dmodel_slot *x, const struct plx_step *st,
                        const struct plx_step_out *o)
 {
 	if (o->status != 0) {
@@ -370,6 +417,9 @@ static void take_guess(struct plx_dmodel *m, struct plx_dmodel_slot *x,
 	}
 	if (o->n_out == 0 || x->want == 0)
 		return;
+	if (o->top_off)
+		memcpy(x->top[x->got.n], (const char *)st + o->top_off,
+		       m->conf.n_top * sizeof(struct plx_top));
 	x->got.id[x->got.n] = o->id[0];
 	x->got.p[x->got.n++] = o->logprob[0];
 	if (x->got.n == x->want)
@@ -416,6 +466,6 @@ void plx_dmodel_done(struct plx_dmodel *m, struct plx_step *st, int status)
 		if (x->stale > 0)
 			x->stale--;
 		else if (status == 0)
-			take_guess(m, x, &plx_step_outs(st)[i]);
+			take_guess(m, x, st, &plx_step_outs(st)[i]);
 	}
 }

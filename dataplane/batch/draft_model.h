@@ -17,6 +17,9 @@
  * each sequence and over all, as look-up's are (draft_lookup.h), and by how many were right at all
  * for what nobody was asked yet. What a guess takes, and what an id takes to catch up, is measured.
  *
+ * In trees the draft model's other likely ids for each place stand beside its guess; the chance of
+ * each, by its probability, is judged where the guess was wrong.
+ *
  * A device that fails is not used again: there are no drafts from then on.
  *
  * Owner:  the batch stage.  Thread: one.  No allocation after init.
@@ -33,6 +36,7 @@
 
 #define PLX_DMODEL_CLASSES 8u
 #define PLX_DMODEL_STEPS   16u
+#define PLX_DMODEL_TOP     3u
 
 struct plx_dmodel_conf {
 	uint32_t n_slots;
@@ -42,12 +46,15 @@ struct plx_dmodel_conf {
 	uint32_t step_tokens;
 	uint32_t step_seqs;
 	enum plx_draft_kind kind;
+	uint32_t n_top; /* choices asked for each place, for trees; at most PLX_DMODEL_TOP */
 };
 
 /* Guesses and those that were right, forgotten exponentially. */
 struct plx_dmodel_score {
 	float n[PLX_DMODEL_CLASSES], hits[PLX_DMODEL_CLASSES];
 	float n_any, hits_any;
+	/* Of the draft model's other choices where its guess was wrong; over all alone. */
+	float n_other[PLX_DMODEL_CLASSES], hits_other[PLX_DMODEL_CLASSES];
 };
 
 struct plx_dmodel_slot {
@@ -60,11 +67,12 @@ struct plx_dmodel_slot {
 	uint32_t in_flight; /* steps that name the slot */
 	uint32_t stale;     /* of them, the first ones: what they bring is nobody's */
 	uint32_t n_blocks, n_told;
-	uint32_t *block; /* [n_ctx / block_tokens, rounded up] */
-	bool set;        /* the device has the sampler */
-	bool on_device;  /* the device has a sequence there, this one or an earlier one */
-	bool failed;     /* a number that is none came: no drafts for this sequence */
-	struct plx_draft got;
+	uint32_t *block;      /* [n_ctx / block_tokens, rounded up] */
+	bool set;             /* the device has the sampler */
+	bool on_device;       /* the device has a sequence there, this one or an earlier one */
+	bool failed;          /* a number that is none came: no drafts for this sequence */
+	struct plx_draft got; /* p: the draft model's log-probabilities */
+	struct plx_top top[PLX_MAX_DRAFT][PLX_DMODEL_TOP];
 	struct plx_sampler how;
 	struct plx_dmodel_score score;
 };

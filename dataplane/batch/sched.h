@@ -84,6 +84,7 @@
 
 #include "dataplane/batch/compress.h"
 #include "dataplane/batch/cost.h"
+#include "dataplane/batch/draft_ahead.h"
 #include "dataplane/batch/draft_lookup.h"
 #include "dataplane/batch/queue.h"
 #include "dataplane/batch/seq.h"
@@ -118,6 +119,9 @@ struct plx_sched_conf {
 	uint32_t n_host_blocks; /* second level of the cache; 0: none */
 	uint32_t step_copies;   /* blocks copied before a step at most; 0: any number */
 	uint32_t draft_ids;     /* of each sequence that look-up indexes; 0: none drafts */
+	uint32_t
+	    tree_branches;  /* as the device's limits say, which then has PLX_CAP_TREE; 0: chains */
+	uint32_t ahead_ids; /* places of the lookahead drafter's trajectory; 0: there is none */
 	uint64_t secret;
 	int32_t eog[PLX_SCHED_MAX_EOG]; /* ids that end an answer */
 	uint32_t n_eog;
@@ -324,6 +328,7 @@ struct plx_sched_draft {
 	struct plx_drafter by[PLX_DRAFTERS];
 	uint32_t n_by; /* 0: nobody */
 	struct plx_lookup lookup;
+	struct plx_ahead ahead;
 	struct plx_draft *plan;        /* [n_slots] for the step that is filled */
 	struct plx_draft_share *share; /* [n_slots] candidates */
 	uint32_t *slot;                /* [n_slots] theirs */
@@ -349,6 +354,7 @@ struct plx_sched_draft {
 	double probe_ns; /* what may be spent on finding out whether a drafter is right */
 	uint64_t probes; /* times that it was */
 	uint64_t drafted[PLX_DRAFTERS], accepted[PLX_DRAFTERS];
+	uint64_t branches; /* of trees, beside each one's first */
 };
 
 struct plx_sched {
@@ -417,7 +423,7 @@ void plx_sched_set_copy(struct plx_sched *s, void *ctx,
 
 /*
  * plx_sched_add_drafter - one more that guesses; before anything is added. The device must have
- * PLX_CAP_DRAFT. The first that proposes anything for a sequence is taken.
+ * PLX_CAP_DRAFT. For each sequence the one that promises most is taken.
  * Errors: LIMIT (there are PLX_DRAFTERS already).
  */
 int plx_sched_add_drafter(struct plx_sched *s, const struct plx_drafter *by);

@@ -106,7 +106,7 @@ static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uin
 	struct plx_sched_ent *e = &s->ent[q->ent];
 	enum plx_seq_end end = PLX_SEQ_END_NONE;
 
-	plx_sched_drafts_came(s, r, o);
+	plx_sched_drafts_came(s, st, r, o);
 	if (q->evict == PLX_SEQ_EVICT_TOLD)
 		plx_sched_evict_came(s, q);
 	if (r->flags & PLX_SEQF_OBSERVE)

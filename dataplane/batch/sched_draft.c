@@ -36,8 +36,9 @@ size_t plx_sched_draft_bytes(const struct plx_sched_conf *c)
 {
 	size_t each = sizeof(struct plx_draft) + sizeof(struct plx_draft_share) + sizeof(uint32_t);
 	size_t lookup = c->draft_ids ? plx_lookup_bytes(c->n_slots, c->draft_ids) : 0;
+	size_t ahead = c->ahead_ids ? plx_ahead_bytes(c->n_slots) : 0;
 
-	return c->n_slots * each + lookup + 192;
+	return c->n_slots * each + lookup + ahead + 192;
 }
 
 int plx_sched_draft_init(struct plx_sched *s, struct plx_arena *a)
@@ -51,12 +52,22 @@ int plx_sched_draft_init(struct plx_sched *s, struct plx_arena *a)
 	d->slot = plx_arena_take(a, n * sizeof(*d->slot), 64);
 	if (!d->plan || !d->share || !d->slot)
 		return PLX_E_NOMEM;
-	if (s->conf.draft_ids == 0)
-		return 0;
-	int e = plx_lookup_init(&d->lookup, a, n, s->conf.draft_ids);
-	struct plx_drafter by = plx_lookup_drafter(&d->lookup);
+	int e = 0;
 
-	return e ? e : plx_sched_add_drafter(s, &by);
+	if (s->conf.draft_ids > 0) {
+		e = plx_lookup_init(&d->lookup, a, n, s->conf.draft_ids);
+		d->lookup.trees = s->conf.tree_branches > 0;
+		struct plx_drafter by = plx_lookup_drafter(&d->lookup);
+
+		e = e ? e : plx_sched_add_drafter(s, &by);
+	}
+	if (e == 0 && s->conf.ahead_ids > 0) {
+		e = plx_ahead_init(&d->ahead, a, n, s->conf.ahead_ids);
+		struct plx_drafter by = plx_ahead_drafter(&d->ahead);
+
+		e = e ? e : plx_sched_add_drafter(s, &by);
+	}
+	return e;
 }
 
 int plx_sched_add_drafter(struct plx_sched *s, const struct plx_drafter *by)
@@ -138,21 +149,39 @@ static uint32_t draft_limit(const struct plx_sched *s, const struct plx_seq *q)
 	return plx_kv_room(&s->kv) > s->n_run ? n : least(n, held);
 }
 
-/* What somebody has ready; false: nobody has anything. */
+/* Ids that a proposal promises, of those that can be run. */
+static float promise(const struct plx_draft *p)
+{
+	float sum = 0;
+
+	for (uint32_t i = 0; i < p->n && i < PLX_MAX_DRAFT; i++)
+		sum += p->all[i];
+	return sum;
+}
+
+/* What somebody has ready, of who promises most; false: nobody has anything. */
 static bool ready(struct plx_sched *s, uint32_t slot, uint32_t most, double least_p)
 {
 	struct plx_sched_draft *d = &s->draft;
 	struct plx_seq *q = &s->seq[slot];
+	struct plx_draft *best = &d->plan[slot], one;
 
-	d->plan[slot].hope = false;
+	plx_draft_begin(best, false);
 	for (uint32_t b = 0; b < d->n_by; b++) {
+		plx_draft_begin(&one, s->conf.tree_branches > 0);
 		d->by[b].propose(d->by[b].ctx, slot, q->ids, q->n_prompt + q->n_out, most, least_p,
-		                 &d->plan[slot]);
+		                 &one);
+		if (one.n == 0)
+			continue;
+		if (one.tree)
+			plx_draft_sort(&one);
+		if (best->n > 0 && promise(&one) <= promise(best))
+			continue;
+		one.tell = one.tree && d->by[b].came != NULL;
+		*best = one;
 		q->drafter = (uint8_t)b;
-		if (d->plan[slot].n > 0)
-			return true;
 	}
-	return false;
+	return best->n > 0;
 }
 
 /*
@@ -173,7 +202,11 @@ static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double *ask
 		    by->expect ? by->expect(by->ctx, slot, q->n_prompt + q->n_out, most, &h) : 0;
 		if (plan->n == 0)
 			continue;
-		memcpy(plan->p, h.p, plan->n * sizeof(h.p[0]));
+		uint32_t n = plan->n;
+
+		plx_draft_begin(plan, false);
+		for (uint32_t i = 0; i < n; i++)
+			plx_draft_add(plan, (int32_t)i - 1, 0, h.p[i]);
 		plan->hope = true;
 		q->drafter = (uint8_t)b;
 		*ask_ns = h.each_ns + h.once_ns / least(q->max_new - q->n_out, STAYS_MOST);
@@ -203,8 +236,11 @@ static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double
 	if (!ready(s, slot, most, least_p) && !hoped(s, slot, most, &ask_ns))
 		return;
 	d->slot[d->n_share] = slot;
-	d->share[d->n_share++] = (struct plx_draft_share){
-	    .p = d->plan[slot].p, .most = d->plan[slot].n, .tok_ns = ns, .ask_ns = ask_ns};
+	d->share[d->n_share++] =
+	    (struct plx_draft_share){.p = d->plan[slot].all,
+	                             .most = least(d->plan[slot].n, PLX_MAX_DRAFT),
+	                             .tok_ns = ns,
+	                             .ask_ns = ask_ns};
 }
 
 /* All that could carry drafts, with what each draft adds to a step of all that decode. */
@@ -405,17 +441,37 @@ void plx_sched_draft_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id, 
 	s->draft.drafted[s->draft.by[s->seq[slot].drafter].kind] += n;
 }
 
-void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
-                           const struct plx_step_out *o)
+/* Tells who drafted what each row sampled. */
+static void tell_rows(const struct plx_drafter *by, const struct plx_step *st,
+                      const struct plx_step_seq *r, const struct plx_step_out *o)
+{
+	uint32_t root = r->first_tok + r->n_tok - 1 - r->n_draft;
+	const struct plx_step_tok *tok =
+	    (const struct plx_step_tok *)(const void *)((const char *)st + st->tok_off) + root;
+	struct plx_draft_rows rows = {.n = r->n_draft, .n_taken = o->n_out, .taken = o->id};
+
+	for (uint32_t i = 0; i <= r->n_draft; i++) {
+		rows.id[i] = tok[i].id;
+		rows.parent[i] = tok[i].parent < 0 ? (int32_t)i - 1 : tok[i].parent - (int32_t)root;
+		rows.sampled[i] = (int32_t)tok[i].pos[1];
+	}
+	by->came(by->ctx, r->slot, &rows);
+}
+
+void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step *st,
+                           const struct plx_step_seq *r, const struct plx_step_out *o)
 {
 	struct plx_seq *q = &s->seq[r->slot];
+	const struct plx_drafter *by = &s->draft.by[q->drafter];
 
 	if (r->n_draft == 0)
 		return;
-	PLX_DCHECK(q->n_draft == r->n_draft);
+	PLX_DCHECK(q->n_draft <= r->n_draft);
 	plx_seq_drafts_came(q, o->n_accepted);
-	s->draft.accepted[s->draft.by[q->drafter].kind] += o->n_accepted;
+	s->draft.accepted[by->kind] += o->n_accepted;
 	s->stats.decode_tokens += o->n_accepted;
+	if (by->came && s->conf.tree_branches > 0)
+		tell_rows(by, st, r, o);
 }
 
 bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st)

@@ -99,14 +99,14 @@ void plx_sched_draft_plan(struct plx_sched *s);
 /* plx_sched_draft_of - the drafts planned for a sequence that has nothing in flight; NULL: none. */
 const struct plx_draft *plx_sched_draft_of(const struct plx_sched *s, uint32_t slot);
 
-/* plx_sched_draft_room - how many of n drafts behind the next token have blocks; takes a block
+/* plx_sched_draft_room - how many of n places behind the next token have blocks; takes a block
  * where there are plenty. */
 uint32_t plx_sched_draft_room(struct plx_sched *s, uint32_t slot, uint32_t n);
 
 /* plx_sched_draft_gave, plx_sched_drafts_came - a sequence's drafts go to the device, come back. */
 void plx_sched_draft_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id, uint32_t n);
-void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step_seq *r,
-                           const struct plx_step_out *o);
+void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step *st,
+                           const struct plx_step_seq *r, const struct plx_step_out *o);
 
 /* plx_sched_has_drafts - whether a step that came back carried any. */
 bool plx_sched_has_drafts(const struct plx_sched *s, const struct plx_step *st);

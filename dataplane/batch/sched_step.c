@@ -7,9 +7,10 @@
 struct filling {
 	struct plx_seq_fill f;
 	struct plx_cost_work work;
-	uint32_t room; /* sink records that are left */
-	bool tight;    /* a sequence did not fit */
-	bool early;    /* a step of sequences with PLX_SEQF_EARLY */
+	uint32_t room;     /* sink records that are left */
+	uint32_t branches; /* of drafts' trees, likewise */
+	bool tight;        /* a sequence did not fit */
+	bool early;        /* a step of sequences with PLX_SEQF_EARLY */
 };
 
 /* A step observes one sequence and thins out one: another waits for the next. */
@@ -56,13 +57,21 @@ static void give_drafts(struct plx_sched *s, struct filling *w, uint32_t slot)
 	const struct plx_draft *d = plx_sched_draft_of(s, slot);
 	struct plx_seq *q = &s->seq[slot];
 	uint32_t records = plx_sched_records(q->n_top), n = d ? d->n : 0, pos = plx_seq_pos(q);
+	struct plx_draft lay;
 
 	n = n < w->room / records ? n : w->room / records;
-	n = n ? plx_sched_draft_room(s, slot, n) : 0;
-	n = n ? plx_seq_give_drafts(q, slot, &w->f, d->id, n) : 0;
+	if (n == 0)
+		return;
+	uint32_t depth = plx_sched_draft_room(s, slot, plx_draft_depth(d, n));
+
+	uint32_t branches = plx_draft_lay(d, n, depth, w->branches, &lay);
+
+	n = plx_seq_give_drafts(q, slot, &w->f, &lay);
 	if (n == 0)
 		return;
 	w->room -= n * records;
+	w->branches -= branches;
+	s->draft.branches += branches;
 	w->work.decodes += n;
 	w->work.context += (uint64_t)n * pos;
 	plx_sched_draft_gave(s, slot, w->f.step->id, n);
@@ -267,7 +276,8 @@ uint32_t plx_sched_fill(struct plx_sched *s, struct plx_step *step, uint32_t roo
 	                          .max_tok = c->step_tokens,
 	                          .max_seq = c->step_seqs,
 	                          .block_tokens = c->block_tokens},
-	                    .room = room > s->promised ? room - s->promised : 0};
+	                    .room = room > s->promised ? room - s->promised : 0,
+	                    .branches = c->tree_branches};
 	uint32_t before = w.room;
 
 	fill_step(s, &w, now_ns);

@@ -169,28 +169,52 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 	return n;
 }
 
+/* Drafts of d that stand at most `most` places behind the token given last, at most `left`, up to
+ * the first that does not; *depth: of the furthest. */
+static uint32_t add_drafts(struct plx_seq *s, struct plx_step *st, const struct plx_draft *d,
+                           uint32_t left, uint32_t most, uint32_t *depth)
+{
+	uint32_t first = st->n_tok, root = plx_seq_pos(s) - 1, i = 0;
+
+	*depth = 0;
+	for (; i < d->n && i < left; i++) {
+		int32_t up = (int32_t)first + d->parent[i];
+		uint32_t pos = plx_step_toks(st)[up].pos[0] + 1;
+
+		if (pos - root > most)
+			break;
+		plx_step_toks(st)[st->n_tok++] = (struct plx_step_tok){
+		    .id = d->id[i],
+		    .pos = {pos, 0, 0},
+		    .parent = d->parent[i] == (int32_t)i - 1 ? -1 : up,
+		    .flags = d->tell ? PLX_TOKF_LOGITS | PLX_TOKF_SAMPLED : PLX_TOKF_LOGITS};
+		*depth = pos - root > *depth ? pos - root : *depth;
+	}
+	return i;
+}
+
 uint32_t plx_seq_give_drafts(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f,
-                             const int32_t *id, uint32_t n)
+                             const struct plx_draft *d)
 {
 	struct plx_step *st = f->step;
 	struct plx_step_seq *q = &plx_step_seqs(st)[st->n_seq - 1];
-	uint32_t left = f->max_tok - st->n_tok, to_shift = s->shift_at - s->n_run;
+	uint32_t left = f->max_tok - st->n_tok, to_shift = s->shift_at - s->n_run, depth;
 	uint32_t held = s->n_blocks * f->block_tokens - plx_seq_pos(s);
+	uint32_t most = plx_draft_depth(d, d->n);
 
-	PLX_DCHECK(q->slot == slot && s->in_flight == 1 && n <= PLX_MAX_DRAFT);
-	n = n < left ? n : left;
-	n = n < held ? n : held;
-	n = n < to_shift ? n : to_shift;
-	if (n > 0)
-		n = tell_blocks(s, slot, f, n);
-	for (uint32_t i = 0; i < n; i++, s->n_run++)
-		plx_step_toks(st)[st->n_tok++] =
-		    (struct plx_step_tok){.id = id[i],
-		                          .pos = {plx_seq_pos(s), 0, 0},
-		                          .parent = -1,
-		                          .flags = PLX_TOKF_LOGITS};
+	PLX_DCHECK(q->slot == slot && s->in_flight == 1 && d->n <= PLX_MAX_DRAFT);
+	most = most < held ? most : held;
+	most = most < to_shift ? most : to_shift;
+	if (most > 0)
+		most = tell_blocks(s, slot, f, most);
+	uint32_t n = add_drafts(s, st, d, left, most, &depth);
+
+	if (n > 0 && d->tell)
+		plx_step_toks(st)[q->first_tok + q->n_tok - 1].flags |= PLX_TOKF_SAMPLED;
 	q->n_tok += n;
-	q->n_draft = s->n_draft = n;
+	q->n_draft = n;
+	s->n_draft = depth;
+	s->n_run += depth;
 	return n;
 }
 

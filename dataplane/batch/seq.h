@@ -21,6 +21,7 @@
 #define PLX_DATAPLANE_BATCH_SEQ_H
 
 #include "accel/accel.h"
+#include "dataplane/batch/draft.h"
 #include "dataplane/batch/prefix.h"
 #include "dataplane/batch/shift.h"
 
@@ -80,14 +81,14 @@ struct plx_seq {
 	uint32_t max_new;
 	uint32_t window; /* may sample ids below this index */
 	uint32_t in_flight;
-	uint32_t n_draft;     /* drafts in its step in flight, which is the only one then */
-	uint8_t drafter;      /* whose they are */
-	uint32_t n_blocks;    /* held */
-	uint32_t yields;      /* blocks that its leaving will free; 0 until then */
-	uint32_t n_lost;      /* positions that were run before it was preempted */
-	uint32_t n_told;      /* blocks the device's table has */
-	uint32_t n_published; /* blocks the prefix cache has seen */
-	uint32_t flags;       /* enum plx_seq_flag */
+	uint32_t n_draft;  /* places of drafts in its step in flight, which is the only one then */
+	uint8_t drafter;   /* whose they are */
+	uint32_t n_blocks; /* held */
+	uint32_t yields;   /* blocks that its leaving will free; 0 until then */
+	uint32_t n_lost;   /* positions that were run before it was preempted */
+	uint32_t n_told;   /* blocks the device's table has */
+	uint32_t n_published;          /* blocks the prefix cache has seen */
+	uint32_t flags;                /* enum plx_seq_flag */
 	const struct plx_shift *shift; /* NULL: it ends where its context does */
 	float *score;                  /* [n_prompt] what it is run for; NULL: an answer */
 	uint32_t score_span;           /* tokens that it looks back at most */
@@ -203,12 +204,12 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
                       const struct plx_sampler *sampler);
 
 /*
- * plx_seq_give_drafts - append drafts behind the one token that plx_seq_give has just appended, as
- * many as the record and the sequence's blocks have room for. Nothing else of it is in flight.
- * Returns how many.
+ * plx_seq_give_drafts - append drafts, depth first, behind the one token that plx_seq_give has just
+ * appended, as many of the first as the record and the sequence's blocks have room for. Nothing
+ * else of it is in flight. Returns how many.
  */
 uint32_t plx_seq_give_drafts(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f,
-                             const int32_t *id, uint32_t n);
+                             const struct plx_draft *d);
 
 /* plx_seq_drafts_came - the step with drafts came back, so many of them were accepted. */
 void plx_seq_drafts_came(struct plx_seq *s, uint32_t n_accepted);

@@ -175,3 +175,27 @@ uint32_t plx_suffix_step(const struct plx_suffix *x, uint32_t state, int32_t id)
 
 	return to ? *to : NONE;
 }
+
+static void put_next(const struct plx_suffix *x, struct plx_suffix_next *out, uint32_t n,
+                     int32_t id, uint32_t to)
+{
+	uint32_t end = x->state[to].end;
+
+	for (; n > 0 && out[n - 1].end < end; n--)
+		out[n] = out[n - 1];
+	out[n] = (struct plx_suffix_next){id, end};
+}
+
+uint32_t plx_suffix_nexts(const struct plx_suffix *x, uint32_t state, struct plx_suffix_next *out,
+                          uint32_t most)
+{
+	const struct plx_suffix_state *s = &x->state[state];
+	uint32_t n = 0;
+
+	if (s->to == NONE || most == 0)
+		return 0;
+	put_next(x, out, n++, s->id, s->to);
+	for (uint32_t e = s->more; e != NONE && n < most; e = x->edge[e].other)
+		put_next(x, out, n++, x->edge[e].id, x->edge[e].to);
+	return n;
+}

@@ -78,6 +78,17 @@ void plx_suffix_add(struct plx_suffix *x, int32_t id);
  */
 uint32_t plx_suffix_step(const struct plx_suffix *x, uint32_t state, int32_t id);
 
+/* An id that came behind a state's strings. */
+struct plx_suffix_next {
+	int32_t id;
+	uint32_t end; /* ids before the end of an occurrence of both, the id included */
+};
+
+/* plx_suffix_nexts - such ids, the latest found first; at most `most` are looked at. Returns how
+ * many. */
+uint32_t plx_suffix_nexts(const struct plx_suffix *x, uint32_t state, struct plx_suffix_next *out,
+                          uint32_t most);
+
 /* plx_suffix_branches - whether different ids came behind the state's strings. */
 static inline bool plx_suffix_branches(const struct plx_suffix *x, uint32_t state)
 {

@@ -13,7 +13,8 @@ static void make(struct draftdev *d, const struct plx_dev_limits *lim, enum plx_
 	                            .block_tokens = lim->block_tokens,
 	                            .step_tokens = lim->max_step_tokens,
 	                            .step_seqs = lim->max_step_seqs,
-	                            .kind = kind};
+	                            .kind = kind,
+	                            .n_top = lim->tree_branches > 0 ? PLX_DMODEL_TOP : 0};
 	struct plx_diag diag = {""};
 
 	PLX_CHECK(plx_arena_open(&d->arena, plx_dmodel_bytes(&c), &diag) == 0);

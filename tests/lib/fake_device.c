@@ -31,7 +31,7 @@ struct fake_entry {
 };
 
 #define FIFO 4096u
-#define CAPS (PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_DRAFT | PLX_CAP_SHIFT)
+#define CAPS (PLX_CAP_LAST | PLX_CAP_LOGPROBS | PLX_CAP_DRAFT | PLX_CAP_SHIFT | PLX_CAP_TREE)
 
 struct fake_queue {
 	struct plx_queue q;
@@ -227,19 +227,13 @@ static void apply_delta(struct plx_fake *f, struct plx_step *st, const struct pl
 	}
 }
 
-/* The id behind pos, as row k of the sequence's results. */
-static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t pos, uint32_t k)
+/* The id behind a row of hash h, as the k-th of the sequence's results. */
+static void tell(struct plx_fake *f, struct plx_step *st, uint32_t i, uint64_t h, uint32_t k)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
 	struct plx_step_out *o = &plx_step_outs(st)[i];
 	struct fake_slot *s = &f->slot[q->slot];
-	uint64_t h = mix_begin(s->sampler.seed, s->sampler.sample);
 
-	for (uint32_t p = 0; p <= pos; p++) {
-		const struct fake_cell *c = kv_at(f, s, p);
-
-		h = mix(h, c->v + (c->pos != p));
-	}
 	s->last = pick(&f->conf, h);
 	o->n_out = k + 1;
 	o->n_accepted = k;
@@ -256,30 +250,92 @@ static void sample(struct plx_fake *f, struct plx_step *st, uint32_t i, uint32_t
 		                          -1.0f - (float)t};
 }
 
-static void put(struct plx_fake *f, struct fake_slot *s, uint32_t pos, int32_t id)
-{
-	uint64_t before = pos > 0 ? kv_at(f, s, pos - 1)->v : 0;
+/* A row as its ancestors alone stand before it: the last cell of its path, and the hash of it all.
+ */
+struct row {
+	uint64_t v, h;
+	uint32_t pos;
+	int32_t id;
+};
 
-	*kv_at(f, s, pos) = (struct fake_cell){cell(before, pos, id), pos};
+static struct row row_behind(const struct row *up, uint32_t pos, int32_t id)
+{
+	struct row r = {.v = cell(up->v, pos, id), .pos = pos, .id = id};
+
+	r.h = mix(up->h, r.v);
+	return r;
 }
 
-/* Every token runs; rows are sampled as long as the drafts before them are what was sampled. */
-static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
+/* What stands before position end, as read through the block table. */
+static struct row row_at(struct plx_fake *f, const struct fake_slot *s, uint32_t end)
+{
+	struct row r = {.h = mix_begin(s->sampler.seed, s->sampler.sample)};
+
+	for (uint32_t p = 0; p < end; p++) {
+		const struct fake_cell *c = kv_at(f, s, p);
+
+		r.h = mix(r.h, c->v + (c->pos != p));
+		r.v = c->v;
+	}
+	return r;
+}
+
+static void put(struct plx_fake *f, const struct fake_slot *s, const struct row *r)
+{
+	*kv_at(f, s, r->pos) = (struct fake_cell){r->v, r->pos};
+}
+
+static uint32_t parent_of(const struct plx_step_tok *t, uint32_t first, uint32_t k)
+{
+	return t[k].parent < 0 ? k - 1 : (uint32_t)t[k].parent - first;
+}
+
+/* Rows first .. of a sequence; those that are not on the path taken leave their cells behind it. */
+static void take_path(struct plx_fake *f, struct plx_step *st, uint32_t i, const struct row *row,
+                      uint32_t root)
 {
 	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
+	struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok];
 	struct fake_slot *s = &f->slot[q->slot];
-	uint32_t first_row = q->n_tok - 1 - q->n_draft;
-	bool right = true;
+	uint32_t at = root, n = 0;
+
+	for (uint32_t k = root; k < q->n_tok; k++)
+		if (t[k].flags & PLX_TOKF_SAMPLED)
+			t[k].pos[1] = (uint32_t)pick(&f->conf, row[k].h);
+	for (;;) {
+		put(f, s, &row[at]);
+		tell(f, st, i, row[at].h, n++);
+		uint32_t k = at + 1;
+
+		while (k < q->n_tok && !(t[k].id == s->last && parent_of(t, q->first_tok, k) == at))
+			k++;
+		if (k == q->n_tok)
+			return;
+		at = k;
+	}
+}
+
+/* Every token runs; rows are sampled, and taken as long as a draft is what was sampled. */
+static void run_seq(struct plx_fake *f, struct plx_step *st, uint32_t i)
+{
+	static struct row row[4096];
+	const struct plx_step_seq *q = &plx_step_seqs(st)[i];
+	const struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok];
+	struct fake_slot *s = &f->slot[q->slot];
+	uint32_t root = q->n_tok - 1 - q->n_draft;
 
 	memset(&plx_step_outs(st)[i], 0, sizeof(struct plx_step_out));
-	for (uint32_t k = 0; k < q->n_tok; k++) {
-		const struct plx_step_tok *t = &plx_step_toks(st)[q->first_tok + k];
+	PLX_CHECK(q->n_tok <= 4096);
+	struct row before = row_at(f, s, t[0].pos[0]);
 
-		right = right && (k <= first_row || t->id == s->last);
-		put(f, s, t->pos[0], t->id == PLX_TOK_LAST ? s->last : t->id);
-		if ((t->flags & PLX_TOKF_LOGITS) && right)
-			sample(f, st, i, t->pos[0], k - first_row);
+	for (uint32_t k = 0; k < q->n_tok; k++) {
+		const struct row *up = k == 0 ? &before : &row[parent_of(t, q->first_tok, k)];
+
+		row[k] = row_behind(up, t[k].pos[0], t[k].id == PLX_TOK_LAST ? s->last : t[k].id);
+		put(f, s, &row[k]);
 	}
+	if (t[q->n_tok - 1].flags & PLX_TOKF_LOGITS)
+		take_path(f, st, i, row, root);
 	if (f->conf.nan_slot1 == q->slot + 1) {
 		plx_step_outs(st)[i].status = PLX_E_FAULT;
 		plx_step_outs(st)[i].n_out = plx_step_outs(st)[i].n_accepted = 0;

@@ -30,15 +30,28 @@ static void propose(void *ctx, uint32_t slot, const int32_t *ids, uint32_t n, ui
 	assert_true(least > 0);
 	assert_ptr_equal(ids, q->ids);
 	assert_int_equal(n, q->n_prompt + q->n_out);
-	out->n = 0;
-	for (uint32_t i = q->n_out; out->n < most && out->n < u->most; i++) {
+	int32_t up = -1;
+
+	for (uint32_t i = q->n_out, k = 0; k < most && k < u->most; i++, k++) {
 		int32_t id = i < r->n_want[q->sample] ? r->want[q->sample][i] : (int32_t)RIG_EOG;
+		bool wrong;
 
 		u->n++;
-		if (u->wrong && (u->n * UINT64_C(0x9e3779b97f4a7c15) >> 40) % u->wrong == 0)
-			id = (id + 1) % (int32_t)RIG_VOCAB;
-		out->p[out->n] = u->p;
-		out->id[out->n++] = id;
+		wrong = u->wrong && (u->n * UINT64_C(0x9e3779b97f4a7c15) >> 40) % u->wrong == 0;
+		int32_t first = wrong ? (id + 1) % (int32_t)RIG_VOCAB : id;
+		int32_t at = plx_draft_add(out, up, first, u->p);
+
+		/* The right one, or another wrong one, beside it; half of the time more behind it.
+		 */
+		if (u->forks && out->tree && k % u->forks == 0 && at >= 0) {
+			int32_t other = wrong ? id : (id + 2) % (int32_t)RIG_VOCAB;
+			int32_t to = plx_draft_add(out, up, other, (1 - u->p) * 0.9f);
+
+			at = wrong && u->n % 2 && to >= 0 ? to : at;
+		}
+		if (at < 0)
+			return;
+		up = at;
 	}
 }
 

@@ -10,6 +10,7 @@ struct guess {
 	struct rig *g;
 	uint32_t wrong; /* one of so many drafts is wrong; 0: none */
 	uint32_t most;  /* drafts proposed at most */
+	uint32_t forks; /* at each so manieth place there is another candidate; 0: at none */
 	float p;        /* the chance it says each has */
 	uint64_t n;     /* drafts proposed */
 };

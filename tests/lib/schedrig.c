@@ -99,6 +99,7 @@ static struct plx_sched_conf conf_of(const struct rig_shape *h)
 	                               .pause_ns = 1000,
 	                               .prefix_cache = h->cache,
 	                               .n_host_blocks = h->n_host,
+	                               .tree_branches = RIG_BRANCHES,
 	                               .secret = 99,
 	                               .eog = {RIG_EOG},
 	                               .n_eog = 1};
@@ -117,7 +118,8 @@ void rig_open(struct rig *g, const struct rig_shape *h)
 	                             .max_step_seqs = h->step_seqs,
 	                             .steps_in_flight = h->steps,
 	                             .n_threads = 1,
-	                             .n_host_blocks = h->n_host};
+	                             .n_host_blocks = h->n_host,
+	                             .tree_branches = RIG_BRANCHES};
 	struct plx_fake_conf fc = {.n_vocab = RIG_VOCAB, .eog_id = RIG_EOG, .eog_every = 64};
 
 	memset(g, 0, sizeof(*g));

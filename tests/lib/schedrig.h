@@ -8,15 +8,16 @@
 #include "dataplane/batch/preempt.h"
 #include "tests/lib/fake_device.h"
 
-#define RIG_BT      16u
-#define RIG_CTX     160u
-#define RIG_TEXT    700u /* prompt of one that may go beyond the context */
-#define RIG_KEYS    24u
-#define RIG_SAMPLES 4u
-#define RIG_NEW     200u
-#define RIG_EOG     7u
-#define RIG_VOCAB   1000u
-#define RIG_STEPS   4u
+#define RIG_BT       16u
+#define RIG_CTX      160u
+#define RIG_TEXT     700u /* prompt of one that may go beyond the context */
+#define RIG_KEYS     24u
+#define RIG_SAMPLES  4u
+#define RIG_NEW      200u
+#define RIG_EOG      7u
+#define RIG_VOCAB    1000u
+#define RIG_STEPS    4u
+#define RIG_BRANCHES 6u
 
 struct rig_shape {
 	uint32_t n_slots, n_blocks, step_tokens, step_seqs, steps;
