@@ -168,8 +168,13 @@ static uint32_t victim(const struct plx_sched *s, uint32_t slot)
 
 void plx_sched_evict(struct plx_sched *s, struct plx_seq *q)
 {
+	struct plx_sched_final *f = &s->ent[q->ent].out;
+
 	plx_seq_evict_begin(q, s->conf.block_tokens);
 	s->stats.evicted_tokens += q->n_evicted;
+	/* Said even if it is preempted and comes back whole: ids were made without those. */
+	f->n_evicted = q->n_evicted;
+	f->evict_loss = q->evict_loss;
 }
 
 void plx_sched_evict_came(struct plx_sched *s, struct plx_seq *q)

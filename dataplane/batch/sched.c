@@ -273,10 +273,6 @@ static void note_end(struct plx_sched_ent *e, const struct plx_seq *q, enum plx_
 	uint32_t n = q->n_prompt + q->n_out;
 
 	e->out.end[q->sample] = (uint8_t)end;
-	if (q->n_evicted > 0) {
-		e->out.n_evicted = q->n_evicted;
-		e->out.evict_loss = q->evict_loss;
-	}
 	e->out.n_out[q->sample] = q->n_out;
 	e->out.n_left[q->sample] = q->shift && n > 1 ? plx_shift_left(q->shift, n - 2) : 0;
 }

@@ -31,6 +31,21 @@ static uint32_t evict_chunk(const struct plx_seq *q, uint32_t n)
 	return left - n < PLX_OBSERVE_QUERIES ? left - PLX_OBSERVE_QUERIES : n;
 }
 
+/*
+ * The same where the step or memory has only so much: what is observed must not depend on it, so
+ * that the rest waits for another step. Where decodes alone may leave less room than that in every
+ * step, it does not wait.
+ */
+static uint32_t evict_fit(const struct plx_sched *s, const struct plx_seq *q, uint32_t n)
+{
+	uint32_t left = q->n_prompt - q->n_run;
+
+	if (q->evict != PLX_SEQ_EVICT_WANT || n >= left || left - n >= PLX_OBSERVE_QUERIES ||
+	    s->conf.step_tokens < s->conf.step_seqs + PLX_OBSERVE_QUERIES)
+		return n;
+	return left > PLX_OBSERVE_QUERIES ? left - PLX_OBSERVE_QUERIES : 0;
+}
+
 /* Give a sequence its next n tokens if what they bring has room. */
 static uint32_t give(struct plx_sched *s, struct filling *w, uint32_t slot, uint32_t n)
 {
@@ -129,7 +144,11 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 	n = evict_chunk(q, n);
 	if (q->evict == PLX_SEQ_EVICT_WANT && q->n_run + n == q->n_prompt && w->f.observes)
 		return true;
-	n = plx_sched_blocks_for(s, slot, n);
+	if (q->evict == PLX_SEQ_EVICT_WANT && n > w->f.max_tok - w->f.step->n_tok)
+		n = w->f.max_tok - w->f.step->n_tok;
+	if (n == 0)
+		return false;
+	n = evict_fit(s, q, plx_sched_blocks_for(s, slot, n));
 	if (n == 0)
 		return true;
 	pos = plx_seq_pos(q);
