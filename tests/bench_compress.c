@@ -1,22 +1,30 @@
 /*
- * What compression brings and costs, with the real model, on the questions of
- * tests/data/compress_qa.txt.
+ * What compression brings and costs, with the real model, on questions of our own.
  *
- *   bench_compress [model.gguf [questions [way]]]
+ *   bench_compress [model.gguf [what [questions]]]
  *
- * Each question comes behind its passage in one user message. The passage may be touched, the rest
- * not. A line for each way and ratio of tokens kept, of the whole prompt:
+ *   what   held    (the default) the questions of tests/data/compress_held.txt, with which nothing
+ *                  was chosen: every way and ratio
+ *          qa      the same of tests/data/compress_qa.txt, with which units and layers were chosen
+ *          layers  of compress_qa.txt: pruned to half by scores of the first layers alone
+ *          long    of compress_held.txt, each question behind 14 passages of both files, its own
+ * among them
  *
- *   prompt     units of low self-information left out before prefill (batch/compress.h); the first
- *              token is timed with the scoring pass in front
+ * A question comes behind its passage in one user message. The passages may be touched, the rest
+ * not. A line for each way and ratio of tokens kept, of the whole prompt; the ways take turns,
+ * question by question:
+ *
+ *   prompt     units of low self-information left out before prefill (batch/compress.h), scored by
+ *              so many layers; the first token is timed with the scoring pass in front
  *   kv         KV that the prompt's last tokens attend to least (batch/compress_kv.h)
  *   random     as many tokens of the passage as `prompt`, any of them; what is marked KEEP stays
  *   cut        the passage's beginning cut off, as many tokens
  *
  * Answered: the greedy answer has the expected word, of the questions. KL: of the model's next
  * token, full prompt against compressed, over the full prompt's greedy continuation, in nats a
- * token, with the standard error over questions. KV: of the prompt, when the first token is out and
- * the step behind it came back.
+ * token, with the standard error over questions. First token: median, least and most over
+ * questions, and the median of its ratio to the full prompt's. KV: of the prompt, when the first
+ * token is out and the step behind it came back.
  */
 #include <ctype.h>
 #include <math.h>
@@ -24,18 +32,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "accel/cpu.h"
 #include "accel/model/chat.h"
 #include "accel/model/tokenizer.h"
 #include "dataplane/batch/compress_kv.h"
+#include "dataplane/batch/sched.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/model_path.h"
 
-#define MAX_IDS  1024u
-#define MAX_TEXT 8192u
-#define CHUNK    128u
+#define MAX_IDS  4096u
+#define MAX_TEXT 32768u
+#define CHUNK    256u
+#define SPAN     PLX_SCHED_SCORE_SPAN
+#define LAYERS   1u  /* that score, unless said; the default of limits.score_layers */
+#define N_LONG   14u /* passages before a question */
+#define MAX_VAR  24u
 #define N_FORCED 12u
 #define N_ANSWER 24u
 #define MAX_Q    32u
@@ -46,6 +60,14 @@ static const char *const way_name[] = {"full", "prompt", "kv", "random", "cut"};
 
 struct question {
 	const char *passage, *text, *answer; /* NUL-terminated, in the file's buffer */
+	uint32_t number;                     /* of its passage */
+};
+
+/* A line: what is done. */
+struct variant {
+	enum way way;
+	float ratio;
+	uint32_t layers; /* that score; 0: all */
 };
 
 /* One question as it is run. */
@@ -54,7 +76,6 @@ struct prompt {
 	int32_t ids[MAX_IDS];
 	uint8_t mark[MAX_IDS];
 	float logprob[MAX_IDS];
-	bool scored;
 	double score_ns;
 	uint32_t n_forced;
 	int32_t forced[N_FORCED];
@@ -64,16 +85,20 @@ struct prompt {
 /* Sums of a line. */
 struct line {
 	uint32_t n, right;
-	double kl, kl2, kept, loss, first_ms[MAX_Q], kv_tokens;
+	double kl, kl2, kept, loss, first_ms[MAX_Q], to_full[MAX_Q], kv_tokens;
 };
 
 static struct devkit kit;
 static struct plx_tok *tok;
 static struct plx_tok_scratch *scratch;
 static struct plx_chat *chat;
-static char file[65536];
+static char files[2][32768];
 static struct question question[MAX_Q];
 static uint32_t n_question;
+static const char *passage[MAX_Q];
+static uint32_t n_passage;
+static struct prompt prompt;
+static double full_ms; /* of the question at hand */
 
 static char *trim(char *s)
 {
@@ -85,12 +110,12 @@ static char *trim(char *s)
 }
 
 /* Passages by =====, their questions by lines "Q: text | answer", or "| answer/another". */
-static void read_questions(void)
+static void read_questions(const char *path, char *file)
 {
-	FILE *f = fopen("tests/data/compress_qa.txt", "r");
+	FILE *f = fopen(path, "r");
 
 	PLX_CHECK(f != NULL);
-	file[fread(file, 1, sizeof(file) - 1, f)] = 0;
+	file[fread(file, 1, sizeof(files[0]) - 1, f)] = 0;
 	fclose(f);
 	for (char *part = file, *next; part; part = next) {
 		next = strstr(part, "=====\n");
@@ -108,9 +133,10 @@ static void read_questions(void)
 			if (more)
 				*more++ = 0;
 			question[n_question++] =
-			    (struct question){trim(part), trim(q + 3), trim(bar + 3)};
+			    (struct question){trim(part), trim(q + 3), trim(bar + 3), n_passage};
 			q = more;
 		}
+		passage[n_passage++] = trim(part);
 	}
 }
 
@@ -126,7 +152,19 @@ static void run(void)
 	PLX_CHECK(plx_queue_step(kit.q, 0)->status == 0);
 }
 
-static void make_prompt(const struct question *q, struct prompt *p)
+/* The passages that come before a question: n of them, its own somewhere among them. */
+static uint32_t passages(const struct question *q, uint32_t n, char *out)
+{
+	uint32_t used = 0, own = q->number * 7 % n;
+
+	for (uint32_t i = 0; i < n; i++)
+		used +=
+		    (uint32_t)snprintf(out + used, MAX_TEXT - used, "%s%s", i > 0 ? "\n" : "",
+		                       passage[(q->number + n_passage * n - own + i) % n_passage]);
+	return used;
+}
+
+static void make_prompt(const struct question *q, uint32_t n_before, struct prompt *p)
 {
 	static char text[MAX_TEXT], content[MAX_TEXT];
 	static uint32_t end[MAX_IDS];
@@ -135,7 +173,10 @@ static void make_prompt(const struct question *q, struct prompt *p)
 	struct plx_chat_prompt join = {
 	    .text = text, .max_text = MAX_TEXT, .span = span, .max_span = PLX_CHAT_SEGS(1)};
 
-	snprintf(content, sizeof(content), "%s\n\n%s", q->passage, q->text);
+	uint32_t len = passages(q, n_before, content);
+
+	snprintf(content + len, sizeof(content) - len, "\n\n%s", q->text);
+	p->first = p->end = p->n_forced = 0;
 	struct plx_chat_msg m = {content, (uint32_t)strlen(content), PLX_CHAT_USER};
 	int n = plx_chat_render(chat, &m, 1, seg, PLX_CHAT_SEGS(1));
 
@@ -149,14 +190,14 @@ static void make_prompt(const struct question *q, struct prompt *p)
 	PLX_CHECK(n > 0);
 	p->n = (uint32_t)n;
 	text[join.len] = 0;
-	uint32_t at = 0, from = (uint32_t)(strstr(text, q->passage) - text);
-	struct plx_compress_span touch = {from, from + (uint32_t)strlen(q->passage), false};
+	uint32_t at = 0, from = (uint32_t)(strstr(text, content) - text);
+	struct plx_compress_span touch = {from, from + len, false};
 
 	for (uint32_t i = 0; i < p->n; i++) {
-		uint32_t len;
-		const uint8_t *piece = plx_tok_piece(tok, p->ids[i], &len);
+		uint32_t piece_len;
+		const uint8_t *piece = plx_tok_piece(tok, p->ids[i], &piece_len);
 
-		PLX_CHECK(plx_compress_follow(text, join.len, &at, piece, len));
+		PLX_CHECK(plx_compress_follow(text, join.len, &at, piece, piece_len));
 		end[i] = at;
 		p->first += at <= touch.first;
 		p->end += at <= touch.end;
@@ -206,18 +247,24 @@ static int32_t prefill(const int32_t *ids, uint32_t n, bool observe)
 	return plx_step_outs(s)[0].id[0];
 }
 
-static void score(struct prompt *p)
+/* Scores by the first layers, in windows as the scheduler does; 0: by all of them. The device has
+ * one number of layers for its life, so the bench sets it from outside, between steps. */
+static void score(struct prompt *p, uint32_t layers)
 {
+	struct plx_cpu *cpu = (struct plx_cpu *)(void *)kit.dev;
 	uint64_t t = plx_clock_ns();
 	struct plx_step *s = begin();
 
+	cpu->fwd.lim.early_layers = layers;
 	for (uint32_t at = 0; at < p->n;) {
-		uint32_t k = p->n - at > CHUNK ? CHUNK : p->n - at;
+		uint32_t left = SPAN - at % SPAN, k = left < CHUNK ? left : CHUNK;
 
+		k = p->n - at > k ? k : p->n - at;
 		s = at == 0 ? s : step();
-		(void)devkit_seq(s, 0, p->ids + at, at, k, false);
+		struct plx_step_seq *q = devkit_seq(s, 0, p->ids + at, at % SPAN, k, false);
 		struct plx_step_tok *tk = plx_step_toks(s);
 
+		q->flags |= layers > 0 ? (uint32_t)PLX_SEQF_EARLY : 0u;
 		for (uint32_t i = 0; i < k && at + i + 1 < p->n; i++) {
 			tk[i].flags = PLX_TOKF_SCORE;
 			tk[i].pos[1] = (uint32_t)p->ids[at + i + 1];
@@ -228,7 +275,6 @@ static void score(struct prompt *p)
 		at += k;
 	}
 	p->score_ns = (double)(plx_clock_ns() - t);
-	p->scored = true;
 }
 
 /* Log-probabilities of the last step's one row. */
@@ -256,15 +302,15 @@ static double kl(const float *p, const float *q)
 }
 
 /* Every way to leave n tokens' worth out; returns how many ids stay. */
-static uint32_t leave_out(enum way way, float ratio, struct prompt *p, int32_t *ids, double *loss)
+static uint32_t leave_out(const struct variant *v, struct prompt *p, int32_t *ids, double *loss)
 {
-	struct plx_compress_goal goal = {false, ratio};
+	struct plx_compress_goal goal = {false, v->ratio};
+	enum way way = v->way;
 	struct plx_compress_result r;
 	uint32_t n = 0, rng = p->n * 2654435761u, go, left = p->end - p->first;
 
 	memcpy(ids, p->ids, p->n * sizeof(*ids));
-	if (!p->scored)
-		score(p);
+	score(p, v->layers);
 	uint32_t stay = plx_compress_prune(ids, p->mark, p->logprob, p->n, &goal, &r);
 
 	*loss = (double)r.loss;
@@ -372,23 +418,24 @@ static uint32_t thin_out(uint32_t n, float ratio, double *loss)
 	return stay;
 }
 
-static void ask(enum way way, float ratio, struct prompt *p, const struct question *q,
-                struct line *l)
+static void ask(const struct variant *v, struct prompt *p, const struct question *q, struct line *l)
 {
 	static int32_t ids[MAX_IDS];
 	double loss = 0, ms = 0;
 	uint32_t n = p->n;
 
 	memcpy(ids, p->ids, sizeof(ids));
-	if (way != FULL && way != KV)
-		n = leave_out(way, ratio, p, ids, &loss);
+	if (v->way != FULL && v->way != KV)
+		n = leave_out(v, p, ids, &loss);
 	uint64_t t = plx_clock_ns();
-	int32_t first = prefill(ids, n, way == KV);
+	int32_t first = prefill(ids, n, v->way == KV);
 
-	ms = now_ms(t) + (way == PROMPT ? p->score_ns / 1e6 : 0);
-	if (way == KV)
-		n = thin_out(n, ratio, &loss);
+	ms = now_ms(t) + (v->way == PROMPT ? p->score_ns / 1e6 : 0);
+	full_ms = v->way == FULL ? ms : full_ms;
+	if (v->way == KV)
+		n = thin_out(n, v->ratio, &loss);
 	go_on(p, q->answer, n, first, l);
+	l->to_full[l->n] = ms / full_ms;
 	l->first_ms[l->n++] = ms;
 	l->kept += (double)n / p->n;
 	l->loss += loss;
@@ -402,34 +449,79 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void print_line(enum way way, float ratio, struct line *l)
+static void print_line(const struct variant *v, struct line *l)
 {
 	double n = l->n, mean = l->kl / n, var = fmax(l->kl2 / n - mean * mean, 0);
 	struct plx_dev_info info;
+	char how[32] = "";
 
 	PLX_CHECK(plx_dev_info_get(kit.dev, &info) == 0);
 	qsort(l->first_ms, l->n, sizeof(double), by_value);
-	printf("%-6s %.1f: kept %.2f, answered %u of %u, KL %.3f +- %.3f nats/token, first token "
-	       "%.0f ms (%.0f to %.0f), KV %.2f MiB, estimated loss %.3f\n",
-	       way_name[way], (double)ratio, l->kept / n, l->right, l->n, mean, sqrt(var / n),
-	       l->first_ms[l->n / 2], l->first_ms[0], l->first_ms[l->n - 1],
-	       l->kv_tokens / n / BT * info.block_bytes / 1048576, l->loss / n);
+	qsort(l->to_full, l->n, sizeof(double), by_value);
+	if (v->way == PROMPT)
+		snprintf(how, sizeof(how), ", %u layers",
+		         v->layers ? v->layers : kit.model->n_layer);
+	printf("%-6s %.1f%s: kept %.2f, answered %u of %u, KL %.3f +- %.3f nats/token, first token "
+	       "%.0f ms (%.0f to %.0f), %.2f of full, KV %.2f MiB, estimated loss %.3f\n",
+	       way_name[v->way], (double)v->ratio, how, l->kept / n, l->right, l->n, mean,
+	       sqrt(var / n), l->first_ms[l->n / 2], l->first_ms[0], l->first_ms[l->n - 1],
+	       l->to_full[l->n / 2], l->kv_tokens / n / BT * info.block_bytes / 1048576,
+	       l->loss / n);
 	fflush(stdout);
 }
 
-int main(int argc, char **argv)
+/* Every way and ratio. */
+static uint32_t all_ways(struct variant *v)
 {
-	const char *path = argc > 1 ? argv[1] : plx_test_model();
 	static const float ratios[] = {0.8f, 0.5f, 0.3f};
+	uint32_t n = 0;
+
+	v[n++] = (struct variant){FULL, 1, 0};
+	for (uint32_t r = 0; r < 3; r++) {
+		v[n++] = (struct variant){PROMPT, ratios[r], LAYERS};
+		v[n++] = (struct variant){PROMPT, ratios[r], 0};
+		v[n++] = (struct variant){KV, ratios[r], 0};
+		v[n++] = (struct variant){RANDOM, ratios[r], LAYERS};
+		v[n++] = (struct variant){CUT, ratios[r], LAYERS};
+	}
+	return n;
+}
+
+/* Pruned to half, by more and more layers. */
+static uint32_t by_layers(struct variant *v)
+{
+	static const uint32_t layers[] = {1, 2, 4, 6, 8, 12, 16, 20, 0};
+	uint32_t n = 0;
+
+	v[n++] = (struct variant){FULL, 1, 0};
+	for (uint32_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++)
+		if (layers[i] < kit.model->n_layer)
+			v[n++] = (struct variant){PROMPT, 0.5f, layers[i]};
+	v[n++] = (struct variant){RANDOM, 0.5f, LAYERS};
+	return n;
+}
+
+/* Pruned to half by few, more and all layers, and the other ways. */
+static uint32_t far_ways(struct variant *v)
+{
+	uint32_t n = 0;
+
+	v[n++] = (struct variant){FULL, 1, 0};
+	v[n++] = (struct variant){PROMPT, 0.8f, LAYERS};
+	v[n++] = (struct variant){PROMPT, 0.5f, 4};
+	v[n++] = (struct variant){PROMPT, 0.5f, LAYERS};
+	v[n++] = (struct variant){PROMPT, 0.5f, 0};
+	v[n++] = (struct variant){PROMPT, 0.3f, LAYERS};
+	v[n++] = (struct variant){KV, 0.5f, 0};
+	v[n++] = (struct variant){RANDOM, 0.5f, LAYERS};
+	v[n++] = (struct variant){CUT, 0.5f, LAYERS};
+	return n;
+}
+
+static void open_all(const char *path)
+{
 	struct plx_dev_limits lim = devkit_limits();
 
-	if (path == NULL) {
-		printf("bench_compress: no model; skipped\n");
-		return 0;
-	}
-	read_questions();
-	if (argc > 2 && (uint32_t)atoi(argv[2]) < n_question)
-		n_question = (uint32_t)atoi(argv[2]);
 	lim.n_slots = 1;
 	lim.max_step_seqs = 1;
 	lim.block_tokens = BT;
@@ -437,37 +529,59 @@ int main(int argc, char **argv)
 	lim.n_blocks = 2 * MAX_IDS / BT;
 	lim.max_step_tokens = CHUNK;
 	lim.n_threads = 2;
+	lim.early_layers = LAYERS;
 	devkit_open(&kit, path, "auto", &lim);
 	PLX_CHECK(plx_tok_open(&tok, kit.model->gguf, NULL) == 0);
 	PLX_CHECK(plx_tok_scratch_new(&scratch, tok, MAX_TEXT, NULL) == 0);
 	PLX_CHECK(plx_chat_open(kit.model->gguf, NULL, &chat, NULL) == 0);
-	struct prompt *p = calloc(n_question, sizeof(*p));
-	struct line full = {0};
+	prompt.want = malloc((size_t)N_FORCED * kit.model->n_vocab * sizeof(float));
+	PLX_CHECK(prompt.want != NULL);
+}
 
-	PLX_CHECK(p != NULL);
-	for (uint32_t i = 0; i < n_question; i++) {
-		make_prompt(&question[i], &p[i]);
-		p[i].want = malloc((size_t)N_FORCED * kit.model->n_vocab * sizeof(float));
-		PLX_CHECK(p[i].want != NULL);
-		ask(FULL, 1, &p[i], &question[i], &full);
-	}
-	print_line(FULL, 1, &full);
-	for (uint32_t r = 0; r < 3; r++)
-		for (int w = PROMPT; w <= CUT; w++) {
-			struct line l = {0};
-
-			if (argc > 3 && strcmp(argv[3], way_name[w]) != 0)
-				continue;
-			for (uint32_t i = 0; i < n_question; i++)
-				ask((enum way)w, ratios[r], &p[i], &question[i], &l);
-			print_line((enum way)w, ratios[r], &l);
-		}
-	for (uint32_t i = 0; i < n_question; i++)
-		free(p[i].want);
-	free(p);
+static void close_all(void)
+{
+	free(prompt.want);
 	plx_chat_free(chat);
 	plx_tok_scratch_free(scratch);
 	plx_tok_free(tok);
 	devkit_close(&kit);
+}
+
+int main(int argc, char **argv)
+{
+	const char *path = argc > 1 ? argv[1] : plx_test_model();
+	const char *what = argc > 2 ? argv[2] : "held";
+	bool layers = strcmp(what, "layers") == 0, far = strcmp(what, "long") == 0;
+	static struct line line[MAX_VAR];
+	struct variant v[MAX_VAR];
+
+	if (path == NULL) {
+		printf("bench_compress: no model; skipped\n");
+		return 0;
+	}
+	read_questions(layers || strcmp(what, "qa") == 0 ? "tests/data/compress_qa.txt"
+	                                                 : "tests/data/compress_held.txt",
+	               files[0]);
+	uint32_t n_own = n_question;
+
+	if (far) /* for their passages */
+		read_questions("tests/data/compress_qa.txt", files[1]);
+	n_question = n_own;
+	if (argc > 3 && (uint32_t)atoi(argv[3]) < n_question)
+		n_question = (uint32_t)atoi(argv[3]);
+	open_all(path);
+	uint32_t n = layers ? by_layers(v) : far ? far_ways(v) : all_ways(v), n_tok = 0;
+
+	for (uint32_t i = 0; i < n_question; i++) {
+		make_prompt(&question[i], far ? N_LONG : 1, &prompt);
+		n_tok += prompt.n;
+		for (uint32_t k = 0; k < n; k++)
+			ask(&v[k], &prompt, &question[i], &line[k]);
+	}
+	printf("%s: %u questions, prompts of %u tokens on average\n", what, n_question,
+	       n_tok / n_question);
+	for (uint32_t k = 0; k < n; k++)
+		print_line(&v[k], &line[k]);
+	close_all();
 	return 0;
 }
