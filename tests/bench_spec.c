@@ -5,9 +5,9 @@
  *   bench_spec [model.gguf [summary | code | talk | random | sampled | all [runs [threads [batch
  *              [drafter]]]]]]
  *
- * drafter: lookup; model=FILE.gguf, a draft model on a device of its own and the same threads;
- * layers=LIST, the model without those layers; or all=FILE.gguf, look-up, else the draft model.
- * batch 0: one and four.
+ * drafter: lookup; ahead, lookahead; model=FILE.gguf, a draft model on a device of its own and the
+ * same threads; layers=LIST, the model without those layers; or all=FILE.gguf, look-up and the
+ * draft model. With tree: before it drafts are trees. batch 0: one and four.
  *
  * summary, code, talk: prompts of tests/spec. random: prompts of ids drawn evenly from the
  * vocabulary. sampled: the summary's prompts answered at temperature 1.5, so that nothing repeats.
@@ -50,6 +50,7 @@ struct bench {
 	struct devkit kit;
 	struct draftdev draft;
 	bool has_draft;
+	bool ahead;               /* lookahead drafts, not look-up */
 	uint32_t n_by;            /* drafters */
 	enum plx_draft_kind kind; /* that is counted */
 	struct plx_sched sched;
@@ -212,7 +213,9 @@ static void open_sched(void)
 	                           .steps_in_flight = 2,
 	                           .window = CTX,
 	                           .pause_ns = UINT64_MAX,
-	                           .draft_ids = CTX};
+	                           .draft_ids = b.ahead ? 0 : CTX,
+	                           .ahead_ids = b.ahead ? PLX_AHEAD_MOST : 0,
+	                           .tree_branches = b.kit.lim.tree_branches};
 
 	PLX_CHECK(plx_arena_open(&b.arena, plx_sched_bytes(&c), &d) == 0);
 	PLX_CHECK(plx_sched_init(&b.sched, &b.arena, &c, &sink, &d) == 0);
@@ -292,7 +295,9 @@ static void choose_drafter(const char *how)
 	else if (strncmp(how, "all=", 4) == 0)
 		add_model(how + 4, NULL);
 	else
-		PLX_CHECK(strcmp(how, "lookup") == 0);
+		PLX_CHECK(strcmp(how, "lookup") == 0 || b.ahead);
+	if (b.ahead)
+		b.kind = PLX_DRAFT_AHEAD;
 	b.n_by = b.sched.draft.n_by;
 	if (b.has_draft && strncmp(how, "all=", 4) != 0) { /* it alone */
 		b.sched.draft.by[0] = b.sched.draft.by[1];
@@ -345,7 +350,8 @@ static void bench(const char *name, uint32_t batch, uint32_t n_runs)
 	compare(name, batch);
 	struct plx_sched_draft *sd = &b.sched.draft;
 	uint64_t drafted[2] = {sd->drafted[0], sd->drafted[b.kind]};
-	uint64_t accepted[2] = {sd->accepted[0], sd->accepted[b.kind]}, probes = sd->probes;
+	uint64_t accepted[2] = {sd->accepted[0], sd->accepted[b.kind]}, probes = sd->probes,
+		 branches = sd->branches;
 
 	for (uint32_t i = 0; i < n_runs; i++) {
 		/* Who goes first changes. */
@@ -376,11 +382,15 @@ static void bench(const char *name, uint32_t batch, uint32_t n_runs)
 	       name, batch, off[n_runs / 2], off[0], off[n_runs - 1], on[n_runs / 2], on[0],
 	       on[n_runs - 1], ratio[n_runs / 2], ratio[0], ratio[n_runs - 1],
 	       (double)drafted[0] / n_runs, share(accepted[0], drafted[0]), sd->gap_ns / 1000);
-	if (b.has_draft)
+	if (b.has_draft || b.ahead)
 		printf("; %s drafted %.0f, accepted %.0f %%, probes %.1f",
-		       b.draft.m.conf.kind == PLX_DRAFT_MODEL ? "model" : "layers",
+		       b.ahead                                  ? "lookahead"
+		       : b.draft.m.conf.kind == PLX_DRAFT_MODEL ? "model"
+		                                                : "layers",
 		       (double)drafted[1] / n_runs, share(accepted[1], drafted[1]),
 		       (double)(sd->probes - probes) / n_runs);
+	if (sd->branches > branches)
+		printf("; %.1f branches", (double)(sd->branches - branches) / n_runs);
 	printf("; until all answers are over %.2f (%.2f-%.2f) times as fast; account %.1f ms\n",
 	       whole[n_runs / 2], whole[0], whole[n_runs - 1], sd->credit_ns / 1e6);
 	fflush(stdout);
@@ -419,9 +429,15 @@ int main(int argc, char **argv)
 	lim.n_blocks = N_PROMPTS * CTX / BT;
 	lim.max_step_tokens = 256;
 	lim.n_threads = argc > 4 ? (uint32_t)atoi(argv[4]) : 2;
+	const char *how = argc > 6 ? argv[6] : "lookup";
+	bool tree = strncmp(how, "tree:", 5) == 0;
+
+	how += tree ? 5 : 0;
+	lim.tree_branches = tree ? 16 : 0;
+	b.ahead = strcmp(how, "ahead") == 0;
 	devkit_open(&b.kit, path, "auto", &lim);
 	open_sched();
-	choose_drafter(argc > 6 ? argv[6] : "lookup");
+	choose_drafter(how);
 	for (uint32_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		if (!only || strcmp(only, all[i]) == 0)
 			workload(all[i], n_runs, argc > 5 ? (uint32_t)atoi(argv[5]) : 0);

@@ -14,7 +14,8 @@ answers() { # answers DIR: what is asked of both daemons
 	ids --max-new 64 --temperature 1 --seed 3 "$(prompt summary)" >"$1/sampled"
 	ask --quiet --max-new 96 --stop "None:" "$(prompt code)" >"$1/stop"
 	ask --quiet --max-new 48 --n 2 --temperature 0.5 --seed 5 "$(prompt code)" >"$1/samples"
-	for f in code summary sampled stop samples; do [ -s "$1/$f" ] || return 1; done
+	ids --raw --max-new 48 "The" >"$1/raw" # nothing to catch up with: whoever drafts is asked
+	for f in code summary sampled stop samples raw; do [ -s "$1/$f" ] || return 1; done
 }
 # drafter HOW: a second device on lcore 1, which drafts.
 drafter() {
@@ -43,7 +44,7 @@ check whole_drafted grep -q 'batch.*DRAFT_MODEL_OK: [1-9]' "$tmp/log"
 run layers 0 'skip_layers: 12-17'
 check layers_asked grep -Eq 'batch.*DRAFT_(LAYERS|PROBES): [1-9]' "$tmp/log"
 for r in drafts whole layers; do
-	for f in code summary sampled stop samples; do check "same_${r}_$f" cmp "$tmp/plain/$f" "$tmp/$r/$f"; done
+	for f in code summary sampled stop samples raw; do check "same_${r}_$f" cmp "$tmp/plain/$f" "$tmp/$r/$f"; done
 done
 # What can't draft is refused by name.
 board af_packet

@@ -92,7 +92,8 @@ enum plx_draft_kind {
 struct plx_draft_hope {
 	float p[PLX_MAX_DRAFT]; /* chance of each, those before it being right */
 	double each_ns;         /* what each takes */
-	double once_ns;         /* what it takes to catch up with the sequence */
+	double once_ns;         /* what it takes to catch up with the sequence; 0: not known */
+	uint32_t behind;        /* ids to catch up with, where they take time */
 };
 
 /* What rows sampled: row 0 is the committed token's, then the drafts, depth first. */

@@ -267,7 +267,8 @@ static uint32_t expect(void *ctx, uint32_t slot, uint32_t n, uint32_t most,
 	for (uint32_t i = 0; i < most; i++)
 		out->p[i] = p;
 	out->each_ns = m->step_ns;
-	out->once_ns = n - seen > CATCH_UP ? (n - seen) * m->tok_ns : 0;
+	out->behind = n - seen > CATCH_UP ? n - seen : 0;
+	out->once_ns = out->behind * m->tok_ns;
 	return most;
 }
 

@@ -41,8 +41,9 @@
  * it is not, it is asked beside the steps as seldom as takes 0.4 % of their time. What a step with
  * drafts brought is compared with what it would have taken without: what is lost by that is taken
  * from an account that steps without drafts fill by 0.5 % of their time, and while that is
- * overdrawn nothing is drafted. So a device or a text about which all estimates are wrong costs no
- * more than that.
+ * overdrawn nothing is drafted; a drafter that has to catch up with a sequence first is asked only
+ * if the account has what that takes. So a device or a text about which all estimates are wrong
+ * costs no more than that.
  *
  * Waiting for company: with wait_ns set, an idle device starts only when the batch is full
  * (step_seqs requests or step_tokens tokens wait) or the oldest waited wait_ns. It is 0 by default:
@@ -340,15 +341,16 @@ struct plx_sched_draft {
 	uint64_t out_id;    /* the last step with drafts */
 	uint64_t waited_id; /* the last step that came after a wait */
 	uint64_t last_end_ns;
-	double gap_ns;    /* the device idles so long while the batcher learns of its step */
-	uint64_t waits;   /* steps that were given late for the sake of drafts */
-	bool asking;      /* no step until those asked have guessed */
-	bool asked;       /* somebody was, for the step that comes next */
-	bool came_late;   /* the step sent last came after asking */
-	bool opened;      /* the account */
-	double plain_ns;  /* what the step sent last would take without drafts; 0: not judged */
-	uint32_t n_plain; /* ids that it would bring */
-	double credit_ns; /* what drafting won or lost, forgotten beyond a bound */
+	double gap_ns;     /* the device idles so long while the batcher learns of its step */
+	uint64_t waits;    /* steps that were given late for the sake of drafts */
+	bool asking;       /* no step until those asked have guessed */
+	bool asked;        /* somebody was, for the step that comes next */
+	bool came_late;    /* the step sent last came after asking */
+	bool opened;       /* the account */
+	double plain_ns;   /* what the step sent last would take without drafts; 0: not judged */
+	uint32_t n_plain;  /* ids that it would bring */
+	double credit_ns;  /* what drafting won or lost, forgotten beyond a bound */
+	double advance_ns; /* of it, what those that are asked now take to catch up */
 	double seen_ns[PLX_SCHED_DRAFT_SEQS + 1]; /* steps without drafts of so many, smoothed */
 	uint8_t pure[PLX_SCHED_MAX_STEPS]; /* by step id: decodes of a step of nothing else; 0 */
 	double probe_ns; /* what may be spent on finding out whether a drafter is right */

@@ -185,10 +185,23 @@ static bool ready(struct plx_sched *s, uint32_t slot, uint32_t most, double leas
 }
 
 /*
- * What could be had by asking: chances, and in *ask_ns what each id takes beside its place in the
- * step; what it takes to catch up is spread over the ids that are still to come.
+ * What catching up takes before the first id is guessed. As long as nobody measured it, an id is
+ * taken to cost what one of a prompt costs the model itself.
  */
-static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double *ask_ns)
+static double advance_ns(const struct plx_sched *s, const struct plx_draft_hope *h, double plain)
+{
+	double tok = s->load.tok_ns > 0 ? (double)s->load.tok_ns : plain;
+
+	return h->once_ns > 0 ? h->once_ns : h->behind * tok;
+}
+
+/*
+ * What could be had by asking: chances, and in *ask_ns what each id takes beside its place in the
+ * step; what it takes to catch up is spread over the ids that are still to come. It is
+ * an advance, of all that are asked together never more than the account has. Where nobody knows
+ * what a guess takes, one is asked.
+ */
+static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double plain, double *ask_ns)
 {
 	struct plx_sched_draft *d = &s->draft;
 	struct plx_seq *q = &s->seq[slot];
@@ -200,16 +213,22 @@ static bool hoped(struct plx_sched *s, uint32_t slot, uint32_t most, double *ask
 
 		plan->n =
 		    by->expect ? by->expect(by->ctx, slot, q->n_prompt + q->n_out, most, &h) : 0;
-		if (plan->n == 0)
+		double advance = plan->n > 0 ? advance_ns(s, &h, plain) : 0;
+
+		if (plan->n == 0 || (advance > 0 && d->advance_ns + advance > d->credit_ns)) {
+			plan->n = 0;
 			continue;
-		uint32_t n = plan->n;
+		}
+		uint32_t n = h.each_ns > 0 ? plan->n : 1;
+
+		d->advance_ns += advance;
 
 		plx_draft_begin(plan, false);
 		for (uint32_t i = 0; i < n; i++)
 			plx_draft_add(plan, (int32_t)i - 1, 0, h.p[i]);
 		plan->hope = true;
 		q->drafter = (uint8_t)b;
-		*ask_ns = h.each_ns + h.once_ns / least(q->max_new - q->n_out, STAYS_MOST);
+		*ask_ns = h.each_ns + advance / least(q->max_new - q->n_out, STAYS_MOST);
 		return true;
 	}
 	return false;
@@ -228,12 +247,15 @@ static double plain_ns(const struct plx_sched *s)
 }
 
 /* One sequence that could carry drafts, if somebody has any that could be worth it. */
-static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double ns, double least_p)
+static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double ns, double plain)
 {
 	struct plx_sched_draft *d = &s->draft;
 	double ask_ns = 0;
 
-	if (!ready(s, slot, most, least_p) && !hoped(s, slot, most, &ask_ns))
+	/* What is worth less than a step's time without drafts is in no choice. */
+	double least_p = fmax(ns * s->view.work.decodes / plain, PLX_DRAFT_FAINT);
+
+	if (!ready(s, slot, most, least_p) && !hoped(s, slot, most, plain, &ask_ns))
 		return;
 	d->slot[d->n_share] = slot;
 	d->share[d->n_share++] =
@@ -251,6 +273,7 @@ static void find_shares(struct plx_sched *s, double plain)
 	uint32_t n_hope = 0;
 
 	d->n_share = 0;
+	d->advance_ns = 0;
 	for (uint32_t i = 0; i < s->n_run; i++) {
 		uint32_t slot = s->run[i];
 		const struct plx_seq *q = &s->seq[slot];
@@ -264,9 +287,7 @@ static void find_shares(struct plx_sched *s, double plain)
 		more.context += plx_seq_pos(q);
 		double ns = fmax(plx_cost_ns(&s->cost, &more) - model, TOK_LEAST * plain);
 
-		/* What is worth less than a step's time without drafts is in no choice. */
-		find_share(s, slot, most, ns,
-		           fmax(ns * s->view.work.decodes / plain, PLX_DRAFT_FAINT));
+		find_share(s, slot, most, ns, plain);
 	}
 	/* Those that are asked together share a drafter's steps. */
 	for (uint32_t i = 0; i < d->n_share; i++)
@@ -369,9 +390,11 @@ static void probe(struct plx_sched *s)
 		                                     least(most, PROBE_IDS), &h)
 		                        : 0;
 
-		if (n == 0 || h.once_ns + n * h.each_ns > d->probe_ns)
+		double ns = n > 0 ? advance_ns(s, &h, plain_ns(s)) + n * h.each_ns : 0;
+
+		if (n == 0 || ns > d->probe_ns)
 			continue;
-		d->probe_ns -= h.once_ns + n * h.each_ns;
+		d->probe_ns -= ns;
 		d->probes++;
 		q->drafter = (uint8_t)b;
 		ask(s, slot, n);
