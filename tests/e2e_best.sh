@@ -41,6 +41,15 @@ interrupted() { # cancelled while all are made: the next one runs
 	[ ! -s "$tmp/out" ] || [ "$(tr -d '\n' <"$tmp/out" | wc -c)" = 0 ] || return 1
 	best 1
 }
+killed() { # while all are made: asked again, the same answer comes
+	local want got
+	want=$(asked --best-of 4 --raw --ignore-eos --max-new 120)
+	nsenter --net="/run/netns/$cli" "$bin/plx-ask" --host "$host" --key "$tmp/client.key" --timeout 30000 --retry --json --temperature 1 \
+		--seed 7 --best-of 4 --raw --ignore-eos --max-new 120 "$question" >"$tmp/out" 2>"$tmp/err" & got=$!
+	sleep 0.3
+	stop KILL
+	start && wait "$got" && [ "$(ids "$want")" = "$(ids "$(cat "$tmp/out")")" ] || { cat "$tmp/out" "$tmp/err"; return 1; }
+}
 
 e2e_net
 "$bin/plx-key" new --id 1 --tenant local --file "$tmp/keys" --client "$tmp/client.key" >/dev/null
@@ -56,5 +65,6 @@ check more_than_samples_are_refused too_many
 check more_than_is_held_is_refused too_long
 check fewer_than_answers_is_refused fewer
 check cancelled_in_the_middle interrupted
+check killed_in_the_middle killed
 check stops stop TERM
 report

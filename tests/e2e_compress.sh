@@ -26,6 +26,13 @@ same() { [ "$(asked --keep-ratio 0.5 | ids_of)" = "$(asked --keep-ratio 0.5 | id
 system() { # system messages and short questions are never touched
 	local j; j=$(ask --json --max-new 4 --keep-ratio 0.1 --system "$passage" "Is it so?" 2>/dev/null); within pruned_tokens "$j" 0 0
 }
+kept() { # what --keep and --keep-role name stays; the report is printed even where nothing went
+	local j; j=$(asked --keep-ratio 0.3 --keep "$passage"); within pruned_tokens "$j" 0 1 || return 1 # the line end behind it
+	j=$(asked --max-loss 0.5 --keep-role user); within pruned_tokens "$j" 0 0 || return 1
+	j=$(asked --max-loss 0.5 --keep "${passage:0:200}"); within pruned_tokens "$j" 1 100000 || return 1
+	ask --max-new 4 --max-loss 0.5 --keep-role user "$passage
+$question" 2>"$tmp/err" >/dev/null && grep -q "compression: 0 prompt tokens removed.*estimated loss 0.000" "$tmp/err"
+}
 evicted() { # evicted R HOW: at most so much KV went, and more than none
 	local j n; j=$(asked --keep-ratio "$1" --compress "$2"); n=$(get prompt_tokens <<<"$j")
 	within evicted_tokens "$j" 1 "$(awk -v n="$n" -v r="$1" 'BEGIN { print n * (1 - r) }')" && within loss "$j" 0.0001 0.999
@@ -52,6 +59,7 @@ check kv_ratio_1_changes_nothing all_kv
 check kv_same_text_again same_kv
 check late_without_pressure_takes_nothing late
 check system_and_questions_stay system
+check what_is_named_stays kept
 check removing_all_is_refused refused
 check stops stop TERM
 report

@@ -119,6 +119,36 @@ static void test_client_begins_anew_where_it_can_not_resume(void **state)
 	plx_crig_close(r);
 }
 
+/* What came of the best of several can't be gone on from: all are made again. */
+static void test_client_best_of_begins_anew(void **state)
+{
+	struct plx_crig *r = plx_crig_plain();
+	struct plx_client_request q;
+	uint32_t some = 10;
+	uint64_t req;
+
+	(void)state;
+	plx_client_request_init(&q);
+	q.text = "a";
+	q.text_bytes = 1;
+	q.max_new = 100;
+	q.best_of = 3;
+	q.resubmit = PLX_CLIENT_RESUBMIT_RESUME;
+	assert_int_equal(plx_client_submit(r->client, &q, &req, NULL), 0);
+	struct plx_crig_log *l = plx_crig_log_of(r, req);
+
+	assert_true(plx_crig_run(r, SECOND, plx_crig_has_ids, &some));
+	plx_peer_restart(r->peer);
+	assert_true(plx_crig_run(r, 5 * SECOND, plx_crig_all_final, NULL));
+	assert_int_equal(l->final.type, PLX_CLIENT_EV_DONE);
+	assert_int_equal(l->n_restarts, 1);
+	assert_int_equal(l->n_ids[0], 100);
+	assert_false(l->bad_order);
+	assert_int_equal(plx_peer_counts_of(r->peer)->n_resumed, 0);
+	assert_int_equal(l->final.done.made_samples, 3);
+	plx_crig_close(r);
+}
+
 static void test_client_waits_for_a_lost_device(void **state)
 {
 	struct plx_client_config cc = plx_crig_client_cfg();
@@ -293,6 +323,7 @@ int main(void)
 	    cmocka_unit_test(test_client_restart_begins_anew_where_allowed),
 	    cmocka_unit_test(test_client_resumes_behind_what_came),
 	    cmocka_unit_test(test_client_begins_anew_where_it_can_not_resume),
+	    cmocka_unit_test(test_client_best_of_begins_anew),
 	    cmocka_unit_test(test_client_waits_for_a_lost_device),
 	    cmocka_unit_test(test_client_silence_ends_the_session),
 	    cmocka_unit_test(test_client_revoked_key_closes_for_good),

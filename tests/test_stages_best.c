@@ -258,6 +258,38 @@ static void test_stages_best_of_what_a_fault_left(void **state)
 	assert_true(mean(&all, at_rank(&all, 0)) >= (double)c->res.mean[0] - 1e-6);
 }
 
+/* What was made until then counts. */
+static void test_stages_best_at_its_deadline(void **state)
+{
+	struct srig_ask a = ask_of("abc", NULL, 4);
+	struct srig_client all;
+
+	(void)state;
+	srig_no_eog();
+	all = *srig_ask_and_run(&a);
+	a.n_samples = 1;
+	a.best_of = SRIG_SAMPLES;
+	a.deadline_ns = plx_clock_ns() + 20 * PLX_NS_PER_MS;
+	const struct srig_client *c = srig_ask(&a);
+
+	const uint64_t *made = &srig.sb.fleet.dev[0].sched.stats.decode_tokens;
+
+	for (uint64_t before = *made; *made < before + 12;)
+		srig_turn();
+	plx_fake_conf(srig.fake)->hang = true;
+	while (plx_clock_ns() < a.deadline_ns + 2 * PLX_NS_PER_MS)
+		srig_turn();
+	plx_fake_conf(srig.fake)->hang = false;
+	srig_run_out();
+	assert_int_equal(c->res.kind, PLX_FINAL_DONE);
+	assert_int_equal(c->res.sample[0].reason, PLX_FINISH_DEADLINE);
+	assert_in_range(c->n_ids[0], 1, SRIG_NEW - 1);
+	for (uint32_t s = 0, same = 0; s <= SRIG_SAMPLES; s++) {
+		assert_true(s < SRIG_SAMPLES || same > 0);
+		same += s < SRIG_SAMPLES && memcmp(c->id[0], all.id[s], 4 * c->n_ids[0]) == 0;
+	}
+}
+
 static void test_stages_best_is_bounded(void **state)
 {
 	struct srig_ask a = ask_of("abc", NULL, 4);
@@ -348,6 +380,7 @@ int main(void)
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_stages_best_of_what_a_fault_left, srig_open,
 	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_stages_best_at_its_deadline, srig_open, teardown),
 	    cmocka_unit_test_setup_teardown(test_stages_best_is_bounded, srig_open, teardown),
 	    cmocka_unit_test_setup_teardown(test_stages_best_random, srig_open, teardown),
 	};
