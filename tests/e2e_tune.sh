@@ -40,7 +40,7 @@ goes_on() {
 	local before; before=$(head -n 11 "$work/journal" | md5sum)
 	tune 0 --time 3s --measurements 40 --board board/devbox/board.yml --budget "perplexity 50 %" \
 		--budget "p99 inter-token 5 s" -o "$tmp/board.yml" || return 1
-	[ "$before" = "$(head -n 11 "$work/journal" | md5sum)" ] && says "chosen: " && says "of a grid of 25200"
+	[ "$before" = "$(head -n 11 "$work/journal" | md5sum)" ] && says "chosen: " && says "of a grid of 2016"
 }
 few() { [ "$(rows s)" -le 40 ] && [ "$(rows s)" -ge 3 ]; }
 pictures() { xmllint --noout "$work/front.svg" 2>/dev/null || python3 -c "import xml.dom.minidom,sys; xml.dom.minidom.parse(sys.argv[1])" "$work/front.svg"; }

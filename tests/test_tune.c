@@ -344,6 +344,39 @@ static void test_comparison_admits_a_better_preset(void **state)
 	}
 }
 
+/* Who is beaten for certain is measured no more; what was measured of it still counts, and a slow
+ * round that it missed does not make it look better. */
+static void test_comparison_retires_the_beaten(void **state)
+{
+	static const char *const knobs[] = {"drafts=0", "drafts=256", "drafts=1024"};
+	static const double minute[] = {1, 0.9, 1.1, 1.2, 0.5, 0.5};
+	struct plx_tune_point p;
+
+	(void)state;
+	memset(&res, 0, sizeof res);
+	for (uint32_t i = 0; i < 3; i++) {
+		p = point(knobs[i]);
+		assert_true(plx_result_add(&res, &p, i == 1 ? "hand" : ""));
+	}
+	say_accuracy("weights=given", 0.25);
+	for (uint32_t r = 0; r < 6; r++) {
+		double m = minute[r], wiggle = 1 + 0.002 * (r % 3);
+
+		say_speed(knobs[0], r, 100 * m, 10 / m, 50 / m);
+		say_speed(knobs[2], r, 103 * m * wiggle, 9 / m, 51 / m);
+		if (r < 4)
+			say_speed(knobs[1], r, 80 * m * wiggle, 12 / m, 60 / m);
+	}
+	assert_int_equal(plx_result_retire(&res, 4), 2);
+	assert_true(res.c[1].out && !res.c[0].out && !res.c[2].out);
+	assert_int_equal(plx_result_retire(&res, 6), 2);
+	plx_result_sum(&res);
+	assert_int_equal(res.n_rounds, 6);
+	assert_int_equal(res.c[1].number, 0);
+	assert_true(fabs(res.c[1].f[PLX_FIG_RATE] / res.c[0].f[PLX_FIG_RATE] - 0.8) < 0.003);
+	assert_true(fabs(res.c[2].f[PLX_FIG_FIRST] / res.c[0].f[PLX_FIG_FIRST] - 1.02) < 1e-6);
+}
+
 static void test_student(void **state)
 {
 	(void)state;
@@ -596,6 +629,7 @@ int main(void)
 	    cmocka_unit_test(test_choice_holds_all_and_is_fastest),
 	    cmocka_unit_test(test_comparison_takes_the_minute_out),
 	    cmocka_unit_test(test_comparison_admits_a_better_preset),
+	    cmocka_unit_test(test_comparison_retires_the_beaten),
 	    cmocka_unit_test(test_student),
 	    cmocka_unit_test(test_board_is_one_that_polluxd_takes),
 	    cmocka_unit_test(test_every_point_makes_a_board),

@@ -12,7 +12,7 @@
 #include "tools/tune/budget.h"
 #include "tools/tune/knobs.h"
 
-#define PLX_DRAW_NAME_BYTES (PLX_TUNE_TEXT_BYTES + 72u)
+#define PLX_DRAW_NAME_BYTES (PLX_TUNE_TEXT_BYTES + 136u)
 
 enum plx_draw_kind {
 	PLX_DRAW_TRIED,  /* measured on the way */

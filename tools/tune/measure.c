@@ -191,6 +191,60 @@ static void drop_formats(struct plx_tune *t, const struct plx_model *source)
 			plx_tune_space_drop(&t->space, 0, v);
 }
 
+/* ---- values that come to the same ---- */
+
+static bool same_effect(const struct plx_tune *t, uint32_t k, uint32_t a, uint32_t b)
+{
+	struct plx_tune_point p;
+	struct plx_tune_setup s[2];
+
+	plx_tune_point_usual(&p);
+	for (uint32_t i = 0; i < 2; i++) {
+		p.v[k] = (uint8_t)(i ? b : a);
+		plx_tune_point_setup(&p, &s[i]);
+		plx_speed_effect(&t->load, &s[i]);
+	}
+	return memcmp(&s[0], &s[1], sizeof s[0]) == 0;
+}
+
+void plx_tune_same_as(const struct plx_tune *t, struct plx_tune_point *p)
+{
+	for (uint32_t k = 0; k < PLX_TUNE_KNOBS; k++) {
+		uint32_t like = p->v[k];
+		bool have = false;
+
+		for (uint32_t i = 0; i < t->space.n[k]; i++) {
+			uint32_t v = t->space.value[k][i];
+
+			have = have || v == p->v[k];
+			like = same_effect(t, k, v, p->v[k]) ? v : like;
+		}
+		p->v[k] = (uint8_t)(have ? p->v[k] : like);
+	}
+}
+
+/* Of values that come to the same the one that runs now stays, or the first. */
+static void drop_same(struct plx_tune *t)
+{
+	struct plx_tune_point now;
+
+	plx_tune_point_usual(&now);
+	if (t->board.n_threads)
+		now = t->board.point;
+	for (uint32_t k = 0; k < PLX_TUNE_KNOBS; k++)
+		for (uint32_t i = 0; i < t->space.n[k]; i++) {
+			uint32_t keep = t->space.value[k][i];
+
+			for (uint32_t j = 0; j < t->space.n[k]; j++)
+				if (t->space.value[k][j] == now.v[k] &&
+				    same_effect(t, k, keep, now.v[k]))
+					keep = now.v[k];
+			for (uint32_t v = 0; v < plx_tune_knobs[k].n; v++)
+				if (v != keep && same_effect(t, k, v, keep))
+					plx_tune_space_drop(&t->space, k, v);
+		}
+}
+
 static int open_journal(struct plx_tune *t, const struct plx_model *m, const struct plx_model *ref,
                         struct plx_diag *d)
 {
@@ -239,6 +293,7 @@ static int open_models(struct plx_tune *t, struct plx_diag *d)
 		t->load.n_ids = t->n_ids;
 		t->weights.source_hash = hash_of(ref);
 		drop_formats(t, ref);
+		drop_same(t);
 		err = open_journal(t, m, ref, d);
 	}
 	plx_model_close(m);

@@ -7,6 +7,9 @@
 
 #include "tools/tune/pareto.h"
 
+#define N_FITS 40u
+#define OVER   0.02 /* an advantage of 2 % is none */
+
 double plx_student(uint32_t n)
 {
 	static const double t[] = {0,     0,     12.71, 4.303, 3.182, 2.776, 2.571, 2.447,
@@ -23,8 +26,11 @@ bool plx_result_add(struct plx_result *r, const struct plx_tune_point *p, const 
 		c = &r->c[i];
 		if (!plx_tune_point_same(&c->point, p))
 			continue;
-		if (preset[0] && !c->preset[0])
-			snprintf(c->preset, sizeof c->preset, "%s", preset);
+		size_t len = strlen(c->preset);
+
+		if (preset[0] && len + strlen(preset) + 3 < sizeof c->preset)
+			snprintf(c->preset + len, sizeof c->preset - len, "%s%s", len ? "; " : "",
+			         preset);
 		c->found = c->found || !preset[0];
 		return false;
 	}
@@ -80,67 +86,154 @@ bool plx_result_lacks(const struct plx_result *r, uint32_t c, uint32_t round)
 
 /* ---- means ---- */
 
-static bool complete(const struct plx_result *r, uint32_t round)
-{
-	for (uint32_t i = 0; i < r->n; i++)
-		if (plx_result_lacks(r, i, round))
-			return false;
-	return r->n > 0;
-}
+/* What candidates and rounds do to a logarithm: log = of the candidate + of the round + chance. */
+struct effects {
+	double of[PLX_RESULT_MAX], round[PLX_RESULT_ROUNDS];
+};
 
-/* What a round did to all of them. */
-static double shift(const struct plx_result *r, uint32_t k, uint32_t round)
+/* In how many rounds a candidate was measured, rounds of it alone left out: they say nothing. */
+static uint32_t rounds_of(const struct plx_result *r, uint32_t c, bool *in)
 {
-	double sum = 0;
-
-	for (uint32_t i = 0; i < r->n; i++)
-		sum += r->c[i].log[k][round];
-	return sum / r->n;
-}
-
-/* Mean over rounds and half of its interval, of figure k less (`less` not NULL) another's. */
-static double mean_of(const struct plx_result *r, const struct plx_candidate *c,
-                      const struct plx_candidate *less, uint32_t k, double *half)
-{
-	double sum = 0, square = 0, base = 0;
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++) {
-		if (!complete(r, i))
-			continue;
-		double mid = shift(r, k, i), d = c->log[k][i] - (less ? less->log[k][i] : mid);
+		uint32_t others = 0;
 
-		base += mid;
+		for (uint32_t j = 0; j < r->n; j++)
+			others += j != c && !plx_result_lacks(r, j, i);
+		in[i] = !plx_result_lacks(r, c, i) && (others > 0 || r->n == 1);
+		n += in[i];
+	}
+	return n;
+}
+
+/* One pass: each candidate's mean without the rounds' effects. */
+static void fit_candidates(const struct plx_result *r, uint32_t k, struct effects *e)
+{
+	for (uint32_t c = 0; c < r->n; c++) {
+		bool in[PLX_RESULT_ROUNDS];
+		uint32_t n = rounds_of(r, c, in);
+
+		e->of[c] = 0;
+		for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++)
+			e->of[c] += in[i] ? (r->c[c].log[k][i] - e->round[i]) / n : 0;
+		if (n == 0)
+			e->of[c] = (double)NAN;
+	}
+}
+
+/* A round's mean without the candidates' effects; NaN where it says nothing. */
+static double round_mean(const struct plx_result *r, uint32_t k, const struct effects *e,
+                         uint32_t round)
+{
+	double sum = 0;
+	uint32_t n = 0;
+
+	for (uint32_t c = 0; c < r->n; c++)
+		if (!plx_result_lacks(r, c, round)) {
+			sum += r->c[c].log[k][round] - e->of[c];
+			n++;
+		}
+	return n > 1 || n == r->n ? sum / n : (double)NAN;
+}
+
+/* The other: the rounds' effects, whose mean is 0. */
+static void fit_rounds(const struct plx_result *r, uint32_t k, struct effects *e)
+{
+	double sum = 0;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++) {
+		e->round[i] = round_mean(r, k, e, i);
+		if (isnan(e->round[i]))
+			continue;
+		sum += e->round[i];
+		n++;
+	}
+	for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++)
+		e->round[i] = isnan(e->round[i]) ? 0 : e->round[i] - sum / n;
+}
+
+/* By turns, which converges to least squares; where all are in all rounds, at once. */
+static void fit(const struct plx_result *r, uint32_t k, struct effects *e)
+{
+	memset(e->round, 0, sizeof e->round);
+	for (uint32_t i = 0; i < N_FITS; i++) {
+		fit_candidates(r, k, e);
+		fit_rounds(r, k, e);
+	}
+	fit_candidates(r, k, e);
+}
+
+/* Half of the interval of a mean over n whose squares of deviations sum up to this. */
+static double half_of(double square, uint32_t n)
+{
+	return n > 1 ? plx_student(n) * sqrt(fmax(square, 0) / (n - 1) / n) : 0;
+}
+
+static double scatter(const struct plx_result *r, uint32_t c, uint32_t k, const struct effects *e)
+{
+	bool in[PLX_RESULT_ROUNDS];
+	uint32_t n = rounds_of(r, c, in);
+	double square = 0;
+
+	for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++)
+		if (in[i])
+			square += pow(r->c[c].log[k][i] - e->round[i] - e->of[c], 2);
+	return half_of(square, n);
+}
+
+/* The mean of a less b over those of the first rounds that have both; NaN: there are none. */
+static double differ(const struct plx_candidate *a, const struct plx_candidate *b, uint32_t k,
+                     uint32_t n_rounds, double *half)
+{
+	double sum = 0, square = 0;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < n_rounds; i++) {
+		double d = a->log[k][i] - b->log[k][i];
+
+		if (isnan(d))
+			continue;
 		sum += d;
 		square += d * d;
 		n++;
 	}
-	if (n == 0) {
-		*half = 0;
-		return (double)NAN;
-	}
-	double mean = sum / n, var = n > 1 ? fmax(square - sum * mean, 0) / (n - 1) : 0;
-
-	*half = plx_student(n) * sqrt(var / n);
-	return mean + (less ? 0 : base / n);
+	*half = half_of(square - (n ? sum * sum / n : 0), n);
+	return n ? sum / n : (double)NAN;
 }
 
-static void sum_candidate(const struct plx_result *r, struct plx_candidate *c)
+static void sum_times(struct plx_result *r)
 {
 	static const enum plx_figure fig[PLX_RESULT_TIMES] = {PLX_FIG_RATE, PLX_FIG_P50,
 	                                                      PLX_FIG_P99, PLX_FIG_FIRST};
-	double mean[PLX_RESULT_TIMES];
+	static const uint32_t cost[PLX_RESULT_TIMES] = {1, 0, 2, 3}; /* 0: none */
+	struct effects e;
 
 	for (uint32_t k = 0; k < PLX_RESULT_TIMES; k++) {
-		double half;
+		fit(r, k, &e);
+		for (uint32_t i = 0; i < r->n; i++) {
+			struct plx_candidate *c = &r->c[i];
 
-		mean[k] = mean_of(r, c, NULL, k, &half);
-		c->f[fig[k]] = exp(mean[k]);
-		c->half[fig[k]] = exp(mean[k]) * expm1(half);
+			c->f[fig[k]] = exp(e.of[i]);
+			c->half[fig[k]] = exp(e.of[i]) * expm1(scatter(r, i, k, &e));
+			if (cost[k])
+				c->cost[cost[k]] = k == 0 ? -e.of[i] : e.of[i];
+		}
 	}
-	c->cost[1] = -mean[0];
-	c->cost[2] = mean[2];
-	c->cost[3] = mean[3];
+}
+
+/* All that still run were measured in it. */
+static bool complete(const struct plx_result *r, uint32_t round)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < r->n; i++) {
+		if (plx_result_lacks(r, i, round) && !r->c[i].out)
+			return false;
+		any = any || !plx_result_lacks(r, i, round);
+	}
+	return any;
 }
 
 void plx_result_sum(struct plx_result *r)
@@ -151,8 +244,8 @@ void plx_result_sum(struct plx_result *r)
 	r->n_rounds = 0;
 	for (uint32_t i = 0; i < PLX_RESULT_ROUNDS; i++)
 		r->n_rounds += complete(r, i);
+	sum_times(r);
 	for (uint32_t i = 0; i < r->n; i++) {
-		sum_candidate(r, &r->c[i]);
 		memcpy(y + i * PLX_RESULT_OBJ, r->c[i].cost, sizeof r->c[i].cost);
 	}
 	plx_pareto_front(y, r->n, PLX_RESULT_OBJ, on);
@@ -166,27 +259,62 @@ void plx_result_sum(struct plx_result *r)
 	}
 }
 
-/* ---- presets ---- */
+/* ---- pairs ---- */
+
+/* The objectives that are times: which, and the sign with which less is better. */
+static const struct {
+	uint32_t k;
+	double sign;
+} time_cost[] = {{0, -1}, {2, 1}, {3, 1}};
+#define N_TIME_COST (sizeof time_cost / sizeof time_cost[0])
 
 /* Whether a is worse than b in an objective by more than chance. */
-static bool worse(const struct plx_result *r, const struct plx_candidate *a,
-                  const struct plx_candidate *b)
+static bool worse(const struct plx_candidate *a, const struct plx_candidate *b)
 {
-	static const struct {
-		uint32_t k;
-		double sign;
-	} time[] = {{0, -1}, {2, 1}, {3, 1}};
 	double half;
 
 	if (a->cost[0] > b->cost[0] + 1e-9) /* the same text: this is no chance */
 		return true;
-	for (uint32_t i = 0; i < 3; i++) {
-		double d = time[i].sign * mean_of(r, a, b, time[i].k, &half);
+	for (size_t i = 0; i < N_TIME_COST; i++) {
+		double d =
+		    time_cost[i].sign * differ(a, b, time_cost[i].k, PLX_RESULT_ROUNDS, &half);
 
 		if (d > half)
 			return true;
 	}
 	return false;
+}
+
+/* Whether b has nothing over a: not more than OVER in any objective, by all that is known. */
+static bool covers(const struct plx_candidate *a, const struct plx_candidate *b, uint32_t n_rounds)
+{
+	double half;
+
+	if (a->cost[0] > b->cost[0] + 1e-9)
+		return false;
+	for (size_t i = 0; i < N_TIME_COST; i++) {
+		double d = time_cost[i].sign * differ(a, b, time_cost[i].k, n_rounds, &half);
+
+		if (!(d + half <= OVER))
+			return false;
+	}
+	return true;
+}
+
+uint32_t plx_result_retire(struct plx_result *r, uint32_t n_rounds)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = r->n; i-- > 1;) { /* 0 is what the search began at: it runs on */
+		struct plx_candidate *c = &r->c[i];
+
+		for (uint32_t j = 0; j < r->n && !c->out; j++)
+			c->out = j != i && !r->c[j].out && r->c[j].found &&
+			         covers(&r->c[j], c, n_rounds);
+	}
+	for (uint32_t i = 0; i < r->n; i++)
+		n += !r->c[i].out;
+	return n;
 }
 
 enum plx_verdict plx_result_judge(const struct plx_result *r, uint32_t preset, uint32_t *by,
@@ -204,7 +332,7 @@ enum plx_verdict plx_result_judge(const struct plx_result *r, uint32_t preset, u
 		if (!c->found)
 			continue;
 		g = plx_pareto_gap(c->cost, 1, PLX_RESULT_OBJ, p->cost, NULL);
-		bool same = !worse(r, c, p);
+		bool same = !worse(c, p);
 
 		/* One that is worse by chance alone goes before any that is worse by more. */
 		if ((same && !equal) || (same == equal && g < *gap)) {

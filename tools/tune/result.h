@@ -2,9 +2,11 @@
  * The comparison at the end: what the search found and the presets, measured anew in rounds, each
  * round all of them in an order of its own, so that a slow minute hits all alike.
  *
- * Of a candidate's logarithms the round's mean is taken away; means and 95 % intervals are by
- * Student's t over rounds. Since these measurements are not those that the search chose by, nobody
- * looks good by luck.
+ * A logarithm is taken as the candidate's effect, the round's and chance, fitted by least squares;
+ * 95 % intervals are by Student's t over rounds, pairs are compared over the rounds that have both.
+ * Since these measurements are not those that the search chose by, nobody looks good by luck. Who
+ * has nothing over another by all that is known is measured no more, so that the time goes to those
+ * that are not told apart yet: it stays in the table with what was measured.
  */
 #ifndef PLX_TOOLS_TUNE_RESULT_H
 #define PLX_TOOLS_TUNE_RESULT_H
@@ -21,8 +23,9 @@
 #define PLX_RESULT_TIMES  4u /* ln rate, ln p50, ln p99, ln first token */
 
 struct plx_candidate {
-	char preset[64]; /* its name; "": it is none */
-	bool found;      /* by the search */
+	char preset[128]; /* its names, with "; " between; "": it is none */
+	bool found;       /* by the search, or where it began */
+	bool out;         /* retired */
 	struct plx_tune_point point;
 	double f[PLX_FIGURES];
 	double half[PLX_FIGURES]; /* half of the 95 % interval; 0: exact */
@@ -34,7 +37,7 @@ struct plx_candidate {
 struct plx_result {
 	struct plx_candidate c[PLX_RESULT_MAX];
 	uint32_t n;
-	uint32_t n_rounds; /* in which all were measured */
+	uint32_t n_rounds; /* in which all that are not retired were measured */
 };
 
 /* What a preset is to the front without presets. */
@@ -53,6 +56,14 @@ void plx_result_take(struct plx_result *r, const struct plx_journal_rec *rec);
 
 /* plx_result_lacks - whether a candidate was not measured in a round. */
 bool plx_result_lacks(const struct plx_result *r, uint32_t c, uint32_t round);
+
+/*
+ * plx_result_retire - whoever is, but for 2 %, certainly nowhere better than one that the search
+ * found and that runs on is out. The first candidate never is: it is what the others are held
+ * against. What was measured behind the first n_rounds is not looked at, so that the same journal
+ * gives the same again.  Returns how many run on.
+ */
+uint32_t plx_result_retire(struct plx_result *r, uint32_t n_rounds);
 
 /* plx_result_sum - means, intervals, the front and its numbers, fastest first. */
 void plx_result_sum(struct plx_result *r);

@@ -31,6 +31,7 @@ struct run {
 	uint32_t n_requests, answer;       /* of this part */
 	double *gap, *first;               /* ms */
 	uint32_t n_gap, n_first_of;
+	uint64_t sent_ns[PLX_SCHED_MAX_STEPS], done_ns; /* steps */
 	uint64_t first_ns, last_ns, n_ids, hash;
 	int err; /* the scheduler's, of a request */
 };
@@ -103,7 +104,7 @@ static int ask(struct run *r, uint32_t key)
 	struct plx_sched_admit said;
 
 	r->by_key[key] = (struct asked){.begin_ns = now(r), .number = r->n_asked++};
-	return plx_sched_add(&r->sched, key, &j, plx_clock_ns(), &said);
+	return plx_sched_add(&r->sched, key, &j, now(r), &said);
 }
 
 /* Requests that come now: at the start one behind another, later one for each that ended. */
@@ -120,6 +121,21 @@ static int ask_more(struct run *r)
 	return err;
 }
 
+/*
+ * Where processor time is measured the scheduler has to live in it as well: it makes steps as long
+ * as it saw others take, and on a busy machine would make them after what the others did.
+ */
+static void stamp(struct run *r, struct plx_step *s, uint32_t idx)
+{
+	uint64_t before = r->done_ns;
+
+	r->done_ns = now(r);
+	if (!r->load->cpu_time)
+		return;
+	s->start_ns = r->sent_ns[idx] > before ? r->sent_ns[idx] : before;
+	s->end_ns = r->done_ns;
+}
+
 static int turn(struct run *r, uint32_t *free_step, uint32_t *n_free)
 {
 	int err = ask_more(r), idx;
@@ -127,9 +143,10 @@ static int turn(struct run *r, uint32_t *free_step, uint32_t *n_free)
 	while (!err && *n_free > 0) {
 		idx = (int)free_step[*n_free - 1];
 		if (!plx_sched_fill(&r->sched, plx_queue_step(r->rig->q, (uint32_t)idx),
-		                    PLX_SPEED_GAPS, plx_clock_ns()))
+		                    PLX_SPEED_GAPS, now(r)))
 			break;
 		--*n_free;
+		r->sent_ns[idx] = now(r);
 		err = plx_queue_submit(r->rig->q, (uint32_t)idx);
 	}
 	if (err || *n_free == r->rig->lim.steps_in_flight)
@@ -139,7 +156,8 @@ static int turn(struct run *r, uint32_t *free_step, uint32_t *n_free)
 		return idx;
 	struct plx_step *s = plx_queue_step(r->rig->q, (uint32_t)idx);
 
-	plx_sched_done(&r->sched, s, s->status, plx_clock_ns());
+	stamp(r, s, (uint32_t)idx);
+	plx_sched_done(&r->sched, s, s->status, now(r));
 	free_step[(*n_free)++] = (uint32_t)idx;
 	return s->status ? s->status : r->err;
 }
@@ -171,6 +189,20 @@ static int serve(struct run *r, uint32_t n, uint32_t answer, struct plx_diag *d)
 static uint32_t blocks_of(const struct plx_speed_load *l, const struct plx_tune_setup *s)
 {
 	return (l->prompt + l->answer + s->block_tokens - 1) / s->block_tokens + 1;
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+void plx_speed_effect(const struct plx_speed_load *l, struct plx_tune_setup *s)
+{
+	uint32_t most = l->prompt > 1 + PLX_MAX_DRAFT ? l->prompt : 1 + PLX_MAX_DRAFT;
+
+	s->draft_tokens = least(s->draft_tokens, l->prompt + l->answer);
+	s->step_seqs = least(s->step_seqs, l->batch);
+	s->step_tokens = least(s->step_tokens, l->batch * most);
 }
 
 /* As polluxd does it: as many slots as sequences may wait in the device, and a pool for all. */

@@ -33,6 +33,12 @@ struct plx_speed {
 	uint64_t text; /* hash of the answers */
 };
 
+/*
+ * plx_speed_effect - a setup with what this load can't fill cut off: two whose effects are equal
+ * serve it alike, and one of them is enough to measure.
+ */
+void plx_speed_effect(const struct plx_speed_load *l, struct plx_tune_setup *s);
+
 /* plx_speed_limits - sizes of the device for it. */
 struct plx_dev_limits plx_speed_limits(const struct plx_speed_load *l,
                                        const struct plx_tune_setup *s);

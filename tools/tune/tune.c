@@ -8,9 +8,9 @@
 
 #include "fw/base/err.h"
 
-#define SEARCH_SHARE 0.65 /* of the time; the comparison has the rest */
-#define BLOCK        4u   /* measurements that are taken one right after another */
-#define FINALISTS    8u
+#define SEARCH_SHARE 0.5 /* of the time; the comparison has the rest */
+#define BLOCK        4u  /* measurements that are taken one right after another */
+#define FINALISTS    10u
 #define LEAST_ROUNDS 4u
 #define N_OBJ        PLX_RESULT_OBJ
 
@@ -134,16 +134,24 @@ static bool compared(const struct plx_tune *t)
 	return false;
 }
 
-/* What runs now, the board's settings or polluxd's own, is measured first: the search starts there.
- */
-static void next_point(struct plx_tune *t, uint32_t n, struct plx_tune_point *p)
+/* What runs now: the board's settings or polluxd's own. False where options leave it out. */
+static bool start_point(const struct plx_tune *t, struct plx_tune_point *p)
 {
 	uint8_t x[PLX_GP_DIMS];
 
 	plx_tune_point_usual(p);
 	if (t->board.n_threads)
 		*p = t->board.point;
-	if (n == 0 && from_point(t, p, x))
+	plx_tune_same_as(t, p);
+	return from_point(t, p, x);
+}
+
+/* The search starts at what runs now. */
+static void next_point(struct plx_tune *t, uint32_t n, struct plx_tune_point *p)
+{
+	uint8_t x[PLX_GP_DIMS];
+
+	if (n == 0 && start_point(t, p))
 		return;
 	plx_search_ask(&t->search, x);
 	to_point(t, x, p);
@@ -185,10 +193,11 @@ static bool in_reach(const struct plx_tune *t, const struct plx_tune_point *p)
 	return found;
 }
 
-static void add_preset(struct plx_tune *t, const char *name, const struct plx_tune_point *p)
+static void add_preset(struct plx_tune *t, const char *name, struct plx_tune_point p)
 {
-	if (in_reach(t, p))
-		(void)plx_result_add(&t->result, p, name);
+	plx_tune_same_as(t, &p);
+	if (in_reach(t, &p))
+		(void)plx_result_add(&t->result, &p, name);
 }
 
 static void candidates(struct plx_tune *t)
@@ -196,6 +205,9 @@ static void candidates(struct plx_tune *t)
 	uint32_t idx[FINALISTS], n;
 	struct plx_tune_point p;
 
+	/* Where the search began is first, whatever the measurement on the way said of it. */
+	if (start_point(t, &p))
+		(void)plx_result_add(&t->result, &p, "");
 	plx_search_settle(&t->search);
 	n = plx_search_front(&t->search, idx, FINALISTS);
 	for (uint32_t i = 0; i < n; i++) {
@@ -203,13 +215,13 @@ static void candidates(struct plx_tune *t)
 		(void)plx_result_add(&t->result, &p, "");
 	}
 	for (uint32_t i = 0; i < t->o->n_presets; i++)
-		(void)plx_result_add(&t->result, &t->o->preset[i].point, t->o->preset[i].name);
+		add_preset(t, t->o->preset[i].name, t->o->preset[i].point);
 	if (t->board.n_threads)
-		add_preset(t, t->board.name, &t->board.point);
+		add_preset(t, t->board.name, t->board.point);
 	for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++) {
 		plx_tune_point_usual(&p);
 		if (plx_tune_point_parse(&p, presets[i].knobs, strlen(presets[i].knobs), NULL) == 0)
-			add_preset(t, presets[i].name, &p);
+			add_preset(t, presets[i].name, p);
 	}
 }
 
@@ -239,7 +251,7 @@ static int round_of(struct plx_tune *t, uint32_t round, uint32_t *n_done, struct
 	for (uint32_t i = 0; i < t->result.n && !err; i++) {
 		uint32_t c = order[i];
 
-		if (!plx_result_lacks(&t->result, c, round))
+		if (!plx_result_lacks(&t->result, c, round) || t->result.c[c].out)
 			continue;
 		err = plx_tune_accuracy(t, &t->result.c[c].point, &r, d);
 		if (err)
@@ -267,7 +279,7 @@ static uint32_t rounds_had(const struct plx_tune *t)
 static int compare(struct plx_tune *t, struct plx_diag *d)
 {
 	double begin = plx_tune_elapsed(t);
-	uint32_t n = 0, had, most;
+	uint32_t n = 0, had, most, n_run = t->result.n;
 	int err = 0;
 
 	for (uint32_t i = 0; i < t->journal.n; i++)
@@ -276,11 +288,13 @@ static int compare(struct plx_tune *t, struct plx_diag *d)
 	had = rounds_had(t);
 	most = had < LEAST_ROUNDS ? PLX_RESULT_ROUNDS : had;
 	for (uint32_t round = 0; round < most && !err; round++) {
-		double now = plx_tune_elapsed(t), next = n ? (now - begin) / n * t->result.n : 0;
+		double now = plx_tune_elapsed(t), next = n ? (now - begin) / n * n_run : 0;
 
 		if (round >= LEAST_ROUNDS && round >= had && now + next > t->o->time_s)
 			break;
 		err = round_of(t, round, &n, d);
+		if (!err && round + 1 >= LEAST_ROUNDS)
+			n_run = plx_result_retire(&t->result, round + 1);
 	}
 	if (!err)
 		plx_result_sum(&t->result);

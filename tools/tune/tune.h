@@ -43,6 +43,10 @@ struct plx_tune {
 int plx_tune_open(struct plx_tune *t, const struct plx_tune_options *o, struct plx_diag *d);
 void plx_tune_close(struct plx_tune *t);
 
+/* plx_tune_same_as - values that this run leaves out since another comes to the same under its load
+ * (plx_speed_effect) become that one. (measure.c) */
+void plx_tune_same_as(const struct plx_tune *t, struct plx_tune_point *p);
+
 /* plx_tune_elapsed - seconds of all runs together. */
 double plx_tune_elapsed(const struct plx_tune *t);
 
