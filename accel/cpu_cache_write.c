@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,12 +26,12 @@
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "fw/base/log.h"
+#include "fw/base/thread.h"
 
 #define PIECE_BYTES (256u << 10) /* written at once: 0.1 ms of a core */
 #define REST_FACTOR 3u           /* rests so many times as long as it worked */
 #define REST_MAX_NS (20 * PLX_NS_PER_MS)
 #define NICE        19
-#define STACK_BYTES (256u << 10)
 #define TRIES       3
 
 /* ---- the temporary file --------------------------------------------------------------------- */
@@ -228,23 +227,6 @@ static void *writer_main(void *arg)
 
 /* ---- from outside --------------------------------------------------------------------------- */
 
-static int thread_start(struct plx_cache_writer *w)
-{
-	pthread_attr_t attr;
-	sigset_t all, before;
-	int rc = pthread_attr_init(&attr);
-
-	if (rc != 0)
-		return rc;
-	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all); /* signals are for the thread that waits for them */
-	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = pthread_create(&w->thread, &attr, writer_main, w);
-	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-	(void)pthread_attr_destroy(&attr);
-	return rc;
-}
-
 int plx_cache_write_start(struct plx_cache_writer *w, const char *path,
                           const struct plx_cache_plan *plan, const uint8_t *data,
                           struct plx_diag *d)
@@ -259,7 +241,7 @@ int plx_cache_write_start(struct plx_cache_writer *w, const char *path,
 	if (w->table == NULL)
 		return plx_diag_set(d, PLX_E_NOMEM, "out of memory");
 	plx_cache_table_make(w->table, plan);
-	w->started = thread_start(w) == 0;
+	w->started = plx_thread_start(&w->thread, writer_main, w) == 0;
 	if (w->started)
 		return PLX_E_OK;
 	free(w->table);

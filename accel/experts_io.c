@@ -3,20 +3,18 @@
  * on one of them looks at the runner's rings, so that the runner has nobody to wake, which would be
  * a system call; it wakes the others, who read. While nothing comes it sleeps longer between looks.
  */
-#include <sched.h>
-#include <signal.h>
 #include <time.h>
 
 #include "accel/experts_int.h"
 #include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "fw/base/log.h"
+#include "fw/base/thread.h"
 
-#define STACK_BYTES (256u << 10)
-#define SAY_MOST    8u
-#define NAP_NS      20000L  /* while there was something lately */
-#define REST_NS     500000L /* later on */
-#define LATELY_NS   (50 * PLX_NS_PER_MS)
+#define SAY_MOST  8u
+#define NAP_NS    20000L  /* while there was something lately */
+#define REST_NS   500000L /* later on */
+#define LATELY_NS (50 * PLX_NS_PER_MS)
 
 struct reader {
 	struct plx_experts *x;
@@ -154,24 +152,6 @@ static void nap(long ns)
 	nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
 }
 
-/* A thread inherits the CPU of the lcore that starts it: it goes where no lcore computes, if there
- * is such a CPU, else anywhere. */
-static void keep_off(const uint64_t *cpus)
-{
-	cpu_set_t all, rest;
-
-	CPU_ZERO(&all);
-	for (uint32_t i = 0; i < CPU_SETSIZE; i++)
-		CPU_SET(i, &all);
-	rest = all;
-	for (uint32_t i = 0; i < CPU_SETSIZE && i < 1024; i++)
-		if ((cpus[i / 64] >> i % 64 & 1) != 0)
-			CPU_CLR(i, &rest);
-	/* Of these the kernel takes those that the process may have; none is an error. */
-	if (sched_setaffinity(0, sizeof(rest), &rest) != 0)
-		(void)sched_setaffinity(0, sizeof(all), &all);
-}
-
 static uint32_t n_in(const struct plx_expert_ring *r)
 {
 	return atomic_load_explicit(&r->head, memory_order_relaxed) -
@@ -213,7 +193,7 @@ static void *reader_main(void *arg)
 	struct plx_experts *x = arg;
 	uint32_t idx = atomic_fetch_add_explicit(&x->n_started, 1, memory_order_relaxed);
 
-	keep_off(x->cpus);
+	plx_thread_keep_off(x->cpus);
 	if (idx < x->n_slot)
 		make(x, idx);
 	while (!stopped(x) && stage_of(x) == PLX_EXPERTS_MAKING)
@@ -234,24 +214,14 @@ static void *reader_main(void *arg)
 
 uint32_t plx_experts_threads(struct plx_experts *x)
 {
-	pthread_attr_t attr;
-	sigset_t all, before;
-
-	if (pthread_attr_init(&attr) != 0)
-		return 0;
-	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all); /* signals are for the thread that waits for them */
-	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
 	x->n_thread = PLX_EXPERTS_THREADS;
 	for (uint32_t i = 0; i < PLX_EXPERTS_THREADS; i++)
-		if (pthread_create(&x->thread[i], &attr, reader_main, x) != 0) {
+		if (plx_thread_start(&x->thread[i], reader_main, x) != 0) {
 			/* Those that run count on all: they end, and nothing was begun. */
 			x->n_thread = i;
 			plx_experts_threads_end(x);
 			break;
 		}
-	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-	(void)pthread_attr_destroy(&attr);
 	return x->n_thread;
 }
 
