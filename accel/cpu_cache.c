@@ -233,14 +233,28 @@ void plx_cache_ask(const struct plx_cache *c, uint64_t off, uint64_t bytes)
 		    POSIX_FADV_WILLNEED);
 }
 
+/* The bytes of a chunk, of which the last one is shorter. */
+static uint64_t chunk_bytes(const struct plx_cache *c, uint32_t i)
+{
+	uint64_t rest = c->data_bytes - i * PLX_CACHE_CHUNK;
+
+	return rest < PLX_CACHE_CHUNK ? rest : PLX_CACHE_CHUNK;
+}
+
+int plx_cache_check(const struct plx_cache *c, uint32_t i, const uint8_t *data)
+{
+	uint64_t sum = XXH3_64bits(data + i * PLX_CACHE_CHUNK, chunk_bytes(c, i));
+
+	return sum == c->sum[i] ? PLX_E_OK : PLX_E_FORMAT;
+}
+
 int plx_cache_read(const struct plx_cache *c, uint32_t i, uint8_t *data)
 {
 	uint64_t off = i * PLX_CACHE_CHUNK;
-	uint64_t n = c->data_bytes - off < PLX_CACHE_CHUNK ? c->data_bytes - off : PLX_CACHE_CHUNK;
 
-	if (!read_all(c->fd, data + off, n, c->data_off + off))
+	if (!read_all(c->fd, data + off, chunk_bytes(c, i), c->data_off + off))
 		return PLX_E_IO;
-	return XXH3_64bits(data + off, n) == c->sum[i] ? PLX_E_OK : PLX_E_FORMAT;
+	return plx_cache_check(c, i, data);
 }
 
 void plx_cache_close(struct plx_cache *c)

@@ -124,6 +124,10 @@ int plx_cache_open_fd(struct plx_cache *c, int fd, const struct plx_cache_plan *
  */
 int plx_cache_read(const struct plx_cache *c, uint32_t i, uint8_t *data);
 
+/* plx_cache_check - chunk i of the data is in its place: are its bytes those that were written?
+ * Errors: FORMAT. */
+int plx_cache_check(const struct plx_cache *c, uint32_t i, const uint8_t *data);
+
 /*
  * plx_cache_ask - ask the disk for some of the data, which will be read soon; a hint.
  *

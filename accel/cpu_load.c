@@ -33,8 +33,10 @@
 
 enum phase {
 	PHASE_OPEN,   /* owner: arenas, cache, the disk's first bytes asked for */
+	PHASE_PAGES,  /* the weights' pages, where the disk writes to them itself */
 	PHASE_KV,     /* while they come: the KV pool's pages */
 	PHASE_WORK,   /* and those of activations and tables */
+	PHASE_ASK,    /* embedding rows are asked for, where nobody else does */
 	PHASE_READ,   /* weights from the cache */
 	PHASE_PACK,   /* or from the model */
 	PHASE_TABLES, /* owner: what lies in them */
@@ -221,7 +223,7 @@ static void cache_unused(const struct plx_cpu_load *l, const char *why)
 	plx_log(PLX_LOG_INFO, "weights cache: %s is not used: %s", l->cache_path, why);
 }
 
-static void cache_open(struct plx_cpu_load *l)
+static void cache_open(const struct plx_cpu *c, struct plx_cpu_load *l)
 {
 	struct plx_diag why = {0};
 
@@ -231,6 +233,9 @@ static void cache_open(struct plx_cpu_load *l)
 
 	if (err != 0 && err != PLX_E_NOT_FOUND)
 		cache_unused(l, why.text);
+	if (err == 0)
+		(void)plx_fetch_start(&l->weights.fetch, &l->weights.cache, c->weights.base,
+		                      c->conf.cpus);
 }
 
 /* Weights are read by all lanes, all of them each time: no node shall carry that alone. KV and
@@ -283,6 +288,10 @@ static int experts_open(struct plx_cpu *c, const struct plx_cpu_load *l, struct 
 static uint32_t phase_items(const struct plx_cpu *c, const struct plx_cpu_load *l)
 {
 	switch (l->phase) {
+	case PHASE_PAGES:
+		return l->weights.fetch.on ? l->weights.fetch.n_piece : 0;
+	case PHASE_ASK:
+		return plx_cpu_weights_n_ask(&l->weights, c->m);
 	case PHASE_READ:
 		return plx_cpu_weights_cached(&l->weights) ? l->weights.cache.n_chunk : 0;
 	case PHASE_PACK:
@@ -322,6 +331,12 @@ static void item_run(struct plx_cpu *c, struct plx_cpu_load *l, uint32_t item)
 	size_t off = (size_t)item * TOUCH_BYTES;
 
 	switch (l->phase) {
+	case PHASE_PAGES:
+		plx_cpu_weights_touch(c, &l->weights, item);
+		break;
+	case PHASE_ASK:
+		plx_cpu_weights_ask_embed(c->m, item);
+		break;
 	case PHASE_READ:
 		plx_cpu_weights_read(c, &l->weights, item);
 		break;
@@ -359,7 +374,7 @@ static int phase_begin(struct plx_cpu *c, struct plx_cpu_load *l, struct plx_dia
 		if (err == 0) {
 			nodes_set(c);
 			plx_cpu_weights_place(c, &l->weights);
-			cache_open(l);
+			cache_open(c, l);
 			plx_cpu_weights_ask(&l->weights, c->m);
 			err = experts_open(c, l, d);
 		}
@@ -379,6 +394,8 @@ static void phase_end(struct plx_cpu *c, struct plx_cpu_load *l)
 	                                    [PHASE_WORK] = l->work_bytes};
 
 	l->done_bytes += bytes[l->phase];
+	if (l->phase == PHASE_READ)
+		plx_fetch_stop(&l->weights.fetch); /* before anybody else writes there */
 	if (l->phase == PHASE_READ && l->weights.cache.table != NULL &&
 	    !plx_cpu_weights_cached(&l->weights)) {
 		cache_unused(l, "its data is damaged");
@@ -450,10 +467,12 @@ static int phase_poll(struct plx_cpu *c, struct plx_cpu_load *l, uint64_t deadli
 static const char *phase_what(enum phase p)
 {
 	static const char *const what[] = {
-	    [PHASE_OPEN] = "weights",  [PHASE_KV] = "KV pool",       [PHASE_WORK] = "activations",
-	    [PHASE_READ] = "weights",  [PHASE_PACK] = "weights",     [PHASE_TABLES] = "activations",
-	    [PHASE_ROPE] = "rotation", [PHASE_EMBED] = "embeddings", [PHASE_EXPERTS] = "experts",
-	    [PHASE_DONE] = "ready"};
+	    [PHASE_OPEN] = "weights",     [PHASE_PAGES] = "weights",
+	    [PHASE_ASK] = "embeddings",   [PHASE_KV] = "KV pool",
+	    [PHASE_WORK] = "activations", [PHASE_READ] = "weights",
+	    [PHASE_PACK] = "weights",     [PHASE_TABLES] = "activations",
+	    [PHASE_ROPE] = "rotation",    [PHASE_EMBED] = "embeddings",
+	    [PHASE_EXPERTS] = "experts",  [PHASE_DONE] = "ready"};
 
 	return what[p];
 }
@@ -489,8 +508,9 @@ static void note_set(const struct plx_cpu_load *l, struct plx_load_progress *out
 	         "weights %s in %u ms, KV pool %u ms, activations %u ms, rotation %u ms, "
 	         "embeddings %u ms",
 	         plx_cpu_weights_cached(&l->weights) ? "read from their cache" : "repacked",
-	         ms(l, PHASE_OPEN) + ms(l, PHASE_READ) + ms(l, PHASE_PACK), ms(l, PHASE_KV),
-	         ms(l, PHASE_WORK) + ms(l, PHASE_TABLES), ms(l, PHASE_ROPE), ms(l, PHASE_EMBED));
+	         ms(l, PHASE_OPEN) + ms(l, PHASE_PAGES) + ms(l, PHASE_READ) + ms(l, PHASE_PACK),
+	         ms(l, PHASE_KV), ms(l, PHASE_WORK) + ms(l, PHASE_TABLES), ms(l, PHASE_ROPE),
+	         ms(l, PHASE_ASK) + ms(l, PHASE_EMBED));
 }
 
 /* ---- the slices ----------------------------------------------------------------------------- */

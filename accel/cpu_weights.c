@@ -116,6 +116,7 @@ int plx_cpu_weights_lay(struct plx_cpu_weights *w, const struct plx_model *m,
 
 void plx_cpu_weights_free(struct plx_cpu_weights *w)
 {
+	plx_fetch_stop(&w->fetch);
 	plx_cache_close(&w->cache);
 	free(w->packed);
 	free(w->mat);
@@ -173,6 +174,8 @@ static void ask(const struct plx_cpu_weights *w, const struct plx_model *m, uint
 	uint64_t embed = embed_off(w), bytes = m->tok_embd.bytes;
 	uint64_t from = off > embed ? off - embed : 0;
 
+	if (w->fetch.on)
+		return;
 	if (plx_cpu_weights_cached(w))
 		plx_cache_ask(&w->cache, off, end - off);
 	else
@@ -185,6 +188,18 @@ static void ask(const struct plx_cpu_weights *w, const struct plx_model *m, uint
 void plx_cpu_weights_ask(const struct plx_cpu_weights *w, const struct plx_model *m)
 {
 	ask(w, m, 0, AHEAD_BYTES);
+}
+
+uint32_t plx_cpu_weights_n_ask(const struct plx_cpu_weights *w, const struct plx_model *m)
+{
+	return w->fetch.on ? (uint32_t)((m->tok_embd.bytes + STEP_BYTES - 1) / STEP_BYTES) : 0;
+}
+
+void plx_cpu_weights_ask_embed(const struct plx_model *m, uint32_t item)
+{
+	uint64_t off = item * STEP_BYTES, rest = m->tok_embd.bytes - off;
+
+	plx_gguf_ask(m->gguf, m->tok_embd.data + off, rest < STEP_BYTES ? rest : STEP_BYTES);
 }
 
 /* An item reads [off, end) of the stream: asks for what comes later, where it is its turn. */
@@ -246,6 +261,25 @@ void plx_cpu_weights_pack(struct plx_cpu *c, const struct plx_cpu_weights *w, ui
 		plx_k_pack(to, (enum plx_qtype)t.type, t.data, t.n_rows, t.n_cols, row, end);
 }
 
+void plx_cpu_weights_touch(const struct plx_cpu *c, struct plx_cpu_weights *w, uint32_t piece)
+{
+	uint64_t off = piece * PLX_FETCH_PIECE;
+
+	plx_arena_touch(&c->weights, off, off + PLX_FETCH_PIECE);
+	plx_fetch_allow(&w->fetch, piece);
+}
+
+/* A chunk of the cache into its place. */
+static int chunk_take(struct plx_cpu *c, struct plx_cpu_weights *w, uint32_t i)
+{
+	_Static_assert(PLX_FETCH_PIECE % PLX_CACHE_CHUNK == 0, "a chunk lies in one piece");
+	if (!w->fetch.on)
+		return plx_cache_read(&w->cache, i, c->weights.base);
+	int err = plx_fetch_wait(&w->fetch, (uint32_t)(i * PLX_CACHE_CHUNK / PLX_FETCH_PIECE));
+
+	return err != 0 ? err : plx_cache_check(&w->cache, i, c->weights.base);
+}
+
 void plx_cpu_weights_read(struct plx_cpu *c, struct plx_cpu_weights *w, uint32_t item)
 {
 	uint64_t off = item * PLX_CACHE_CHUNK;
@@ -253,7 +287,7 @@ void plx_cpu_weights_read(struct plx_cpu *c, struct plx_cpu_weights *w, uint32_t
 	if (!plx_cpu_weights_cached(w))
 		return;
 	ask_ahead(w, c->m, off, off + PLX_CACHE_CHUNK);
-	if (plx_cache_read(&w->cache, item, c->weights.base) != 0)
+	if (chunk_take(c, w, item) != 0)
 		atomic_store_explicit(&w->damaged, 1, memory_order_relaxed);
 }
 

@@ -6,13 +6,15 @@
  * Both ways read a stream of bytes in the order in which items are claimed: matrices as the model
  * file has them, or the cache's data; then the embedding rows, which stay in the model file. The
  * item that crosses a multiple of STEP asks the disk for the STEP that comes AHEAD later, so that
- * each byte is asked for once and the disk always has something to do.
+ * each byte is asked for once and the disk always has something to do. A cache that is not in the
+ * kernel's memory needs no asking: it comes past it (cpu_fetch.h), and lanes check it.
  */
 #ifndef PLX_ACCEL_CPU_WEIGHTS_H
 #define PLX_ACCEL_CPU_WEIGHTS_H
 
 #include "accel/cpu.h"
 #include "accel/cpu_cache.h"
+#include "accel/cpu_fetch.h"
 
 struct plx_cpu_weights {
 	uint64_t bytes;            /* repacked */
@@ -25,6 +27,7 @@ struct plx_cpu_weights {
 	uint64_t *stream;          /* repacking: [n_mat + 1], where each begins in the stream */
 	struct plx_k_mat *packed;  /* [n_mat] */
 	struct plx_cache cache;
+	struct plx_fetch fetch;   /* on: the cache comes past the kernel's memory */
 	_Atomic uint32_t damaged; /* a chunk of the cache is not what was written */
 };
 
@@ -44,6 +47,17 @@ bool plx_cpu_weights_cached(const struct plx_cpu_weights *w);
 
 /* plx_cpu_weights_ask - ask the disk for the stream's beginning. Thread: the loading's owner. */
 void plx_cpu_weights_ask(const struct plx_cpu_weights *w, const struct plx_model *m);
+
+/*
+ * plx_cpu_weights_touch - make the pages of one of fetch.n_piece pieces, which may come then.
+ * plx_cpu_weights_ask_embed - ask the disk for one of plx_cpu_weights_n_ask stretches of embedding
+ * rows: beside a fetch, where no item asks for what comes later.
+ *
+ * Thread: any, different ones at the same time.
+ */
+void plx_cpu_weights_touch(const struct plx_cpu *c, struct plx_cpu_weights *w, uint32_t piece);
+uint32_t plx_cpu_weights_n_ask(const struct plx_cpu_weights *w, const struct plx_model *m);
+void plx_cpu_weights_ask_embed(const struct plx_model *m, uint32_t item);
 
 /*
  * plx_cpu_weights_read, plx_cpu_weights_pack - one chunk of the cache, or one of first_item[n_mat]
