@@ -205,6 +205,29 @@ static void test_fleet_hands_samples_over(void **state)
 	fleet_close(&g);
 }
 
+/* Nobody reads along, on either device: they do not wait for a window. */
+static void test_fleet_hands_held_samples_over(void **state)
+{
+	int32_t p[FLEET_CTX];
+
+	(void)state;
+	fleet_open(&g, &split);
+	no_eog();
+	for (uint32_t i = 0; i < 2; i++)
+		g.f.dev[i].sched.conf.window = 5;
+	fleet_prompt(p, 60, 3);
+	struct plx_sched_job j = fleet_job(&g, 0, p, 60, 3, 40, 7);
+
+	j.held = true;
+	assert_int_equal(fleet_add(&g, 0, &j), 0);
+	fleet_run_out(&g);
+	assert_int_equal(g.r[0].final.kind, PLX_SCHED_DONE);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(g.r[0].final.n_out[i], 40);
+	assert_int_equal(g.r[0].final.device, 1);
+	fleet_close(&g);
+}
+
 static void test_fleet_runs_again_where_layouts_differ(void **state)
 {
 	static const struct fleet_shape h = {3,
@@ -591,6 +614,7 @@ int main(void)
 	    cmocka_unit_test(test_fleet_that_is_full_says_so),
 	    cmocka_unit_test(test_fleet_hands_prompts_over),
 	    cmocka_unit_test(test_fleet_hands_samples_over),
+	    cmocka_unit_test(test_fleet_hands_held_samples_over),
 	    cmocka_unit_test(test_fleet_runs_again_where_layouts_differ),
 	    cmocka_unit_test(test_fleet_survives_a_refused_copy),
 	    cmocka_unit_test(test_fleet_prompts_wait_for_answers),

@@ -41,6 +41,7 @@ static void random_add(void)
 	j.tenant = rnd(2);
 	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
 	j.flags = rnd(4) ? 0u : (uint32_t)PLX_SEQF_DETERMINISTIC;
+	j.held = rnd(5) == 0;
 	j.deadline_ns = rnd(8) ? 0 : g.now + rnd(200000);
 	if (rnd(4) == 0)
 		fleet_beyond(&g, &j, key, 1 + rnd(FLEET_NEW));

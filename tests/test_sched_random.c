@@ -42,6 +42,7 @@ static void random_add(struct world *v)
 	j.tenant_blocks = rnd(4) ? 0 : 12;
 	j.priority = (uint8_t)rnd(PLX_SCHED_PRIORITIES);
 	j.n_top = rnd(4) ? 0 : rnd(5);
+	j.held = rnd(5) == 0;
 	if (v->step_ns) {
 		j.deadline_ns = rnd(4) ? 0 : v->now + 1 + v->step_ns * rnd(500);
 		j.ttft_slo_ns = rnd(2) ? 0 : 1 + v->step_ns * rnd(2000);

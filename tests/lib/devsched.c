@@ -43,7 +43,7 @@ static void on_copy(void *ctx, const struct plx_block_copy *pairs, uint32_t n)
 
 static void open_device(const struct plx_dev_limits *lim)
 {
-	const char *path = "tests/golden/tiny/llama3.gguf";
+	const char *path = ds.path ? ds.path : "tests/golden/tiny/llama3.gguf";
 	struct plx_model *part;
 
 	ds.whole = NULL;
@@ -75,7 +75,7 @@ void devsched_open(uint32_t step_tokens, uint32_t n_blocks)
 	                           .steps_in_flight = 2,
 	                           .window = 1000,
 	                           .pause_ns = UINT64_MAX,
-	                           .prefix_cache = true};
+	                           .prefix_cache = !ds.no_cache};
 
 	lim.n_slots = DS_KEYS;
 	lim.n_blocks = n_blocks;
@@ -85,7 +85,7 @@ void devsched_open(uint32_t step_tokens, uint32_t n_blocks)
 	lim.max_step_tokens = step_tokens;
 	lim.max_step_seqs = DS_KEYS;
 	lim.steps_in_flight = 2;
-	lim.n_threads = 1;
+	lim.n_threads = ds.n_threads ? ds.n_threads : 1;
 	lim.early_layers = ds.early_layers;
 	open_device(&lim);
 	PLX_CHECK(plx_arena_open(&ds.arena, plx_sched_bytes(&c), NULL) == 0);

@@ -1,6 +1,6 @@
 /*
- * The scheduler over the CPU device with the tiny llama3 model: requests are added, run out, and
- * what each said is kept. One at a time.
+ * The scheduler over the CPU device, with the tiny llama3 model unless said: requests are added,
+ * run out, and what each said is kept. One at a time.
  */
 #ifndef PLX_TESTS_LIB_DEVSCHED_H
 #define PLX_TESTS_LIB_DEVSCHED_H
@@ -19,6 +19,9 @@ struct devsched {
 	struct plx_arena arena;
 	struct plx_model *whole; /* what a model without layers is of */
 	/* Set before open: */
+	const char *path;        /* of the model; NULL: the tiny one */
+	uint32_t n_threads;      /* 0: 1 */
+	bool no_cache;           /* prefixes are not found again */
 	uint32_t n_host;         /* blocks of the cache's second level */
 	uint32_t early_layers;   /* of the device */
 	const char *skip_layers; /* of its model; NULL: none */
