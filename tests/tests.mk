@@ -71,3 +71,8 @@ EXTRA_test_tune := $(TUNE_TOOL) $(MODEL_TOOL)
 EXTRA_test_tune_journal := $(TUNE_TOOL) $(MODEL_TOOL)
 EXTRA_test_tune_search := $(addprefix tools/tune/,gp.c pareto.c search.c)
 EXTRA_fuzz_journal := $(addprefix tools/tune/,journal.c knobs.c)
+
+# What takes an lcore's time, one after another, to order: for tests/e2e_thieves.sh.
+$(O)/thief: $(call obj,tests/thief/main.c)
+	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $^
+tests: $(O)/thief

@@ -124,6 +124,8 @@ int BPF_PROG(on_switch, _Bool preempt, struct task_struct *prev, struct task_str
 
 	if (!c)
 		return 0;
+	if (c->tid == from)
+		c->tid = 0; /* it ran: how it came to that was not seen */
 	if (c->tid != 0) {
 		taken(c, cpu, prev, now);
 		c->since_ns = now;

@@ -5,10 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fw/base/config.h"
+
 #define UNKNOWN     UINT32_MAX
 #define MOST_USUAL  4096   /* tokens that a median is made of */
 #define LATE_LEAST  200000 /* below that nobody calls a token late */
 #define BLAME_SHARE 3      /* a cause has to explain a third of what is too much */
+#define MOST_GROUPS 64     /* thieves within one part */
+#define PRINT_LEAST 10000  /* the kernel's doings shorter than that are not worth a line */
 #define LARGE_STEP  2      /* a step is large that has so many times the usual tokens */
 
 const char *plx_why_part_name(enum plx_why_part p)
@@ -151,11 +155,17 @@ static uint64_t overlap(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
 	return to > from ? to - from : 0;
 }
 
-static enum plx_why_cause cause_of(uint32_t thief)
+/* A storm of soft interrupts goes on in a task of the kernel's. */
+static bool is_softirq_task(const struct plx_thief *t)
 {
-	switch (thief) {
+	return strncmp(t->name, "ksoftirqd/", 10) == 0;
+}
+
+static enum plx_why_cause cause_of(const struct plx_thief *t)
+{
+	switch (t->kind) {
 	case PLX_THIEF_SCHED:
-		return PLX_WHY_TASK;
+		return is_softirq_task(t) ? PLX_WHY_INTERRUPT : PLX_WHY_TASK;
 	case PLX_THIEF_IRQ:
 	case PLX_THIEF_SOFTIRQ:
 		return PLX_WHY_INTERRUPT;
@@ -168,52 +178,95 @@ static enum plx_why_cause cause_of(uint32_t thief)
 	}
 }
 
-/* Time that the thieves of t's kind and name took of the lcore within the part. */
-static uint64_t stolen(const struct plx_why *w, const struct plx_why_in *in, uint32_t lcore,
-                       const struct plx_thief *t)
+/* Whether a part waits for that lcore: the stage's own, and while the device runs its workers'. */
+static bool waits_for(const struct plx_why *w, const struct plx_why_in *in, uint32_t part,
+                      uint32_t lcore)
 {
-	uint64_t sum = 0;
+	uint32_t own = w->page[part];
 
-	for (uint32_t i = 0; i < in->n_thieves; i++) {
-		const struct plx_thief *o = &in->thief[i];
-
-		if (o->cpu == lcore && o->kind == t->kind &&
-		    strncmp(o->name, t->name, sizeof(o->name)) == 0)
-			sum += overlap(o->begin_ns, o->end_ns, w->at_ns[w->part],
-			               w->at_ns[w->part + 1]);
-	}
-	return sum;
+	if (own < in->snap->n_pages && in->snap->page[own].lcore == lcore)
+		return true;
+	for (uint32_t i = 0; i < in->snap->n_pages && part == PLX_WHY_DEVICE; i++)
+		if (in->snap->page[i].kind == PLX_STAGE_WORKER && in->snap->page[i].lcore == lcore)
+			return true;
+	return false;
 }
 
-/*
- * Of the kernel's doings on that lcore in that part, the longest one. A call holds the task that
- * the thread waits for meanwhile, so what the thread itself does goes before what is done to it.
- */
-static bool blame_thief(struct plx_why *w, const struct plx_why_in *in, uint32_t lcore,
-                        uint64_t most)
+/* What one thief did within the part, all its times together. */
+struct group {
+	const struct plx_thief *longest;
+	uint64_t longest_ns, ns;
+	uint32_t times;
+};
+
+static bool is_same(const struct plx_thief *a, const struct plx_thief *b)
 {
-	uint64_t best = 0;
+	return a->cpu == b->cpu && a->kind == b->kind &&
+	       strncmp(a->name, b->name, sizeof(a->name)) == 0;
+}
+
+/* A group of these that t belongs to, or a new one; NULL: there are too many. */
+static struct group *group_of(struct group *g, uint32_t *n, const struct plx_thief *t)
+{
+	for (uint32_t i = 0; i < *n; i++)
+		if (is_same(g[i].longest, t))
+			return &g[i];
+	if (*n == MOST_GROUPS)
+		return NULL;
+	g[*n] = (struct group){.longest = t};
+	return &g[(*n)++];
+}
+
+static uint32_t group_thieves(const struct plx_why *w, const struct plx_why_in *in, uint32_t part,
+                              struct group g[MOST_GROUPS])
+{
+	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < in->n_thieves; i++) {
 		const struct plx_thief *t = &in->thief[i];
-		uint64_t ns =
-		    overlap(t->begin_ns, t->end_ns, w->at_ns[w->part], w->at_ns[w->part + 1]);
-		bool own = t->kind == PLX_THIEF_FAULT || t->kind == PLX_THIEF_SYSCALL;
+		uint64_t ns = overlap(t->begin_ns, t->end_ns, w->at_ns[part], w->at_ns[part + 1]);
 
-		if (t->cpu != lcore || ns == 0 || cause_of(t->kind) == PLX_WHY_USUAL ||
-		    ns + (own ? ns / 8 : 0) <= best)
+		if (ns == 0 || cause_of(t) == PLX_WHY_USUAL || !waits_for(w, in, part, t->cpu))
 			continue;
-		best = ns + (own ? ns / 8 : 0);
-		w->thief = t;
+		struct group *to = group_of(g, &n, t);
+
+		if (to == NULL)
+			continue;
+		to->ns += ns;
+		to->times++;
+		if (ns > to->longest_ns) {
+			to->longest_ns = ns;
+			to->longest = t;
+		}
+	}
+	return n;
+}
+
+/*
+ * Of what the kernel did to the lcores of that part, what took most in all. A call holds the task
+ * that the thread waits for meanwhile, so what the thread itself does goes before what is done to
+ * it.
+ */
+static bool blame_thief(struct plx_why *w, const struct plx_why_in *in, uint64_t most)
+{
+	struct group g[MOST_GROUPS];
+	uint32_t n = group_thieves(w, in, w->part, g);
+	uint64_t best = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t kind = g[i].longest->kind;
+		bool own = kind == PLX_THIEF_FAULT || kind == PLX_THIEF_SYSCALL;
+		uint64_t weight = g[i].ns + (own ? g[i].ns / 8 : 0);
+
+		if (g[i].ns * BLAME_SHARE < most || weight <= best)
+			continue;
+		best = weight;
+		w->thief = g[i].longest;
+		w->thief_ns = g[i].ns;
 	}
 	if (w->thief == NULL)
 		return false;
-	w->thief_ns = stolen(w, in, lcore, w->thief);
-	if (w->thief_ns * BLAME_SHARE < most) {
-		w->thief = NULL;
-		return false;
-	}
-	w->cause = cause_of(w->thief->kind);
+	w->cause = cause_of(w->thief);
 	return true;
 }
 
@@ -271,11 +324,12 @@ static void put_ns(struct plx_text *v, const char *before, uint64_t ns, const ch
 	plx_text_add(v, "%s", after);
 }
 
-static void say_thief(struct plx_text *v, const struct plx_why *w, uint32_t lcore)
+static void say_thief(struct plx_text *v, const struct plx_why *w)
 {
 	const struct plx_thief *t = w->thief;
+	uint32_t lcore = t->cpu;
 
-	if (w->cause == PLX_WHY_TASK)
+	if (t->kind == PLX_THIEF_SCHED)
 		plx_text_add(v, "%.16s (pid %" PRIu32 ") had lcore %" PRIu32 "'s core for ",
 		             t->name, t->pid, lcore);
 	else if (w->cause == PLX_WHY_INTERRUPT)
@@ -309,13 +363,17 @@ static void say_lcore(struct plx_text *v, struct plx_why *w, const struct plx_wh
 {
 	const struct plx_scope_ev *e = span(w, in, PLX_TR_LONG, lcore, most);
 
-	w->cause = e != NULL ? PLX_WHY_LCORE : PLX_WHY_STAGE;
+	/* What a device on lcores computes, it does in the turns of its stage. */
+	bool device = e != NULL && in->snap->page[e->page].kind == PLX_STAGE_ACCEL;
+
+	w->cause = device ? PLX_WHY_SLOW : e != NULL ? PLX_WHY_LCORE : PLX_WHY_STAGE;
 	if (e == NULL) {
 		plx_text_add(v, "stage %s on lcore %" PRIu32 " came to it late", stage_of(w, in),
 		             lcore);
 	} else {
-		plx_text_add(v, "a turn of stage %s held lcore %" PRIu32,
-		             in->snap->page[e->page].name, lcore);
+		plx_text_add(v, "%sa turn of stage %s held lcore %" PRIu32,
+		             device ? "the device was slow: " : "", in->snap->page[e->page].name,
+		             lcore);
 		put_ns(v, " for ", e->e.b - e->e.a, "");
 	}
 	plx_text_add(v, in->watched ? ", and the kernel took nothing"
@@ -329,8 +387,8 @@ static void blame(struct plx_text *v, struct plx_why *w, const struct plx_why_in
 	uint32_t lcore = lcore_of(w, in);
 	const struct plx_scope_ev *full;
 
-	if (blame_thief(w, in, lcore, most)) {
-		say_thief(v, w, lcore);
+	if (blame_thief(w, in, most)) {
+		say_thief(v, w);
 	} else if (w->part == PLX_WHY_DEVICE) {
 		say_device(v, w, t, step_tokens);
 	} else if ((full = span(w, in, PLX_TR_STALL, UNKNOWN, most)) != NULL) {
@@ -390,6 +448,24 @@ void plx_why_token(struct plx_why *w, const struct plx_why_in *in, const struct 
 	decide(w, in, t, step_tokens);
 }
 
+static void print_thieves(struct plx_text *out, const struct plx_why *w,
+                          const struct plx_why_in *in, uint32_t p)
+{
+	struct group g[MOST_GROUPS];
+	uint32_t n = group_thieves(w, in, p, g);
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct plx_thief *t = g[i].longest;
+
+		if (g[i].ns < PRINT_LEAST || g[i].ns < w->ns[p] / 20)
+			continue;
+		plx_text_add(out,
+		             "      %s %.16s (%" PRIu32 ") on lcore %" PRIu32 ": %" PRIu32 " times",
+		             plx_thief_name(t->kind), t->name, t->pid, t->cpu, g[i].times);
+		put_ns(out, ", ", g[i].ns, "\n");
+	}
+}
+
 static void print_part(struct plx_text *out, const struct plx_why *w, const struct plx_why_in *in,
                        uint32_t p)
 {
@@ -408,16 +484,7 @@ static void print_part(struct plx_text *out, const struct plx_why *w, const stru
 		plx_text_add(out, "%s on lcore %" PRIu32, in->snap->page[page].name,
 		             in->snap->page[page].lcore);
 	plx_text_add(out, "\n");
-	for (uint32_t i = 0; i < in->n_thieves && page < in->snap->n_pages; i++) {
-		const struct plx_thief *t = &in->thief[i];
-		uint64_t took = overlap(t->begin_ns, t->end_ns, w->at_ns[p], w->at_ns[p + 1]);
-
-		if (t->cpu != in->snap->page[page].lcore || took < 10000 || took < w->ns[p] / 20)
-			continue;
-		plx_text_add(out, "      %s %.16s (%" PRIu32 ")", plx_thief_name(t->kind), t->name,
-		             t->pid);
-		put_ns(out, ": ", took, "\n");
-	}
+	print_thieves(out, w, in, p);
 }
 
 void plx_why_print(struct plx_text *out, const struct plx_why *w, const struct plx_why_in *in,
@@ -426,7 +493,7 @@ void plx_why_print(struct plx_text *out, const struct plx_why *w, const struct p
 	char ns[32];
 	struct plx_text total;
 
-	plx_text_add(out, "%s.\n\n", w->verdict);
+	plx_text_add(out, "%s.\nBlamed on: %s.\n\n", w->verdict, plx_why_cause_name(w->cause));
 	plx_text_add(out, "  %-16s %10s  %10s  %s\n", "part", "time", "usual", "stage");
 	for (uint32_t p = 0; p < PLX_WHY_PARTS; p++)
 		if (t->index == 0 || p >= PLX_WHY_SCHEDULE)
