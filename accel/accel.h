@@ -62,7 +62,8 @@ enum plx_dev_cap {
 
 struct plx_dev_info {
 	char name[PLX_DEV_NAME_BYTES];
-	char numeric_kind[PLX_NUMERIC_BYTES]; /* equal text: equal bits */
+	char numeric_kind[PLX_NUMERIC_BYTES]; /* equal text: equal bits, of dense attention */
+	char sparse_kind[PLX_NUMERIC_BYTES];  /* how sparse attention chooses; "": there is none */
 	uint32_t caps;                        /* enum plx_dev_cap */
 	uint32_t n_workers_max;               /* lcores that worker() can use beside poll() */
 	uint64_t mem_total_bytes;
@@ -99,15 +100,18 @@ struct plx_dev_limits {
 	/*
 	 * Sparse attention, for sequences that ask for it (PLX_SEQF_SPARSE). A token attends to the
 	 * first 64 positions, the last 64 to 127, and of the chunks of 64 in between to those that
-	 *   - together with these hold sparse_mass of 1,000 parts of the attention, estimated from
-	 *     each page's mean key, the largest first; and
-	 *   - are the sparse_chunks whose keys may score highest, by their bounds.
-	 * Which they are depends on the ids before the token and its position alone. 0 and 0: none
-	 * of it, and blocks without what it needs.
+	 *   - together with these hold `mass` of 1,000 parts of the attention, estimated from each
+	 *     page's mean key, the largest first; and
+	 *   - are the `chunks` whose keys may score highest, by their bounds.
+	 * Tokens of a prompt (PLX_DELTA_SPARSE says how far) choose together, PLX_SPARSE_POOL at a
+	 * time: by the mean of their queries, and for `chunks` by each page's mean key as well.
+	 * Which they are depends on the ids up to the token, or the last one that chooses with it,
+	 * and on positions alone. 0, 0 and no own: none of it, and blocks without what it needs.
 	 */
-	uint32_t sparse_mass;   /* 0..1000 */
-	uint32_t sparse_chunks; /* 0..65535 */
+	uint32_t sparse_mass;   /* 0..1000: of a sequence that PLX_DELTA_SPARSE says nothing of */
+	uint32_t sparse_chunks; /* 0..65535, likewise */
 	uint32_t sparse_from;   /* tokens at lower positions attend to all */
+	uint32_t sparse_own;    /* not 0: set up, though only sequences say how much they read */
 
 	/* Branches beside each sequence's first that the trees of drafts of one step may have
 	 * together, at most 64; 0: no trees. Each takes two KV blocks that are not in the pool. */
@@ -119,10 +123,20 @@ struct plx_dev_limits {
 };
 #define PLX_MAX_TREE_BRANCHES 64u
 
+#define PLX_SPARSE_POOL 16u /* positions of a prompt that choose together, from multiples of it */
+#define PLX_SPARSE_TAIL 64u /* a prompt's last ones: each chooses for itself, as in decode */
+
+/* plx_sparse_pooled - how many of a prompt's n tokens choose together: what a question at its end
+ * looks for may be a single key, which no mean shows. */
+static inline uint32_t plx_sparse_pooled(uint32_t n)
+{
+	return n > PLX_SPARSE_TAIL ? (n - PLX_SPARSE_TAIL) / PLX_SPARSE_POOL * PLX_SPARSE_POOL : 0;
+}
+
 /* plx_limits_sparse - whether they set sparse attention up. */
 static inline bool plx_limits_sparse(const struct plx_dev_limits *l)
 {
-	return l->sparse_mass > 0 || l->sparse_chunks > 0;
+	return l->sparse_mass > 0 || l->sparse_chunks > 0 || l->sparse_own > 0;
 }
 
 /* A token's source in a step. */
@@ -163,8 +177,8 @@ enum plx_seq_flag {
 	 * sequence in a step at most.
 	 */
 	PLX_SEQF_OBSERVE = 1 << 1,
-	PLX_SEQF_SPARSE = 1 << 2, /* attention as the limits' sparse_* say; always or never
-	                           * in the life of a sequence and of the blocks it shares */
+	PLX_SEQF_SPARSE = 1 << 2, /* attention as PLX_DELTA_SPARSE or the limits say; always or
+	                           * never in the life of a sequence and of blocks it shares */
 	/*
 	 * Its tokens run through the limits' first early_layers layers alone, and then through the
 	 * output head as if these were all: a guess at log-probabilities for little. Of a step's
@@ -243,6 +257,14 @@ enum plx_delta_kind {
 	 * that left. Sampling goes on as for SHIFT. Once a step at most.
 	 */
 	PLX_DELTA_KEEP = 5,
+	/*
+	 * How the slot's sparse attention chooses: mass is `block`, 0 to 1,000 (1,000 reads all),
+	 * chunks is n_blocks, up to 65,535. Tokens at positions below `index`, a multiple of
+	 * PLX_SPARSE_POOL, choose PLX_SPARSE_POOL together: a step that runs any of them begins
+	 * and ends at a multiple of it, or beyond. SHIFT moves `index` down as it does tokens,
+	 * KEEP makes it 0. Between SLOT_SET and the slot's first token.
+	 */
+	PLX_DELTA_SPARSE = 7,
 };
 
 struct plx_step_delta {
@@ -252,7 +274,7 @@ struct plx_step_delta {
 	uint32_t block; /* BLOCK: pool index; SHIFT: by how many blocks, at least 1 */
 	union {
 		uint32_t sampler_off; /* SLOT_SET: offset of a struct plx_sampler in the record */
-		uint32_t n_blocks;    /* SHIFT, KEEP: entries of the table from now on */
+		uint32_t n_blocks;    /* SHIFT, KEEP: entries of the table; SPARSE: chunks */
 	};
 };
 static_assert(sizeof(struct plx_step_delta) == 20, "step records are a shared ABI");
@@ -275,6 +297,22 @@ struct plx_step_out {
 static_assert(sizeof(struct plx_step_out) == 16 + 8 * (PLX_MAX_DRAFT + 1), "shared ABI");
 
 /*
+ * What a sequence's queries left out in a step (PLX_SEQF_SPARSE), over heads and over all layers
+ * but the last; n is 0 where none chose. A query's share is the part it reads of the attention that
+ * lies before its own chunk of 64, as the choice estimated it.
+ */
+#define PLX_SHARE_ONE 65536u
+struct plx_step_share {
+	uint64_t n;      /* queries that chose, those that did together counted one by one */
+	uint64_t sum;    /* of their shares, in 1 / PLX_SHARE_ONE */
+	uint64_t chunks; /* that dense attention would have read for them */
+	uint64_t read;
+	uint32_t least; /* share */
+	uint32_t zero;
+};
+static_assert(sizeof(struct plx_step_share) == 40, "step records are a shared ABI");
+
+/*
  * A step record. The queue writes the offsets once; the caller fills what is marked "caller" and
  * leaves the rest; the device writes what is marked "device" before poll returns the record.
  */
@@ -293,14 +331,17 @@ struct plx_step {
 	uint32_t sampler_off;  /* struct plx_sampler[max_step_seqs] */
 	uint32_t out_off;      /* struct plx_step_out[max_step_seqs] */
 	uint32_t max_deltas;
-	uint32_t cancel;   /* caller, any time, atomically: drop the step where it stands */
-	int32_t status;    /* device: 0, FAULT, TIMEOUT, CANCELLED or LOST */
-	uint64_t start_ns; /* device: when its first work began, plx_clock_ns() */
-	uint64_t end_ns;   /* device: when its results were complete */
-	uint32_t obs_off;  /* float[max_seq_blocks * block_tokens], device: PLX_SEQF_OBSERVE */
-	uint32_t keep_off; /* uint64_t bits, as many, caller: PLX_DELTA_KEEP */
+	uint32_t cancel;    /* caller, any time, atomically: drop the step where it stands */
+	int32_t status;     /* device: 0, FAULT, TIMEOUT, CANCELLED or LOST */
+	uint64_t start_ns;  /* device: when its first work began, plx_clock_ns() */
+	uint64_t end_ns;    /* device: when its results were complete */
+	uint32_t obs_off;   /* float[max_seq_blocks * block_tokens], device: PLX_SEQF_OBSERVE */
+	uint32_t keep_off;  /* uint64_t bits, as many, caller: PLX_DELTA_KEEP */
+	uint32_t share_off; /* struct plx_step_share[max_step_seqs], device, where it has
+	                     * PLX_CAP_SPARSE and the limits set it up */
+	uint32_t zero;
 };
-static_assert(sizeof(struct plx_step) == 96, "step records are a shared ABI");
+static_assert(sizeof(struct plx_step) == 104, "step records are a shared ABI");
 
 /* The arrays of a record. */
 static inline struct plx_step_tok *plx_step_toks(struct plx_step *s)
@@ -332,6 +373,10 @@ static inline uint64_t *plx_step_keep(struct plx_step *s)
 {
 	return (uint64_t *)(void *)((char *)s + s->keep_off);
 }
+static inline struct plx_step_share *plx_step_shares(struct plx_step *s)
+{
+	return (struct plx_step_share *)(void *)((char *)s + s->share_off);
+}
 
 struct plx_load_progress {
 	uint64_t done_bytes;
@@ -362,7 +407,7 @@ struct plx_dev_experts {
 /* What sparse attention left out since the device was loaded, in chunks of 64 positions and heads.
  */
 struct plx_dev_sparse {
-	uint64_t tokens; /* that chose, over all layers and heads */
+	uint64_t tokens; /* that chose, alone or together, over all layers and heads */
 	uint64_t chunks; /* that dense attention would have read for them */
 	uint64_t read;
 };

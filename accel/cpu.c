@@ -89,6 +89,10 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 	snprintf(out->name, sizeof(out->name), "cpu %s", c->k->isa_name);
 	snprintf(out->numeric_kind, sizeof(out->numeric_kind), "%s%s", c->k->numeric_kind,
 	         kv_kind[c->lim.kv_type]);
+	if (plx_limits_sparse(&c->lim))
+		snprintf(
+		    out->sparse_kind, sizeof(out->sparse_kind), "chunks64-pages%u-pool%u-1 from %u",
+		    plx_k_page_tokens(c->lim.block_tokens), PLX_SPARSE_POOL, c->lim.sparse_from);
 	out->caps = PLX_CPU_CAPS;
 	/* Rows that move would stand in other tokens' windows and pages' summaries. */
 	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->m->window > 0))

@@ -37,6 +37,7 @@ struct plx_cpu_slot {
 	bool failed;     /* gave a NaN; stays so until the slot is set anew */
 	uint32_t n_left; /* tokens that left the context: positions count without them */
 	uint32_t n_gone; /* of them, those that KEEP let go: the others keep their positions */
+	struct plx_fwd_choice sparse;
 	struct plx_slot_sampler sampler;
 };
 

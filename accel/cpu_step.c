@@ -22,10 +22,12 @@ static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_
 		plx_slot_sampler_set(&slot->sampler, plx_step_samplers(s) + i);
 		slot->failed = false;
 		slot->n_left = slot->n_gone = 0;
+		slot->sparse = (struct plx_fwd_choice){c->lim.sparse_mass, c->lim.sparse_chunks, 0};
 	} else if (e->kind == PLX_DELTA_SHIFT) {
 		uint32_t down = e->block * c->lim.block_tokens;
 
 		slot->n_left += down;
+		slot->sparse.n_pool -= slot->sparse.n_pool < down ? slot->sparse.n_pool : down;
 		plx_fwd_shift_add(&c->fwd, slot->table, e->index, e->n_blocks, down);
 	} else if (e->kind == PLX_DELTA_KEEP) {
 		const uint64_t *keep = plx_step_keep(s);
@@ -35,7 +37,10 @@ static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_
 			gone -= (uint32_t)(keep[p / 64] >> (p % 64) & 1);
 		slot->n_left += gone;
 		slot->n_gone += gone;
+		slot->sparse.n_pool = 0;
 		plx_fwd_evict_add(&c->fwd, slot->table, keep, e->index);
+	} else if (e->kind == PLX_DELTA_SPARSE) {
+		slot->sparse = (struct plx_fwd_choice){e->block, e->n_blocks, e->index};
 	}
 }
 
@@ -80,7 +85,9 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 	                            .first_tok = q->first_tok,
 	                            .pos = tok[q->first_tok].pos[0],
 	                            .ahead = slot->n_gone,
-	                            .sparse = (q->flags & PLX_SEQF_SPARSE) != 0};
+	                            .step_seq = i};
+	if ((q->flags & PLX_SEQF_SPARSE) != 0)
+		run->sparse = slot->sparse;
 	for (uint32_t at = q->first_tok; at < q->first_tok + q->n_tok; at++) {
 		if (at > q->first_tok && plx_cpu_tok_parent(tok, at) != at - 1) {
 			run = &f->seq[f->n_seq++];
@@ -274,7 +281,8 @@ void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s)
 
 	if (c->fwd.observe.n_query > 0)
 		plx_fwd_observed(&c->fwd, plx_step_obs(s));
-
+	if (c->fwd.picks != NULL)
+		plx_fwd_shares(&c->fwd, plx_step_shares(s));
 	for (uint32_t i = 0; i < s->n_seq; i++) {
 		uint32_t first = row;
 
@@ -286,9 +294,10 @@ void plx_cpu_step_finish(struct plx_cpu *c, struct plx_step *s)
 
 void plx_cpu_step_fail(struct plx_cpu *c, struct plx_step *s, int status)
 {
-	(void)c;
 	for (uint32_t i = 0; i < s->n_seq; i++) {
 		memset(&plx_step_outs(s)[i], 0, sizeof(struct plx_step_out));
+		if (c->fwd.picks != NULL)
+			memset(&plx_step_shares(s)[i], 0, sizeof(struct plx_step_share));
 		plx_step_outs(s)[i].status = status;
 	}
 }

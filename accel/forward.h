@@ -99,6 +99,12 @@ struct plx_fwd_ffn {
 	uint64_t stride; /* as ffn_stride */
 };
 
+/* How a sequence's queries choose chunks; mass and chunks as the limits' sparse_*. */
+struct plx_fwd_choice {
+	uint32_t mass, chunks; /* 0 and 0: they read all */
+	uint32_t n_pool;       /* those at places below choose PLX_SPARSE_POOL together */
+};
+
 /* One sequence's share of a step, as the pass sees it. */
 struct plx_fwd_seq {
 	const uint32_t *table; /* its block table */
@@ -106,8 +112,15 @@ struct plx_fwd_seq {
 	uint32_t n_tok;
 	uint32_t pos;   /* of its first token: its place in the blocks */
 	uint32_t ahead; /* its tokens' positions are so much beyond their places */
-	bool sparse;    /* attention as lim.sparse_* say */
+	struct plx_fwd_choice sparse;
+	uint32_t step_seq; /* which of the step's sequences: never less than the one before */
 };
+
+/* plx_fwd_sparse - whether a sequence's attention is sparse. */
+static inline bool plx_fwd_sparse(const struct plx_fwd_seq *q)
+{
+	return q->sparse.mass > 0 || q->sparse.chunks > 0;
+}
 
 /* Blocks of a sequence whose tokens are at lower positions from now on. */
 struct plx_fwd_shift {
@@ -356,6 +369,9 @@ const char *plx_fwd_ahead(const struct plx_fwd *f, uint32_t share, uint32_t n_sh
 
 /* plx_fwd_sparse_counts - what sparse attention read; with picks only. Thread: any. */
 void plx_fwd_sparse_counts(const struct plx_fwd *f, struct plx_dev_sparse *out);
+
+/* plx_fwd_shares - what each sequence of the step read, when it has run; with picks only. */
+void plx_fwd_shares(const struct plx_fwd *f, struct plx_step_share *out);
 
 /* plx_fwd_op_name - "embed", "qkv" ... */
 const char *plx_fwd_op_name(enum plx_fwd_op op);

@@ -267,6 +267,7 @@ static void carve_picks(struct carver *c, const struct plx_fwd *f, struct plx_fw
 		memset(s, 0, sizeof(*s));
 		s->mean = carve_floats(c, n_page);
 		s->most = carve_floats(c, n_page + n_split); /* and a query's pick */
+		s->share = carve(c, f->lim.max_step_seqs, sizeof(*s->share));
 	}
 }
 

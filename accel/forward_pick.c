@@ -139,25 +139,46 @@ static bool bounds(float *bound, uint32_t n, uint32_t per)
 	return sum >= 0;
 }
 
-uint32_t plx_fwd_pick_chunks(const struct plx_kernels *k, const struct plx_dev_limits *lim,
-                             float *mean, float *most, uint32_t n, uint32_t per, uint16_t *pick)
+/* What is read of the mass, in 1 / PLX_SHARE_ONE. */
+static uint32_t share_of(const float *mass, uint32_t n, double all, const uint16_t *pick)
+{
+	double read = 0;
+
+	for (uint32_t c = 0; c < n; c++)
+		read += pick_has(pick, c) ? (double)mass[c] : 0;
+	return read < all ? (uint32_t)(read / all * PLX_SHARE_ONE) : PLX_SHARE_ONE;
+}
+
+uint32_t plx_fwd_pick_chunks(const struct plx_kernels *k, const struct plx_fwd_choice *how,
+                             float *mean, float *most, uint32_t n, uint32_t per, uint16_t *pick,
+                             uint32_t *share)
 {
 	double all;
 
 	memset(pick, 0, (n / SPLIT_CHUNKS + 1) * sizeof(*pick));
+	*share = PLX_SHARE_ONE;
 	if (n < 3 || !masses(k, mean, n, per, &all) || !bounds(most, n, per))
 		return pick_all(pick, n);
 	pick_set(pick, 0);
 	pick_set(pick, n - 1);
 	pick_set(pick, n);
-	if (lim->sparse_chunks > 0)
-		pick_bounds(most, n, lim->sparse_chunks, pick);
-	if (lim->sparse_mass > 0)
-		pick_mass(mean, n,
-		          lim->sparse_mass < 1000 ? all * lim->sparse_mass / 1000.0
-		                                  : (double)INFINITY,
+	if (how->chunks > 0)
+		pick_bounds(most, n, how->chunks, pick);
+	if (how->mass > 0)
+		pick_mass(mean, n, how->mass < 1000 ? all * how->mass / 1000.0 : (double)INFINITY,
 		          pick);
+	*share = share_of(mean, n, all, pick);
 	return pick_count(pick, n);
+}
+
+void plx_fwd_pool(float *mean, const float *q, size_t stride, uint32_t n, uint32_t dim)
+{
+	memcpy(mean, q, dim * sizeof(*mean));
+	for (uint32_t i = 1; i < n; i++)
+		for (uint32_t d = 0; d < dim; d++)
+			mean[d] += q[i * stride + d];
+	for (uint32_t d = 0; d < dim; d++)
+		mean[d] *= 1.0f / (float)n;
 }
 
 /* ---- the step ------------------------------------------------------------------------------- */
@@ -165,6 +186,23 @@ uint32_t plx_fwd_pick_chunks(const struct plx_kernels *k, const struct plx_dev_l
 static uint32_t page_tokens(const struct plx_fwd *f)
 {
 	return plx_k_page_tokens(f->lim.block_tokens);
+}
+
+/* Tokens of a sequence in the step that pick: each for itself, or one of its group for all. */
+static uint32_t pickers(const struct plx_fwd *f, const struct plx_fwd_seq *q)
+{
+	uint32_t end = q->pos + q->n_tok;
+	uint32_t from = q->pos > f->lim.sparse_from ? q->pos : f->lim.sparse_from;
+	uint32_t pool = end < q->sparse.n_pool ? end : q->sparse.n_pool;
+
+	if (!plx_fwd_sparse(q) || from >= end)
+		return 0;
+	return from < pool ? (pool - from) / PLX_SPARSE_POOL + 1 + end - pool : end - from;
+}
+
+static uint32_t n_shares(const struct plx_fwd *f)
+{
+	return f->n_seq > 0 ? f->seq[f->n_seq - 1].step_seq + 1 : 0;
 }
 
 void plx_fwd_pick_begin(struct plx_fwd *f)
@@ -175,14 +213,15 @@ void plx_fwd_pick_begin(struct plx_fwd *f)
 		return;
 	x->n_page = 0;
 	x->n_tok = 0;
+	for (uint32_t i = 0; i < f->lim.n_threads; i++)
+		memset(x->lane[i].share, 0, n_shares(f) * sizeof(*x->lane[i].share));
 	for (uint32_t i = 0; i < f->n_seq; i++) {
 		const struct plx_fwd_seq *q = &f->seq[i];
 		uint32_t n = page_tokens(f), end = q->pos + q->n_tok;
-		uint32_t from = q->pos > f->lim.sparse_from ? q->pos : f->lim.sparse_from;
 
-		for (uint32_t p = q->pos / n * n; p + n <= end; p += n)
+		for (uint32_t p = q->pos / n * n; plx_fwd_sparse(q) && p + n <= end; p += n)
 			x->page[x->n_page++] = (struct plx_fwd_page){q->table, p};
-		x->n_tok += q->sparse && from < end ? end - from : 0;
+		x->n_tok += pickers(f, q);
 	}
 }
 
@@ -262,38 +301,88 @@ static void count(_Atomic uint64_t *at, uint64_t by)
 	atomic_store_explicit(at, n + by, memory_order_relaxed);
 }
 
-/* One query of a token. */
-static void pick_query(struct plx_fwd *f, const struct plx_k_kv *kv, uint32_t tok, uint32_t head,
-                       uint32_t g, struct plx_fwd_pick_lane *s)
-{
-	uint32_t n = f->pos[tok] / CHUNK, per = CHUNK / page_tokens(f), group, n_read = n + 1;
-	uint16_t *pick = (uint16_t *)(void *)(s->most + ((size_t)n * per + 15) / 16 * 16);
+/* Tokens that choose together, or one that does for itself. */
+struct chooser {
+	const struct plx_fwd_seq *q;
+	uint32_t tok, n_tok; /* the first one in the step, and how many */
+	uint32_t head;       /* of K and V */
+	bool together;
+};
 
-	group = f->m->n_head / f->m->n_head_kv;
-	if (f->pos[tok] < f->lim.sparse_from) {
-		memset(pick, 0xff, (n / SPLIT_CHUNKS + 1) * sizeof(*pick));
-	} else {
-		f->k->page_rate(kv,
-		                f->qkv + (size_t)tok * f->qkv_width +
-		                    ((size_t)head * group + g) * f->m->head_dim,
-		                f->attn_scale, n * per, s->mean, s->most);
-		n_read = plx_fwd_pick_chunks(f->k, &f->lim, s->mean, s->most, n, per, pick);
+/* What n tokens chose, in the lane's counts; the last layer is there for some tokens only. */
+static void count_choice(struct plx_fwd *f, const struct chooser *c, uint32_t n_read,
+                         uint32_t share, struct plx_fwd_pick_lane *s)
+{
+	struct plx_step_share *h = &s->share[c->q->step_seq];
+	uint32_t n_chunk = f->pos[c->tok] / CHUNK + 1;
+
+	count(&s->tokens, c->n_tok);
+	count(&s->chunks, (uint64_t)c->n_tok * n_chunk);
+	count(&s->read, (uint64_t)c->n_tok * n_read);
+	if (f->il + 1 == f->m->n_layer && f->il > 0)
+		return;
+	h->least = h->n == 0 || share < h->least ? share : h->least;
+	h->n += c->n_tok;
+	h->sum += (uint64_t)c->n_tok * share;
+	h->chunks += (uint64_t)c->n_tok * n_chunk;
+	h->read += (uint64_t)c->n_tok * n_read;
+}
+
+/* Rates of the pages before the query's chunk; of those that choose together, of their mean. */
+static void rate(const struct plx_fwd *f, const struct chooser *c, const struct plx_k_kv *kv,
+                 uint32_t g, uint32_t n_page, const struct plx_fwd_pick_lane *s)
+{
+	uint32_t group = f->m->n_head / f->m->n_head_kv, hd = f->m->head_dim;
+	const float *q =
+	    f->qkv + (size_t)c->tok * f->qkv_width + ((size_t)c->head * group + g) * hd;
+	float mean[PLX_K_HEAD_DIM_MAX];
+
+	if (!c->together) {
+		f->k->page_rate(kv, q, f->attn_scale, n_page, s->mean, s->most);
+		return;
 	}
-	for (uint32_t i = 0; i <= n / SPLIT_CHUNKS; i++)
-		pick_at(f, i, head, tok)[g] = pick[i];
-	count(&s->tokens, 1);
-	count(&s->chunks, n + 1);
-	count(&s->read, n_read);
+	plx_fwd_pool(mean, q, f->qkv_width, c->n_tok, hd);
+	f->k->page_rate(kv, mean, f->attn_scale, n_page, s->mean, NULL);
+	memcpy(s->most, s->mean, n_page * sizeof(*s->most));
+}
+
+/* The choice of one head, for each of the tokens. */
+static void choose(struct plx_fwd *f, const struct chooser *c, const struct plx_k_kv *kv,
+                   uint32_t g, struct plx_fwd_pick_lane *s)
+{
+	uint32_t pos = f->pos[c->tok], n = pos / CHUNK, per = CHUNK / page_tokens(f), share;
+	uint16_t *pick = (uint16_t *)(void *)(s->most + ((size_t)n * per + 15) / 16 * 16);
+	bool all = pos + c->n_tok <= f->lim.sparse_from;
+
+	if (!all) {
+		rate(f, c, kv, g, n * per, s);
+		uint32_t n_read = plx_fwd_pick_chunks(f->k, &c->q->sparse, s->mean, s->most, n, per,
+		                                      pick, &share);
+
+		count_choice(f, c, n_read, share, s);
+	}
+	for (uint32_t t = 0; t < c->n_tok; t++)
+		for (uint32_t i = 0; i <= n / SPLIT_CHUNKS; i++)
+			pick_at(f, i, c->head, c->tok + t)[g] =
+			    pos + t < f->lim.sparse_from ? 0xffffu : pick[i];
 }
 
 static void pick_unit(struct plx_fwd *f, uint32_t u, uint32_t lane)
 {
-	uint32_t tok = u / f->m->n_head_kv, head = u % f->m->n_head_kv;
+	uint32_t tok = u / f->m->n_head_kv, pos = f->pos[tok];
 	const struct plx_fwd_seq *q = plx_fwd_seq_of(f, tok);
-	struct plx_k_kv kv = plx_fwd_kv_view(f, q->table, f->il, head);
+	struct chooser c = {q, tok, 1, u % f->m->n_head_kv, pos < q->sparse.n_pool};
+	struct plx_k_kv kv = plx_fwd_kv_view(f, q->table, f->il, c.head);
 
-	for (uint32_t g = 0; q->sparse && g < f->m->n_head / f->m->n_head_kv; g++)
-		pick_query(f, &kv, tok, head, g, &f->picks->lane[lane]);
+	if (!plx_fwd_sparse(q) || (c.together && pos % PLX_SPARSE_POOL != 0))
+		return;
+	if (c.together) {
+		uint32_t left = q->first_tok + q->n_tok - tok;
+
+		c.n_tok = left < PLX_SPARSE_POOL ? left : PLX_SPARSE_POOL;
+	}
+	for (uint32_t g = 0; g < f->m->n_head / f->m->n_head_kv; g++)
+		choose(f, &c, &kv, g, &f->picks->lane[lane]);
 }
 
 void plx_fwd_pick_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
@@ -308,7 +397,7 @@ void plx_fwd_pick_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)
 const uint16_t *plx_fwd_pick_of(const struct plx_fwd *f, const struct plx_fwd_span *sp,
                                 uint32_t head)
 {
-	if (!plx_fwd_pick_todo(f) || !f->seq[sp->seq].sparse ||
+	if (!plx_fwd_pick_todo(f) || !plx_fwd_sparse(&f->seq[sp->seq]) ||
 	    sp->pos + sp->n_tok <= f->lim.sparse_from)
 		return NULL;
 	return pick_at(f, f->split, head, sp->tok);
@@ -323,5 +412,24 @@ void plx_fwd_sparse_counts(const struct plx_fwd *f, struct plx_dev_sparse *out)
 		out->tokens += atomic_load_explicit(&s->tokens, memory_order_relaxed);
 		out->chunks += atomic_load_explicit(&s->chunks, memory_order_relaxed);
 		out->read += atomic_load_explicit(&s->read, memory_order_relaxed);
+	}
+}
+
+void plx_fwd_shares(const struct plx_fwd *f, struct plx_step_share *out)
+{
+	for (uint32_t i = 0; i < n_shares(f); i++) {
+		struct plx_step_share *o = &out[i];
+
+		memset(o, 0, sizeof(*o));
+		for (uint32_t l = 0; l < f->lim.n_threads; l++) {
+			const struct plx_step_share *s = &f->picks->lane[l].share[i];
+
+			if (s->n > 0 && (o->n == 0 || s->least < o->least))
+				o->least = s->least;
+			o->n += s->n;
+			o->sum += s->sum;
+			o->chunks += s->chunks;
+			o->read += s->read;
+		}
 	}
 }

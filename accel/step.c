@@ -34,7 +34,8 @@ static uint64_t layout(const struct plx_dev_limits *l, struct plx_step_layout *o
 	    align64(top + n_seq * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP * sizeof(struct plx_top));
 	uint64_t places = (uint64_t)l->max_seq_blocks * l->block_tokens;
 	uint64_t keep = align64(obs + places * sizeof(float));
-	uint64_t end = align64(keep + (places + 63) / 64 * 8);
+	uint64_t share = align64(keep + (places + 63) / 64 * 8);
+	uint64_t end = align64(share + n_seq * sizeof(struct plx_step_share));
 
 	if (out != NULL)
 		*out = (struct plx_step_layout){.record_bytes = (uint32_t)end,
@@ -46,7 +47,8 @@ static uint64_t layout(const struct plx_dev_limits *l, struct plx_step_layout *o
 		                                .top_off = (uint32_t)top,
 		                                .max_deltas = (uint32_t)deltas_max(l),
 		                                .obs_off = (uint32_t)obs,
-		                                .keep_off = (uint32_t)keep};
+		                                .keep_off = (uint32_t)keep,
+		                                .share_off = (uint32_t)share};
 	return end;
 }
 
@@ -115,6 +117,7 @@ void plx_step_format(struct plx_step *s, const struct plx_step_layout *lay)
 	s->max_deltas = lay->max_deltas;
 	s->obs_off = lay->obs_off;
 	s->keep_off = lay->keep_off;
+	s->share_off = lay->share_off;
 }
 
 uint32_t plx_step_undo_entries(const struct plx_dev_limits *lim, const struct plx_step_layout *lay)
@@ -130,7 +133,7 @@ static int header_check(const struct plx_step_checker *c, const struct plx_step 
 	    s->tok_off != y->tok_off || s->seq_off != y->seq_off || s->delta_off != y->delta_off ||
 	    s->sampler_off != y->sampler_off || s->out_off != y->out_off ||
 	    s->max_deltas != y->max_deltas || s->obs_off != y->obs_off ||
-	    s->keep_off != y->keep_off)
+	    s->keep_off != y->keep_off || s->share_off != y->share_off)
 		return PLX_E_INVAL;
 	if (s->n_tok > c->lim.max_step_tokens || s->n_seq > c->lim.max_step_seqs ||
 	    s->n_delta > y->max_deltas || s->n_sampler > c->lim.max_step_seqs)
@@ -192,6 +195,7 @@ static int shift_accept(const struct plx_step_checker *c, struct plx_slot_shadow
 	    slot->next_pos > (e->n_blocks + e->block) * bt)
 		return PLX_E_INVAL;
 	slot->next_pos -= (uint32_t)(e->block * bt);
+	slot->n_pool -= slot->n_pool < e->block * bt ? slot->n_pool : (uint32_t)(e->block * bt);
 	return PLX_E_OK;
 }
 
@@ -215,6 +219,19 @@ static int keep_accept(struct plx_step_checker *c, struct plx_slot_shadow *slot,
 	slot->n_gone += e->index - n;
 	slot->next_pos = n;
 	slot->n_blocks = e->n_blocks;
+	slot->n_pool = 0;
+	return PLX_E_OK;
+}
+
+static int sparse_accept(const struct plx_step_checker *c, struct plx_slot_shadow *slot,
+                         const struct plx_step_delta *e)
+{
+	if ((c->caps & PLX_CAP_SPARSE) == 0 || !plx_limits_sparse(&c->lim))
+		return PLX_E_UNSUPPORTED;
+	if (!slot->live || slot->next_pos != 0 || e->block > 1000 || e->n_blocks > 65535 ||
+	    e->index % PLX_SPARSE_POOL != 0)
+		return PLX_E_INVAL;
+	slot->n_pool = e->index;
 	return PLX_E_OK;
 }
 
@@ -235,6 +252,7 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		slot->n_blocks = 0;
 		slot->next_pos = 0;
 		slot->n_gone = 0;
+		slot->n_pool = 0;
 		return PLX_E_OK;
 	case PLX_DELTA_SLOT_CLEAR:
 		if (!slot->live)
@@ -252,6 +270,8 @@ static int delta_accept(struct plx_step_checker *c, struct plx_step *s,
 		return shift_accept(c, slot, e);
 	case PLX_DELTA_KEEP:
 		return keep_accept(c, slot, s, e);
+	case PLX_DELTA_SPARSE:
+		return sparse_accept(c, slot, e);
 	default:
 		return PLX_E_INVAL;
 	}
@@ -351,6 +371,13 @@ static int seq_shape_check(const struct plx_step_checker *c, const struct plx_st
 	return PLX_E_OK;
 }
 
+/* Tokens pos .. end-1 of a sequence whose first n_pool choose in groups: none is cut apart. */
+static bool pools_whole(uint32_t n_pool, uint32_t pos, uint64_t end)
+{
+	return (pos >= n_pool || pos % PLX_SPARSE_POOL == 0) &&
+	       (end >= n_pool || end % PLX_SPARSE_POOL == 0);
+}
+
 static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
                       const struct plx_step_tok *tok)
 {
@@ -370,6 +397,9 @@ static int seq_accept(struct plx_step_checker *c, const struct plx_step_seq *q,
 
 	if (last_pos / c->lim.block_tokens >= slot->n_blocks ||
 	    last_pos + slot->n_gone >= (uint64_t)c->lim.max_seq_blocks * c->lim.block_tokens)
+		return PLX_E_INVAL;
+	if ((q->flags & PLX_SEQF_SPARSE) != 0 &&
+	    !pools_whole(slot->n_pool, t[0].pos[0], last_pos + 1))
 		return PLX_E_INVAL;
 	if ((q->flags & PLX_SEQF_OBSERVE) != 0 && c->observes)
 		return PLX_E_INVAL;

@@ -25,6 +25,7 @@ struct plx_step_layout {
 	uint32_t top_off; /* struct plx_top[max_step_seqs][PLX_MAX_DRAFT + 1][PLX_MAX_TOP] */
 	uint32_t max_deltas;
 	uint32_t obs_off, keep_off;
+	uint32_t share_off;
 };
 
 /* What the accepted steps make of a slot. */
@@ -34,6 +35,7 @@ struct plx_slot_shadow {
 	uint32_t mark;     /* serial of the last step that named it */
 	uint32_t shifted;  /* serial of the last step that shifted it */
 	uint32_t n_gone;   /* tokens that KEEP let go: positions are places and so many */
+	uint32_t n_pool;   /* tokens below choose together (PLX_DELTA_SPARSE) */
 	bool live;
 	bool has_last; /* a step that samples was accepted: PLX_TOK_LAST has a meaning */
 };
@@ -85,7 +87,8 @@ uint32_t plx_step_undo_entries(const struct plx_dev_limits *lim, const struct pl
  * order, each slot at most once. Positions of a sequence grow by one, in a step and, after the
  * slot's first token, from step to step (going back is allowed, a gap is not; SHIFT moves the next
  * one down; in a tree each draft stands behind its parent); the blocks that they
- * and all positions before them lie in must be set. PLX_TOK_LAST stands only first in a sequence,
+ * and all positions before them lie in must be set. Those of a sparse sequence that choose together
+ * are not cut apart. PLX_TOK_LAST stands only first in a sequence,
  * on a slot for which a sampling step was accepted. PLX_TOKF_LOGITS stands on the last token, or
  * with drafts on exactly the last 1 + n_draft; drafts are vocabulary ids.
  *

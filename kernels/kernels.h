@@ -367,7 +367,7 @@ struct plx_kernels {
 	 *
 	 * so that no key of page i scores above most[i], but for rounding, and the mean score of
 	 * its keys is mean[i].
-	 * @q  in [head_dim], rotated.  @mean, @most  out [n].
+	 * @q  in [head_dim], rotated.  @mean, @most  out [n]; most may be NULL.
 	 *
 	 * Source: Tang et al., "Quest", arXiv:2406.10774 (most); Jiang et al., "MInference",
 	 *         arXiv:2407.02490, and Lai et al., "FlexPrefill", arXiv:2502.20766 (mean).

@@ -26,12 +26,23 @@
 #include "tests/lib/ppl.h"
 #include "tests/lib/qdata.h"
 
+/* together: the prompt's queries choose PLX_SPARSE_POOL at a time, by their mean; else each one. */
 struct setting {
 	uint32_t mass, chunks;
+	bool together;
 };
-static const struct setting settings[] = {{980, 0}, {950, 0}, {900, 0},  {0, 8},
-                                          {0, 16},  {950, 8}, {980, 16}, {0, 32}};
+static const struct setting settings[] = {
+    {980, 0, true},  {980, 0, false}, {950, 0, true},   {950, 0, false},  {900, 0, true},
+    {900, 0, false}, {0, 8, true},    {0, 8, false},    {0, 16, true},    {0, 16, false},
+    {950, 8, true},  {950, 8, false}, {980, 16, true},  {980, 16, false}, {0, 32, true},
+    {0, 32, false},  {990, 32, true}, {990, 32, false},
+};
 #define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
+
+static const char *way(const struct setting *set)
+{
+	return set->together ? "together" : "each    ";
+}
 
 static double ms(uint64_t since)
 {
@@ -89,12 +100,38 @@ static void keys_make(const struct plx_kernels *k, uint32_t n, uint32_t needle, 
 	}
 }
 
+/* Chooses for the queries of n_tok tokens, the last of n positions, from query `first` on. */
+static void choose(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                   const struct setting *set, uint32_t first)
+{
+	const struct plx_fwd_choice how = {.mass = set->mass, .chunks = set->chunks};
+	uint32_t step = set->together && n_tok > 1 ? PLX_SPARSE_POOL : 1, share;
+	uint32_t per = PLX_K_ATTN_CHUNK / BLOCK;
+	float pooled[DIM];
+
+	for (uint32_t t = 0; t < n_tok; t += step)
+		for (uint32_t g = 0; g < GROUP; g++) {
+			const float *q = query + (size_t)(first + t * GROUP + g) * DIM;
+			uint32_t at = (n - n_tok + t) / PLX_K_ATTN_CHUNK;
+			uint16_t chosen[SPLITS];
+
+			if (step > 1)
+				plx_fwd_pool(pooled, q, GROUP * DIM, step, DIM);
+			k->page_rate(&kv, step > 1 ? pooled : q, 0.125f, at * per, mean,
+			             step > 1 ? NULL : most);
+			if (step > 1)
+				memcpy(most, mean, sizeof most);
+			plx_fwd_pick_chunks(k, &how, mean, most, at, per, chosen, &share);
+			for (uint32_t i = t; i < t + step; i++)
+				for (uint32_t s = 0; s <= at / 16; s++)
+					pick[s][i * GROUP + g] = chosen[s];
+		}
+}
+
 /* The last n_tok tokens of n positions; into out[to]. */
 static void attend(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
                    const struct setting *set, uint32_t to)
 {
-	const struct plx_dev_limits lim = {.sparse_mass = set ? set->mass : 0,
-	                                   .sparse_chunks = set ? set->chunks : 0};
 	uint32_t nq = n_tok * GROUP, first = NQ - nq;
 	struct plx_k_attn a = {.kv = kv,
 	                       .q = query + (size_t)first * DIM,
@@ -104,16 +141,8 @@ static void attend(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
 	                       .pos = n - n_tok,
 	                       .scale = 0.125f};
 
-	for (uint32_t q = 0; set && q < nq; q++) {
-		uint32_t at = (a.pos + q / GROUP) / PLX_K_ATTN_CHUNK,
-			 per = PLX_K_ATTN_CHUNK / BLOCK;
-		uint16_t chosen[SPLITS];
-
-		k->page_rate(&kv, a.q + (size_t)q * DIM, a.scale, at * per, mean, most);
-		plx_fwd_pick_chunks(k, &lim, mean, most, at, per, chosen);
-		for (uint32_t s = 0; s <= at / 16; s++)
-			pick[s][q] = chosen[s];
-	}
+	if (set)
+		choose(k, n, n_tok, set, first);
 	for (uint32_t s = 0; s < plx_k_attn_splits(n - 1); s++) {
 		a.pick = set ? pick[s] : NULL;
 		k->attn_part(&a, s, s == 0 ? acc : part);
@@ -123,50 +152,61 @@ static void attend(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
 	k->attn_finish(out[to] + (size_t)first * DIM, acc, nq, DIM, PLX_K_KV_F16);
 }
 
-static double timed(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
-                    const struct setting *set, uint32_t to)
+static double once(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                   const struct setting *set, uint32_t to)
 {
-	double best = 1e30;
+	uint64_t t0 = plx_clock_ns();
 
-	for (uint32_t i = 0; i < (n_tok == 1 ? 9u : 3u); i++) {
-		uint64_t t0 = plx_clock_ns();
-		double t;
-
-		attend(k, n, n_tok, set, to);
-		t = ms(t0) * 1000;
-		best = t < best ? t : best;
-	}
-	return best;
+	attend(k, n, n_tok, set, to);
+	return ms(t0) * 1000;
 }
 
-static void kernel_row(const struct plx_kernels *k, uint32_t n, const struct setting *set)
+/* Minima in turns: [0] dense, [1] sparse. */
+static void timed(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                  const struct setting *set, double us[2])
 {
-	double dense[2] = {0}, sparse[2] = {0}, err = 0, size = 0;
+	double best[2] = {1e30, 1e30};
+
+	for (uint32_t i = 0; i < (n_tok == 1 ? 18u : 6u); i++) {
+		double t = once(k, n, n_tok, i % 2 ? set : NULL, i % 2);
+
+		best[i % 2] = t < best[i % 2] ? t : best[i % 2];
+	}
+	us[0] += best[0] / TRIALS;
+	us[1] += best[1] / TRIALS;
+}
+
+/* Squared error of the outputs of queries from..NQ-1, and their squared size. */
+static void add_error(uint32_t from, double *err, double *size)
+{
+	for (uint32_t i = from * DIM; i < NQ * DIM; i++) {
+		double x = (double)out[0][i];
+
+		*err += pow((double)out[1][i] - x, 2);
+		*size += x * x;
+	}
+}
+
+/* n_tok tokens of a prompt, or one more token; the planted key is the last query's. */
+static void kernel_row(const struct plx_kernels *k, uint32_t n, uint32_t n_tok,
+                       const struct setting *set)
+{
+	double us[2] = {0}, err = 0, size = 0;
 	uint32_t found = 0;
 	uint64_t seed = n;
 
 	for (uint32_t trial = 0; trial < TRIALS; trial++) {
-		uint32_t needle = 128 + (uint32_t)(plx_t_rand(&seed) % (n - 512)), last = NQ - 1;
+		uint32_t needle = 128 + (uint32_t)(plx_t_rand(&seed) % (n - 512));
 
 		keys_make(k, n, needle, seed + trial);
-		for (uint32_t one = 0; one < 2; one++) {
-			dense[one] += timed(k, n, one ? 1 : N_TOK, NULL, 0) / TRIALS;
-			sparse[one] += timed(k, n, one ? 1 : N_TOK, set, 1) / TRIALS;
-		}
-		/* timed last: one token, whose picks are the first of the rows */
-		found += pick[needle / 1024][GROUP - 1] >> needle % 1024 / 64 & 1;
-		for (uint32_t d = 0; d < DIM; d++) {
-			double x = (double)out[0][last * DIM + d];
-
-			err += pow((double)out[1][last * DIM + d] - x, 2);
-			size += x * x;
-		}
+		timed(k, n, n_tok, set, us);
+		found += pick[needle / 1024][n_tok * GROUP - 1] >> needle % 1024 / 64 & 1;
+		add_error(NQ - n_tok * GROUP, &err, &size);
 	}
-	printf("bench_sparse: kernel %5u positions, mass %3u chunks %2u: 64 tokens %8.0f us of "
-	       "%8.0f us dense (%.2f times as fast); one %6.1f us of %6.1f us (%.2f); error %.4f; "
-	       "needle read %u of %u\n",
-	       n, set->mass, set->chunks, sparse[0], dense[0], dense[0] / sparse[0], sparse[1],
-	       dense[1], dense[1] / sparse[1], sqrt(err / size), found, TRIALS);
+	printf("bench_sparse: kernel %5u positions, %2u tokens, mass %3u chunks %2u %s: %8.1f us "
+	       "of %8.1f us dense (%.2f times as fast); error %.4f; needle read %u of %u\n",
+	       n, n_tok, set->mass, set->chunks, way(set), us[1], us[0], us[0] / us[1],
+	       sqrt(err / size), found, TRIALS);
 	fflush(stdout);
 }
 
@@ -187,8 +227,11 @@ static void kernels_run(void)
 		table[i] = i;
 	plx_k_fpu_setup();
 	for (uint32_t n = 2048; n <= MAX_POS; n *= 4)
-		for (uint32_t i = 0; i < N_SETTINGS; i++)
-			kernel_row(k, n, &settings[i]);
+		for (uint32_t i = 0; i < N_SETTINGS; i++) {
+			kernel_row(k, n, N_TOK, &settings[i]);
+			if (!settings[i].together)
+				kernel_row(k, n, 1, &settings[i]);
+		}
 	free(kv.base);
 }
 
@@ -210,13 +253,13 @@ static void kit_open(struct devkit *k, const char *path, const struct setting *s
 	lim.n_blocks = lim.max_seq_blocks;
 	lim.max_step_tokens = STEP;
 	lim.n_threads = 2;
-	lim.sparse_mass = set ? set->mass : 0;
-	lim.sparse_chunks = set ? set->chunks : 0;
+	lim.sparse_own = set != NULL;
 	devkit_open(k, path, "auto", &lim);
 }
 
 /* Tokens from..to-1; the time. The last one's logits are there if `want`. */
-static double run(struct devkit *k, const int32_t *id, uint32_t from, uint32_t to, bool want)
+static double run(struct devkit *k, const struct setting *set, const int32_t *id, uint32_t from,
+                  uint32_t to, bool want)
 {
 	struct plx_sampler greedy = devkit_greedy();
 	uint64_t t0 = plx_clock_ns();
@@ -228,9 +271,12 @@ static double run(struct devkit *k, const int32_t *id, uint32_t from, uint32_t t
 		if (at == 0) {
 			devkit_set(s, 0, &greedy);
 			devkit_blocks(s, 0, 0, k->lim.max_seq_blocks, 0);
+			if (set)
+				devkit_sparse(s, 0, set->mass, set->chunks,
+				              set->together ? plx_sparse_pooled(to) : 0);
 		}
 		devkit_seq(s, 0, id + at, at, end - at, want && end == to)->flags =
-		    plx_limits_sparse(&k->lim) ? PLX_SEQF_SPARSE : 0;
+		    set ? PLX_SEQF_SPARSE : 0;
 		PLX_CHECK(plx_queue_submit(k->q, 0) == 0);
 		(void)devkit_wait(k);
 	}
@@ -268,12 +314,12 @@ static void model_row(const char *path, uint32_t n, const struct setting *set, f
 	uint32_t n_same = 0;
 
 	kit_open(&k, path, set, n + N_AFTER);
-	prefill = run(&k, ids, 0, n, false);
+	prefill = run(&k, set, ids, 0, n, false);
 	for (uint32_t i = 0; i < N_AFTER; i++) {
 		uint32_t nv = k.model->n_vocab;
 		bool same;
 
-		after += run(&k, ids, n + i, n + i + 1, true);
+		after += run(&k, set, ids, n + i, n + i + 1, true);
 		if (set == NULL) {
 			memcpy(dense + (size_t)i * nv, devkit_logits(&k, 0), nv * sizeof(float));
 			continue;
@@ -291,12 +337,13 @@ static void model_row(const char *path, uint32_t n, const struct setting *set, f
 		       prefill, after / N_AFTER);
 	} else {
 		PLX_CHECK(plx_dev_sparse_get(k.dev, &read) == 0);
-		printf("bench_sparse: model %5u tokens, mass %3u chunks %2u: prompt %.0f ms (%.2f "
-		       "times as fast), token %.2f ms (%.2f); read %.0f %% of the chunks; KL %.5f, "
-		       "worst %.4f; best id the same %u of %u\n",
-		       n, set->mass, set->chunks, prefill, time[0] / prefill, after / N_AFTER,
-		       time[1] / after, 100.0 * (double)read.read / (double)read.chunks, kl, worst,
-		       n_same, N_AFTER);
+		printf(
+		    "bench_sparse: model %5u tokens, mass %3u chunks %2u %s: prompt %.0f ms (%.2f "
+		    "times as fast), token %.2f ms (%.2f); read %.0f %% of the chunks; KL %.5f, "
+		    "worst %.4f; best id the same %u of %u\n",
+		    n, set->mass, set->chunks, way(set), prefill, time[0] / prefill,
+		    after / N_AFTER, time[1] / after,
+		    100.0 * (double)read.read / (double)read.chunks, kl, worst, n_same, N_AFTER);
 	}
 	fflush(stdout);
 	devkit_close(&k);
@@ -340,7 +387,8 @@ static uint32_t needle_make(const struct plx_model *m, uint32_t n, double depth,
 	return n;
 }
 
-static bool needle_found(struct devkit *k, uint32_t n, double depth, uint32_t number)
+static bool needle_found(struct devkit *k, const struct setting *set, uint32_t n, double depth,
+                         uint32_t number)
 {
 	static int32_t prompt[MAX_IDS];
 	int32_t answer[16];
@@ -353,7 +401,7 @@ static bool needle_found(struct devkit *k, uint32_t n, double depth, uint32_t nu
 		const float *row;
 		uint32_t best = 0;
 
-		run(k, prompt, i == 0 ? 0 : n + i - 1, n + i, true);
+		run(k, set, prompt, i == 0 ? 0 : n + i - 1, n + i, true);
 		row = devkit_logits(k, 0);
 		for (uint32_t v = 1; v < k->model->n_vocab; v++)
 			best = row[v] > row[best] ? v : best;
@@ -375,9 +423,9 @@ static void needle_row(const char *path, uint32_t n, const struct setting *set)
 
 	kit_open(&k, path, set, n + 16);
 	for (uint32_t i = 0; i < 4; i++)
-		found += needle_found(&k, n, depths[i], 4817 + 1103 * i);
-	printf("bench_sparse: needle %5u tokens, mass %3u chunks %2u%s: found %u of 4\n", n,
-	       set ? set->mass : 0, set ? set->chunks : 0, set ? "" : " (dense)", found);
+		found += needle_found(&k, set, n, depths[i], 4817 + 1103 * i);
+	printf("bench_sparse: needle %5u tokens, mass %3u chunks %2u %s: found %u of 4\n", n,
+	       set ? set->mass : 0, set ? set->chunks : 0, set ? way(set) : "(dense)", found);
 	fflush(stdout);
 	devkit_close(&k);
 }

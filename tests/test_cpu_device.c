@@ -96,7 +96,7 @@ static void test_device_info(void **state)
 	assert_int_equal(info.caps, PLX_CAP_LAST | PLX_CAP_DRAFT | PLX_CAP_LOGPROBS |
 	                                PLX_CAP_WORKERS | PLX_CAP_COPY | PLX_CAP_SHIFT |
 	                                PLX_CAP_EXPERTS | PLX_CAP_SCORE | PLX_CAP_EVICT |
-	                                PLX_CAP_SPARSE);
+	                                PLX_CAP_SPARSE | PLX_CAP_EARLY);
 	assert_int_equal(info.n_vocab, 128);
 	assert_int_equal(info.block_bytes, 3 * 2 * 2 * 16 * 16 * 2);
 	assert_int_equal(info.n_workers_max, 0);

@@ -28,15 +28,17 @@ static uint32_t n_tables;
 
 #define N 20u
 
+static uint32_t last_share;
+
 static uint32_t pick(uint32_t mass, uint32_t chunks, const float *mean, const float *most,
                      uint32_t per, uint16_t out[2])
 {
-	struct plx_dev_limits lim = {.sparse_mass = mass, .sparse_chunks = chunks};
+	const struct plx_fwd_choice how = {.mass = mass, .chunks = chunks};
 	float a[4 * N], b[4 * N];
 
 	memcpy(a, mean, N * per * sizeof *a);
 	memcpy(b, most, N * per * sizeof *b);
-	return plx_fwd_pick_chunks(tables[0], &lim, a, b, N, per, out);
+	return plx_fwd_pick_chunks(tables[0], &how, a, b, N, per, out, &last_share);
 }
 
 static void test_mass_and_bounds_pick_chunks(void **state)
@@ -55,9 +57,12 @@ static void test_mass_and_bounds_pick_chunks(void **state)
 	assert_int_equal(pick(850, 0, mean, most, 1, got), 4);
 	assert_int_equal(got[0], 1u << 0 | 1u << 7);
 	assert_int_equal(got[1], 1u << 3 | 1u << 4);
+	assert_in_range(last_share, PLX_SHARE_ONE * 0.880, PLX_SHARE_ONE * 0.881);
 	assert_int_equal(pick(950, 0, mean, most, 1, got), 5);
+	assert_in_range(last_share, PLX_SHARE_ONE - 1, PLX_SHARE_ONE);
 	assert_int_equal(got[0], 1u << 0 | 1u << 7 | 1u << 11);
 	assert_int_equal(pick(1000, 0, mean, most, 1, got), N + 1);
+	assert_int_equal(last_share, PLX_SHARE_ONE);
 	/* 6, 13 have the highest bound, then 5, 12, (19): the later one first. */
 	assert_int_equal(pick(0, 3, mean, most, 1, got), 6);
 	assert_int_equal(got[0], 1u << 0 | 1u << 6 | 1u << 12 | 1u << 13);
@@ -210,6 +215,123 @@ static void test_a_nan_shows_in_its_page(void **state)
 	}
 }
 
+/* ---- a group's choice against double precision ------------------------------------------------
+ */
+
+#define POOL_CHUNKS 40u
+#define POOL_DIM    32u
+
+/* Keys and queries of a toy cache: chunks of clearly different weight, so that rounding decides
+ * nothing. */
+static struct plx_k_kv pool_store(const struct plx_kernels *k, float *q)
+{
+	static uint16_t mem[POOL_CHUNKS * 64 * POOL_DIM * 2 + POOL_CHUNKS * 4 * 3 * POOL_DIM];
+	static uint32_t place[POOL_CHUNKS * 2];
+	uint64_t seed = 11, kb = plx_k_kv_k_bytes(PLX_K_KV_F16, 32, POOL_DIM);
+	struct plx_k_kv kv = {.base = mem,
+	                      .table = place,
+	                      .block_bytes = 2 * kb + plx_k_page_bytes(32, POOL_DIM),
+	                      .v_off = kb,
+	                      .block_tokens = 32,
+	                      .head_dim = POOL_DIM,
+	                      .page_off = 2 * kb};
+	float row[POOL_DIM], v[POOL_DIM] = {0};
+
+	for (uint32_t i = 0; i < PLX_SPARSE_POOL * POOL_DIM; i++)
+		q[i] = 1.0f + 0.5f * plx_t_uniform(&seed);
+	for (uint32_t i = 0; i < POOL_CHUNKS * 2; i++)
+		place[i] = (i * 7 + 3) % (POOL_CHUNKS * 2);
+	for (uint32_t p = 0; p < POOL_CHUNKS * 64; p++) {
+		uint32_t rank = p / 64 * 11 % POOL_CHUNKS; /* a different one each */
+
+		for (uint32_t d = 0; d < POOL_DIM; d++)
+			row[d] = -0.09f * (float)rank + 0.2f * plx_t_uniform(&seed);
+		k->kv_store(&kv, p, row, v);
+		if (p % 32 == 31)
+			k->page_sum(&kv, p - 31);
+	}
+	return kv;
+}
+
+/* exp of the mean query's score at the mean key, over both pages of a chunk; from all keys. */
+static void pool_oracle(const struct plx_kernels *k, const struct plx_k_kv *kv, const float *q,
+                        double mass[POOL_CHUNKS])
+{
+	for (uint32_t c = 0; c < POOL_CHUNKS; c++)
+		mass[c] = 0;
+	for (uint32_t page = 0; page < POOL_CHUNKS * 2; page++) {
+		double score = 0;
+
+		for (uint32_t p = page * 32; p < page * 32 + 32; p++) {
+			float row[POOL_DIM];
+
+			k->k_load(kv, p, row);
+			for (uint32_t i = 0; i < PLX_SPARSE_POOL * POOL_DIM; i++)
+				score += (double)q[i] * (double)row[i % POOL_DIM];
+		}
+		mass[page / 2] += exp(0.125 * score / 32 / PLX_SPARSE_POOL);
+	}
+}
+
+/* The chunks before n of largest mass whose sum reaches the share, with sink and diagonal: none
+ * is missing, and what is read beyond them is within a bucket (2^(1/4)) of the least of them. */
+static void pool_judge(const double *mass, uint32_t n, double share, const uint16_t *got)
+{
+	double all = 0, read = 0, more = 0, least = 1e30;
+
+	for (uint32_t c = 0; c < n; c++) {
+		bool in = got[c / 16] >> c % 16 & 1, always = c == 0 || c == n - 1;
+
+		all += mass[c];
+		read += in ? mass[c] : 0;
+		if (in && !always && mass[c] < least)
+			least = mass[c];
+		assert_true(in || !always);
+	}
+	assert_true(got[n / 16] >> n % 16 & 1);
+	assert_true(read >= share * all * 0.999);
+	for (uint32_t c = 0; c < n; c++) {
+		bool in = got[c / 16] >> c % 16 & 1;
+
+		if (!in)
+			assert_true(mass[c] < least * 1.001);
+		if (in && c > 0 && c != n - 1 && mass[c] > least * 1.20)
+			more += mass[c];
+	}
+	/* Without the last bucket it would fall short. */
+	more += mass[0] + mass[n - 1];
+	assert_true(more < share * all || least > 1e29);
+}
+
+static void test_a_group_chooses_by_its_mean_query(void **state)
+{
+	float q[PLX_SPARSE_POOL * POOL_DIM], mean[POOL_DIM], a[96], b[96];
+	double mass[POOL_CHUNKS];
+	uint16_t got[4], first[4];
+	uint32_t share, want = 0;
+
+	(void)state;
+	for (uint32_t m = 600; m < 1000; m += 50)
+		for (uint32_t i = 0; i < n_tables; i++) {
+			const struct plx_fwd_choice how = {.mass = m};
+			struct plx_k_kv kv = pool_store(tables[i], q);
+
+			plx_fwd_pool(mean, q, POOL_DIM, PLX_SPARSE_POOL, POOL_DIM);
+			tables[i]->page_rate(&kv, mean, 0.125f, POOL_CHUNKS * 2, a, NULL);
+			memcpy(b, a, sizeof b);
+			plx_fwd_pick_chunks(tables[i], &how, a, b, POOL_CHUNKS, 2, got, &share);
+			if (i == 0) {
+				pool_oracle(tables[0], &kv, q, mass);
+				pool_judge(mass, POOL_CHUNKS, m / 1000.0, got);
+				memcpy(first, got, sizeof got);
+				want = share;
+			}
+			assert_memory_equal(first, got, (POOL_CHUNKS / 16 + 1) * sizeof got[0]);
+			assert_int_equal(share, want);
+			assert_true(share >= m * PLX_SHARE_ONE / 1000 - 2);
+		}
+}
+
 /* ---- on the device --------------------------------------------------------------------------- */
 
 #define MODEL "tests/golden/tiny/qwen3.gguf"
@@ -321,6 +443,117 @@ static void test_all_of_the_mass_is_dense(void **state)
 	assert_int_not_equal(q[0].hash, dense[0].hash);
 }
 
+/* Rows that are dense, that choose by the limits, and that have a choice of their own, of which
+ * the prompt's queries choose together: each as if it ran alone, however chunks are cut. */
+static void own_way(const struct way *w, uint32_t seed, struct devseq q[6])
+{
+	struct plx_dev_limits lim = limits(300, 2, PLX_KV_F16);
+	struct devkit k;
+	uint64_t x = seed;
+
+	lim.n_threads = w->n_threads;
+	lim.sparse_own = 1;
+	lim.max_step_tokens = 512;
+	devkit_open(&k, MODEL, w->isa, &lim);
+	memset(q, 0, 6 * sizeof(q[0]));
+	for (uint32_t i = 0; i < 6; i++) {
+		uint32_t n = 200 + 50 * i + (uint32_t)(plx_t_rand(&x) % 100);
+
+		q[i] = (struct devseq){.prompt = ids + i,
+		                       .n_prompt = n,
+		                       .n_new = N_NEW,
+		                       .chunk = w->chunk,
+		                       .sampler = devkit_greedy(),
+		                       .flags = i % 3 == 0 ? 0 : PLX_SEQF_SPARSE,
+		                       .own = i % 3 == 2,
+		                       .mass = 200 + (uint32_t)(plx_t_rand(&x) % 700),
+		                       .chunks = (uint32_t)(plx_t_rand(&x) % 3),
+		                       .n_pool = plx_sparse_pooled(n)};
+		if (!w->together)
+			devkit_run(&k, &q[i], 1);
+	}
+	if (w->together)
+		devkit_run(&k, q, 6);
+	devkit_close(&k);
+}
+
+static void test_mixed_rows_are_each_as_alone(void **state)
+{
+	static const struct way ways[] = {{"avx2", 1, 48, true}, {"auto", 2, 160, true}};
+	static struct devseq base[6], q[6];
+
+	(void)state;
+	for (uint32_t seed = 1; seed <= 2; seed++) {
+		own_way(&scalar_alone, seed, base);
+		for (uint32_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++) {
+			if (!devkit_has_isa(ways[w].isa))
+				continue;
+			own_way(&ways[w], seed, q);
+			for (uint32_t i = 0; i < 6; i++) {
+				assert_int_equal(q[i].hash, base[i].hash);
+				assert_memory_equal(&q[i].share, &base[i].share,
+				                    sizeof(q[i].share));
+				assert_true(i % 3 != 0 || q[i].share.n == 0);
+			}
+		}
+		assert_true(base[2].share.n + base[5].share.n > 0);
+		for (uint32_t i = 2; i < 6; i += 3)
+			assert_true(base[i].share.n == 0 ||
+			            base[i].share.least >= base[i].mass * PLX_SHARE_ONE / 1000 - 2);
+	}
+}
+
+/* What a step may not do: cut a group, choose for tokens that ran, ask where nothing is set up. */
+static void test_steps_that_cut_groups_are_refused(void **state)
+{
+	struct plx_dev_limits lim = limits(0, 0, PLX_KV_F16);
+	struct plx_sampler greedy = devkit_greedy();
+	struct devkit k;
+	struct plx_step *s;
+
+	(void)state;
+	for (uint32_t own = 0; own < 2; own++) {
+		lim.sparse_own = own;
+		devkit_open(&k, MODEL, "auto", &lim);
+		static const uint32_t bad[][3] = {
+		    {900, 8, 65}, {1001, 8, 64}, {900, 65536, 64}, {900, 0, 64}};
+
+		for (uint32_t i = 0; i < 4; i++) {
+			s = devkit_step(&k, 0);
+			devkit_set(s, 0, &greedy);
+			devkit_sparse(s, 0, bad[i][0], bad[i][1], bad[i][2]);
+			devkit_blocks(s, 0, 0, 8, 0);
+			/* The last of them cuts a group: 40 is no multiple of 16. */
+			devkit_seq(s, 0, ids, 0, 40, false)->flags = PLX_SEQF_SPARSE;
+			assert_int_equal(plx_queue_submit(k.q, 0),
+			                 own ? PLX_E_INVAL : PLX_E_UNSUPPORTED);
+		}
+		devkit_close(&k);
+	}
+	devkit_open(&k, MODEL, "auto", &lim);
+	for (uint32_t i = 0; i < 4; i++) {
+		static const uint32_t from[] = {0, 48, 60, 66}, to[] = {48, 60, 64, 67};
+
+		s = devkit_step(&k, 0);
+		if (i == 0) {
+			devkit_set(s, 0, &greedy);
+			devkit_sparse(s, 0, 900, 8, 64);
+			devkit_blocks(s, 0, 0, 8, 0);
+		}
+		devkit_seq(s, 0, ids, from[i] ? 48 : 0, i == 0 ? 48 : to[i] - 48, false)->flags =
+		    PLX_SEQF_SPARSE;
+		bool cut = i == 1;
+
+		assert_int_equal(plx_queue_submit(k.q, 0), cut ? PLX_E_INVAL : 0);
+		if (!cut)
+			(void)devkit_wait(&k);
+	}
+	s = devkit_step(&k, 0);
+	devkit_sparse(s, 0, 900, 8, 0); /* tokens of the slot have run */
+	assert_int_equal(plx_queue_submit(k.q, 0), PLX_E_INVAL);
+	devkit_close(&k);
+}
+
 static void step_run(struct devkit *k, struct plx_step *s)
 {
 	assert_int_equal(plx_queue_submit(k->q, 0), 0);
@@ -421,7 +654,10 @@ int main(void)
 	    cmocka_unit_test(test_pages_of_a_chunk_count_together),
 	    cmocka_unit_test(test_pages_are_summarised_and_rated),
 	    cmocka_unit_test(test_a_nan_shows_in_its_page),
+	    cmocka_unit_test(test_a_group_chooses_by_its_mean_query),
 	    cmocka_unit_test(test_the_choice_is_the_same_in_every_way),
+	    cmocka_unit_test(test_mixed_rows_are_each_as_alone),
+	    cmocka_unit_test(test_steps_that_cut_groups_are_refused),
 	    cmocka_unit_test(test_all_of_the_mass_is_dense),
 	    cmocka_unit_test(test_summaries_follow_their_blocks),
 	    cmocka_unit_test(test_summaries_are_made_anew_by_a_shift),

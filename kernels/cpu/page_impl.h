@@ -92,11 +92,14 @@ static void op_page_rate(const struct plx_k_kv *kv, const float *q, float scale,
 
 		for (uint32_t d = 0; d < dim / 16; d++) {
 			m = vf_fma(vf_load(q + d * 16), vf_from_f16(at + d * 16), m);
+			if (most == NULL)
+				continue;
 			top = vf_fma(down[d], vf_from_f16(at + dim + d * 16), top);
 			top = vf_fma(up[d], vf_from_f16(at + 2 * (size_t)dim + d * 16), top);
 		}
 		mean[i] = vf_hsum(m) * scale;
-		most[i] = vf_hsum(top) * scale;
+		if (most != NULL)
+			most[i] = vf_hsum(top) * scale;
 	}
 }
 

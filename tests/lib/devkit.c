@@ -190,6 +190,13 @@ void devkit_clear(struct plx_step *s, uint32_t slot)
 	    (struct plx_step_delta){.kind = PLX_DELTA_SLOT_CLEAR, .slot = slot};
 }
 
+void devkit_sparse(struct plx_step *s, uint32_t slot, uint32_t mass, uint32_t chunks,
+                   uint32_t n_pool)
+{
+	plx_step_deltas(s)[s->n_delta++] =
+	    (struct plx_step_delta){PLX_DELTA_SPARSE, slot, n_pool, mass, {chunks}};
+}
+
 void devkit_blocks(struct plx_step *s, uint32_t slot, uint32_t from, uint32_t to, uint32_t first)
 {
 	for (uint32_t i = from; i < to; i++)
@@ -271,10 +278,14 @@ static bool add(struct devkit *k, struct plx_step *s, struct devseq *q, uint32_t
 	uint32_t room = k->lim.max_step_tokens - s->n_tok;
 
 	n = n < room ? n : room;
+	if (q->own && q->n_run + n < q->n_pool)
+		n -= (q->n_run + n) % PLX_SPARSE_POOL;
 	if (n == 0)
 		return false;
 	if (q->n_run == 0)
 		devkit_set(s, q->slot, &q->sampler);
+	if (q->n_run == 0 && q->own)
+		devkit_sparse(s, q->slot, q->mass, q->chunks, q->n_pool);
 	grow(k, s, q->slot, q->n_run, n);
 	devkit_seq(s, q->slot, q->prompt + q->n_run, q->n_run, n, n == left)->flags = q->flags;
 	q->n_run += n;
@@ -292,6 +303,16 @@ static void take(struct devkit *k, const struct plx_step_out *o, struct devseq *
 	q->logprob[q->n_out++] = o->logprob[0];
 	q->hash = XXH3_64bits_withSeed(devkit_logits(k, (*row)++),
 	                               k->model->n_vocab * sizeof(float), q->hash);
+}
+
+static void add_share(struct plx_step_share *to, const struct plx_step_share *s)
+{
+	if (s->n > 0 && (to->n == 0 || s->least < to->least))
+		to->least = s->least;
+	to->n += s->n;
+	to->sum += s->sum;
+	to->chunks += s->chunks;
+	to->read += s->read;
 }
 
 void devkit_run(struct devkit *k, struct devseq *seq, uint32_t n)
@@ -315,8 +336,10 @@ void devkit_run(struct devkit *k, struct devseq *seq, uint32_t n)
 		PLX_CHECK(plx_queue_submit(k->q, step % k->lim.steps_in_flight) == 0);
 		PLX_CHECK(devkit_wait(k) == step % k->lim.steps_in_flight);
 		PLX_CHECK(s->status == 0);
-		for (uint32_t i = 0; i < n_who; i++)
+		for (uint32_t i = 0; i < n_who; i++) {
+			add_share(&seq[who[i]].share, &plx_step_shares(s)[i]);
 			take(k, &plx_step_outs(s)[i], &seq[who[i]], &row);
+		}
 	}
 	struct plx_step *s = devkit_step(k, 0);
 

@@ -53,6 +53,10 @@ struct devseq {
 	uint64_t hash; /* of the bits of every row of logits */
 	int32_t status;
 	uint32_t flags; /* enum plx_seq_flag */
+	/* With own: how sparse attention chooses (PLX_DELTA_SPARSE); what it read. */
+	bool own;
+	uint32_t mass, chunks, n_pool;
+	struct plx_step_share share;
 };
 
 /* devkit_limits - small limits that suit most tests: 8 slots, contexts of 2,048. */
@@ -83,6 +87,8 @@ struct plx_step *devkit_step(struct devkit *k, uint32_t idx);
  * slot's table to blocks first, first + 1, ... */
 void devkit_set(struct plx_step *s, uint32_t slot, const struct plx_sampler *p);
 void devkit_clear(struct plx_step *s, uint32_t slot);
+void devkit_sparse(struct plx_step *s, uint32_t slot, uint32_t mass, uint32_t chunks,
+                   uint32_t n_pool);
 void devkit_blocks(struct plx_step *s, uint32_t slot, uint32_t from, uint32_t to, uint32_t first);
 /* devkit_seq - tokens ids[0..n) from position pos; the last one is sampled where want says so. */
 struct plx_step_seq *devkit_seq(struct plx_step *s, uint32_t slot, const int32_t *ids, uint32_t pos,
