@@ -249,7 +249,7 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 		plx_req_reject(s->links, r, f->err, NULL);
 	res->kind = f->kind;
 	res->cause = f->cause;
-	res->numeric_kind = s->lane[f->device].dev.kind;
+	res->numeric_kind = plx_batch_kind(s, r, f->device);
 	res->kind_changed = f->kind_changed;
 	res->cached_tokens = f->cached_tokens < r->n_ids ? f->cached_tokens : r->n_ids;
 	res->compress.n_evicted = f->n_evicted;

@@ -30,6 +30,10 @@ struct plx_compress_goal plx_batch_goal(const struct plx_req_compress *c);
 struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct plx_req *r);
 struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const struct plx_req *r);
 
+/* What DONE calls the arithmetic of a request that device dev ran last: of a prompt that was pruned
+ * also by how many layers it was scored. */
+uint32_t plx_batch_kind(const struct plx_stage_batch *s, const struct plx_req *r, uint32_t dev);
+
 /* What the client of a resumed request has, n_samples of them in the stage's memory; NULL: it
  * begins. */
 const struct plx_sched_have *plx_batch_have(struct plx_stage_batch *s, const struct plx_req *r);

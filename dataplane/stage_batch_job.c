@@ -110,6 +110,19 @@ int plx_batch_check(const struct plx_stage_batch *s, const struct plx_req *r, co
 	return 0;
 }
 
+static bool scores_early(const struct plx_stage_batch *s)
+{
+	return (s->model.caps & PLX_CAP_EARLY) && s->links->cfg->lim.score_layers > 0;
+}
+
+uint32_t plx_batch_kind(const struct plx_stage_batch *s, const struct plx_req *r, uint32_t dev)
+{
+	uint32_t layers = scores_early(s) ? s->links->cfg->lim.score_layers : 0;
+	bool pruned = (r->view.compress.how & PLX_COMPRESS_PROMPT) != 0;
+
+	return s->lane[dev].dev.kind ^ (pruned ? layers * 0x9e3779b1u : 0);
+}
+
 /* First the prompt is scored; what is asked of the answer comes afterwards. */
 struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const struct plx_req *r)
 {
@@ -121,7 +134,7 @@ struct plx_sched_job plx_batch_score_job(const struct plx_stage_batch *s, const 
 	job.beyond = job.evict = false;
 	job.score = r->score;
 	job.flags &= ~(uint32_t)PLX_SEQF_SPARSE;
-	if ((s->model.caps & PLX_CAP_EARLY) && s->links->cfg->lim.score_layers > 0)
+	if (scores_early(s))
 		job.flags |= PLX_SEQF_EARLY;
 	return job;
 }

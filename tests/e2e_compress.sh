@@ -20,6 +20,10 @@ ratio() { # ratio R: at most so many went, and more than none
 	within pruned_tokens "$j" 1 "$(awk -v n="$n" -v r="$1" 'BEGIN { print n * (1 - r) }')" && within loss "$j" 0.0001 0.999
 }
 loss() { local j; j=$(asked --max-loss "$1"); within loss "$j" 0.0001 "$1" && within pruned_tokens "$j" 1 100000; }
+kinds() { # what a pruned answer is made by is not only what a plain one is
+	local p q; p=$(asked --keep-ratio 0.5 | get numeric_kind); q=$(asked --keep-ratio 0.8 | get numeric_kind)
+	[ -n "$p" ] && [ "$p" = "$q" ] && [ "$p" != "$(asked | get numeric_kind)" ]
+}
 one() { local j; j=$(asked --keep-ratio 1); within pruned_tokens "$j" 0 0 && [ "$(asked | ids_of)" = "$(ids_of <<<"$j")" ]; }
 ids_of() { sed 's/.*"ids":\[\([0-9,]*\)\].*/\1/'; }
 same() { [ "$(asked --keep-ratio 0.5 | ids_of)" = "$(asked --keep-ratio 0.5 | ids_of)" ]; }
@@ -52,6 +56,7 @@ check ratio_0.5 ratio 0.5
 check loss_0.1 loss 0.1
 check ratio_1_changes_nothing one
 check same_text_again same
+check the_arithmetic_is_named kinds
 check kv_0.8 evicted 0.8 kv
 check kv_0.3 evicted 0.3 kv
 check both_0.5 evicted 0.5 both
