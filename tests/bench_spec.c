@@ -7,7 +7,9 @@
  *
  * drafter: lookup; ahead, lookahead; model=FILE.gguf, a draft model on a device of its own and the
  * same threads; layers=LIST, the model without those layers; or all=FILE.gguf, look-up and the
- * draft model. With tree: before it drafts are trees. batch 0: one and four.
+ * draft model. With tree: before it drafts are trees. With free: before that drafting is done as if
+ * guesses took no time and lost nothing, to see what is accepted of a drafter that does not pay.
+ * batch 0: one and four.
  *
  * summary, code, talk: prompts of tests/spec. random: prompts of ids drawn evenly from the
  * vocabulary. sampled: the summary's prompts answered at temperature 1.5, so that nothing repeats.
@@ -50,6 +52,7 @@ struct bench {
 	struct devkit kit;
 	struct draftdev draft;
 	bool has_draft;
+	bool free;                /* guesses are taken to be free */
 	bool ahead;               /* lookahead drafts, not look-up */
 	uint32_t n_by;            /* drafters */
 	enum plx_draft_kind kind; /* that is counted */
@@ -244,6 +247,10 @@ static void run_all(void)
 	uint32_t free_step[2] = {0, 1}, n_free = 2;
 
 	while (!plx_sched_idle(&b.sched)) {
+		if (b.free) {
+			b.draft.m.step_ns = b.draft.m.tok_ns = 1;
+			b.sched.draft.credit_ns = 1e12;
+		}
 		while (n_free > 0) {
 			uint32_t idx = free_step[n_free - 1];
 
@@ -430,6 +437,8 @@ int main(int argc, char **argv)
 	lim.max_step_tokens = 256;
 	lim.n_threads = argc > 4 ? (uint32_t)atoi(argv[4]) : 2;
 	const char *how = argc > 6 ? argv[6] : "lookup";
+	b.free = strncmp(how, "free:", 5) == 0;
+	how += b.free ? 5 : 0;
 	bool tree = strncmp(how, "tree:", 5) == 0;
 
 	how += tree ? 5 : 0;
