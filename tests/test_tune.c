@@ -64,8 +64,9 @@ static void test_point_is_its_text(void **state)
 
 	(void)state;
 	plx_tune_point_print(&p, text);
-	assert_string_equal(text, "weights=q4_k,kv=q8,drafts=0,step=256,seqs=32,flight=2,block=32,"
-	                          "slice=200");
+	assert_string_equal(
+	    text, "weights=q4_k,kv=q8,mass=0,chunks=0,drafts=0,step=256,seqs=32,flight=2,block=32,"
+		  "slice=200");
 	q = point(text);
 	assert_true(plx_tune_point_same(&p, &q));
 	plx_tune_point_short(&p, text);
@@ -113,7 +114,7 @@ static void test_bad_knobs_are_named(void **state)
 	static const struct {
 		const char *text, *says;
 	} bad[] = {
-	    {"colour=red", "the knobs are weights kv drafts"},
+	    {"colour=red", "the knobs are weights kv mass chunks drafts"},
 	    {"kv", "is not KNOB=VALUE"},
 	    {"kv=q5", "kv has no value \"q5\"; give one of f16 q8 q4"},
 	    {"kv=q8,", "is not KNOB=VALUE"},
@@ -143,13 +144,13 @@ static void test_space_is_limited(void **state)
 
 	(void)state;
 	plx_tune_space_all(&s);
-	assert_int_equal(plx_tune_space_grid(&s), 7 * 3 * 4 * 5 * 5 * 3 * 3 * 4);
+	assert_int_equal(plx_tune_space_grid(&s), 7 * 3 * 4 * 4 * 4 * 5 * 5 * 3 * 3 * 4);
 	assert_int_equal(plx_tune_space_limit(&s, "weights=q4_k,given,q4_k", &d), 0);
 	assert_int_equal(s.n[0], 2);
 	assert_int_equal(plx_tune_space_limit(&s, "slice=1000", &d), 0);
-	assert_int_equal(plx_tune_space_grid(&s), 2 * 3 * 4 * 5 * 5 * 3 * 3);
-	plx_tune_space_drop(&s, 7, 2); /* the last one stays */
-	assert_int_equal(s.n[7], 1);
+	assert_int_equal(plx_tune_space_grid(&s), 2 * 3 * 4 * 4 * 4 * 5 * 5 * 3 * 3);
+	plx_tune_space_drop(&s, 9, 2); /* the last one stays */
+	assert_int_equal(s.n[9], 1);
 	plx_tune_space_drop(&s, 0, 0);
 	assert_int_equal(s.n[0], 1);
 	assert_int_equal(s.value[0][0], 4);
@@ -472,7 +473,7 @@ static void test_board_that_has_limits_is_merged(void **state)
 	(void)state;
 	mtool_write(in, text, sizeof text - 1);
 	assert_int_equal(plx_board_read(&b, in, &d), 0);
-	assert_true(b.odd[3]); /* step: 100 */
+	assert_true(b.odd[5]); /* step: 100 */
 	assert_int_equal(b.pool_tokens, 32000);
 	if (plx_board_write(out, in, &p, in, "x", false, &d) || plx_config_load(&c, out, NULL, &d))
 		fail_msg("%s", d.text);

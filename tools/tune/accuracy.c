@@ -33,7 +33,8 @@ struct plx_dev_limits plx_accuracy_limits(uint32_t n, uint32_t n_ctx, uint32_t k
 }
 
 /* A step that runs n ids from position pos of a window on and gives logits after each of them. */
-static void fill(struct plx_step *s, uint64_t id, const int32_t *ids, uint32_t pos, uint32_t n)
+static void fill(struct plx_step *s, uint64_t id, const int32_t *ids, uint32_t pos, uint32_t n,
+                 uint32_t flags)
 {
 	const struct plx_sampler greedy = {.top_p = 1, .repeat_penalty = 1};
 	uint32_t n_delta = 0;
@@ -55,7 +56,7 @@ static void fill(struct plx_step *s, uint64_t id, const int32_t *ids, uint32_t p
 		plx_step_deltas(s)[n_delta++] =
 		    (struct plx_step_delta){PLX_DELTA_BLOCK, 0, b, b, {0}};
 	s->n_delta = n_delta;
-	plx_step_seqs(s)[0] = (struct plx_step_seq){.n_tok = n, .n_draft = n - 1};
+	plx_step_seqs(s)[0] = (struct plx_step_seq){.n_tok = n, .n_draft = n - 1, .flags = flags};
 	for (uint32_t i = 0; i < n; i++)
 		plx_step_toks(s)[i] = (struct plx_step_tok){.id = ids[i],
 		                                            .pos = {pos + i, pos + i, pos + i},
@@ -93,7 +94,8 @@ static int run_text(struct plx_rig *r, const int32_t *ids, uint32_t n, row_fn fn
 		m = window - at < m ? window - at : m;
 		if (plx_out_interrupted())
 			return plx_diag_set(d, PLX_E_CANCELLED, "interrupted");
-		fill(plx_queue_step(r->q, 0), id, ids + pos, at, m);
+		fill(plx_queue_step(r->q, 0), id, ids + pos, at, m,
+		     plx_limits_sparse(&r->lim) ? PLX_SEQF_SPARSE : 0u);
 		int err = run_step(r, d);
 
 		if (err)

@@ -40,6 +40,7 @@ struct plx_accuracy_ref {
 /* plx_accuracy_limits - sizes for n places of a model with that context. */
 struct plx_dev_limits plx_accuracy_limits(uint32_t n, uint32_t n_ctx, uint32_t kv_type,
                                           uint32_t n_threads);
+/* The caller may set kv_type and the limits' sparse_* as well. */
 
 /*
  * plx_accuracy_ref_run - run the reference.

@@ -11,13 +11,14 @@
 #include "fw/base/err.h"
 #include "tools/gguf/out.h"
 
-#define MAX_FILE   1048576u
-#define POOL       16384u /* tokens: fw/limits.def's n_kv_blocks times block_tokens */
-#define BLOCK      32u
-#define SLOTS      32u
-#define SAMPLES    8u
-#define PATH_BYTES 255u /* of a path in a board file */
-#define ABOUT      255u
+#define MAX_FILE    1048576u
+#define POOL        16384u /* tokens: fw/limits.def's n_kv_blocks times block_tokens */
+#define BLOCK       32u
+#define SPARSE_FROM 2048u
+#define SLOTS       32u
+#define SAMPLES     8u
+#define PATH_BYTES  255u /* of a path in a board file */
+#define ABOUT       255u
 
 /* ---- documents ---- */
 
@@ -194,6 +195,7 @@ int plx_board_read(struct plx_board *b, const char *path, struct plx_diag *d)
 		                   "%s: this is no board file: the key board is missing", path);
 	read_knobs(b, &doc);
 	b->n_threads = count_threads(&doc);
+	b->sparse_from = number(&doc, "limits.sparse_from", SPARSE_FROM);
 	b->pool_tokens = number(&doc, "limits.n_kv_blocks", POOL / BLOCK) *
 	                 number(&doc, "limits.block_tokens", BLOCK);
 	yaml_document_delete(&doc);

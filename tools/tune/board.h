@@ -18,6 +18,7 @@ struct plx_board {
 	struct plx_tune_point point; /* its knobs, those it does not set at their usual value */
 	bool odd[PLX_TUNE_KNOBS];    /* it sets a value that the knob does not have */
 	uint32_t n_threads;          /* lcores that compute for its first device */
+	uint32_t sparse_from;        /* positions below it are dense */
 	uint32_t pool_tokens;        /* tokens that its KV pool holds */
 };
 

@@ -167,9 +167,61 @@ static void draw_mark(FILE *f, const struct plx_draw_point *p, double cx, double
 		fprintf(f, "\n%s %.4g %s", plx_figure_info[i].name, p->f[i],
 		        plx_figure_info[i].unit);
 	fprintf(f, "</title></%s>\n", p->kind == PLX_DRAW_PRESET ? "rect" : "circle");
-	if (p->number)
-		fprintf(f, "<text class=\"n\" x=\"%.1f\" y=\"%.1f\">%u</text>\n", cx + 7, cy - 5,
-		        p->number);
+}
+
+/* ---- numbers beside points ---- */
+
+#define MAX_LABELS 64u
+
+struct labels {
+	double x[MAX_LABELS], y[MAX_LABELS]; /* pixels: the left end of the base line */
+	uint32_t n;
+};
+
+/* How much a number at x, y, some 14 pixels wide and 9 high, would cover. */
+static uint32_t covered(const struct labels *l, const struct plx_draw *w, double x, double y,
+                        const struct axis *ax, const struct axis *ay, size_t chart)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < l->n; i++)
+		n += fabs(l->x[i] - x) < 14 && fabs(l->y[i] - y) < 10 ? 2 : 0;
+	for (uint32_t i = 0; i < w->n; i++) {
+		double cx = pixel(ax, w->point[i].f[charts[chart].x]);
+		double cy = pixel(ay, w->point[i].f[charts[chart].y]);
+
+		n += w->point[i].kind != PLX_DRAW_TRIED && cx > x - 5 && cx < x + 14 &&
+		     cy > y - 14 && cy < y + 5;
+	}
+	return n;
+}
+
+/* At the first of some places around its point that covers least. */
+static void draw_number(FILE *f, struct labels *l, const struct plx_draw *w, uint32_t i,
+                        const struct axis *ax, const struct axis *ay, size_t chart)
+{
+	static const double off[][2] = {{7, -5},   {-14, -5}, {7, 14},   {-14, 14},
+	                                {-4, -12}, {-4, 21},  {20, -12}, {-27, -12},
+	                                {20, 21},  {-27, 21}, {-4, -25}, {-4, 34}};
+	double cx = pixel(ax, w->point[i].f[charts[chart].x]);
+	double cy = pixel(ay, w->point[i].f[charts[chart].y]);
+	uint32_t least = UINT32_MAX, best = 0;
+
+	if (l->n == MAX_LABELS)
+		return;
+	for (uint32_t k = 0; k < sizeof off / sizeof off[0]; k++) {
+		uint32_t n = covered(l, w, cx + off[k][0], cy + off[k][1], ax, ay, chart);
+
+		if (n < least) {
+			least = n;
+			best = k;
+		}
+	}
+	l->x[l->n] = cx + off[best][0];
+	l->y[l->n] = cy + off[best][1];
+	fprintf(f, "<text class=\"n\" x=\"%.1f\" y=\"%.1f\">%u</text>\n", l->x[l->n], l->y[l->n],
+	        w->point[i].number);
+	l->n++;
 }
 
 static void draw_chart(FILE *f, const struct plx_draw *w, size_t c, double top)
@@ -177,6 +229,7 @@ static void draw_chart(FILE *f, const struct plx_draw *w, size_t c, double top)
 	enum plx_figure fx = charts[c].x, fy = charts[c].y;
 	struct axis x = axis_of(w, fx, LEFT, WIDTH - RIGHT);
 	struct axis y = axis_of(w, fy, top + HEIGHT - BOTTOM, top + TOP);
+	struct labels labels = {.n = 0};
 
 	fprintf(f, "<text class=\"t\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", LEFT, top + 22,
 	        charts[c].title);
@@ -190,6 +243,9 @@ static void draw_chart(FILE *f, const struct plx_draw *w, size_t c, double top)
 			draw_bars(f, p, &x, &y, fx, fy);
 			draw_mark(f, p, pixel(&x, p->f[fx]), pixel(&y, p->f[fy]));
 		}
+	for (uint32_t i = 0; i < w->n; i++)
+		if (w->point[i].number)
+			draw_number(f, &labels, w, i, &x, &y, c);
 }
 
 static void svg_begin(FILE *f, double height, const char *label)

@@ -79,7 +79,7 @@ size_t plx_journal_line(const struct plx_journal_rec *r, char buf[PLX_JOURNAL_LI
 	size_t len = (size_t)snprintf(buf, PLX_JOURNAL_LINE_BYTES, "%c %s", k->letter, point);
 
 	for (uint32_t i = 0; i < k->n; i++)
-		len += (size_t)snprintf(buf + len, PLX_JOURNAL_LINE_BYTES - len, " %s=%.9g",
+		len += (size_t)snprintf(buf + len, PLX_JOURNAL_LINE_BYTES - len, " %s=%.17g",
 		                        k->name[i], r->v[i]);
 	return seal(buf, len);
 }

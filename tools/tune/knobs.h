@@ -14,17 +14,19 @@
 
 #include "fw/base/diag.h"
 
-#define PLX_TUNE_KNOBS      8u /* entries of the table */
-#define PLX_TUNE_VALUES     8u /* values of a knob at most */
+#define PLX_TUNE_KNOBS      10u /* entries of the table */
+#define PLX_TUNE_VALUES     8u  /* values of a knob at most */
 #define PLX_TUNE_TEXT_BYTES 256u
 
 /* What a point sets. Units as in the board file (fw/limits.def). */
 struct plx_tune_setup {
-	uint32_t weights;      /* index of the format in the knob's values; 0: the file as given */
-	uint32_t kv_type;      /* enum plx_kv_type */
-	uint32_t draft_tokens; /* ids that drafts are looked up in; 0: none */
-	uint32_t step_tokens;  /* tokens of a step */
-	uint32_t step_seqs;    /* sequences of a step */
+	uint32_t weights;       /* index of the format in the knob's values; 0: the file as given */
+	uint32_t kv_type;       /* enum plx_kv_type */
+	uint32_t sparse_mass;   /* thousandths of the attention that is read; 0: not so chosen */
+	uint32_t sparse_chunks; /* of 64 positions that are read; 0: not so chosen */
+	uint32_t draft_tokens;  /* ids that drafts are looked up in; 0: none */
+	uint32_t step_tokens;   /* tokens of a step */
+	uint32_t step_seqs;     /* sequences of a step */
 	uint32_t steps_in_flight; /* given to the device before the first is done */
 	uint32_t block_tokens;    /* tokens of a KV block */
 	uint32_t slice_us;        /* longest turn of a stage on its lcore */

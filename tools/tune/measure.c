@@ -16,12 +16,13 @@
 #include "tools/gguf/pool.h"
 #include "tools/tune/tune.h"
 
-#define MAX_TEXT   (4u << 20)
-#define MAX_IDS    1048577u
-#define SLICE_US   1000u  /* while accuracy is measured */
-#define POOL       16384u /* tokens: polluxd's default */
-#define NO_CACHE   ""
-#define MAX_CACHED 220u /* bytes of a path that the device takes */
+#define MAX_TEXT    (4u << 20)
+#define MAX_IDS     1048577u
+#define SLICE_US    1000u  /* while accuracy is measured */
+#define POOL        16384u /* tokens: polluxd's default */
+#define SPARSE_FROM 2048u  /* likewise */
+#define NO_CACHE    ""
+#define MAX_CACHED  220u /* bytes of a path that the device takes */
 
 /* ---- the text ---- */
 
@@ -101,6 +102,7 @@ static int check_text(struct plx_tune *t, const struct plx_model *m, struct plx_
 	uint32_t most = t->n_ids > 0 ? t->n_ids - 1 : 0;
 
 	t->n_places = o->tokens < most ? o->tokens : most;
+	t->load.n_places = t->n_places;
 	t->n_ctx = m->n_ctx;
 	if (t->n_places < PLX_ACCURACY_LEAST || t->n_ids < o->prompt)
 		return plx_diag_set(
@@ -148,8 +150,8 @@ static struct plx_journal_key key_of(struct plx_tune *t, const struct plx_model 
                                      const struct plx_model *ref)
 {
 	const struct plx_speed_load *l = &t->load;
-	uint32_t load[] = {l->batch,  l->n_requests, l->prompt,
-	                   l->answer, t->n_places,   t->pool_tokens};
+	uint32_t load[] = {l->batch,    l->n_requests,  l->prompt,     l->answer,
+	                   t->n_places, t->pool_tokens, l->sparse_from};
 
 	return (struct plx_journal_key){
 	    .model = hash_of(m),
@@ -173,12 +175,14 @@ static void take_options(struct plx_tune *t)
 		t->n_threads = PLX_RIG_THREADS;
 	t->pool_tokens = of_board ? t->board.pool_tokens : POOL;
 	t->space = o->space;
-	t->load = (struct plx_speed_load){.batch = o->batch,
-	                                  .n_requests = o->n_requests,
-	                                  .prompt = o->prompt,
-	                                  .answer = o->answer,
-	                                  .n_threads = t->n_threads,
-	                                  .cpu_time = o->cpu_time};
+	t->load =
+	    (struct plx_speed_load){.batch = o->batch,
+	                            .n_requests = o->n_requests,
+	                            .prompt = o->prompt,
+	                            .answer = o->answer,
+	                            .n_threads = t->n_threads,
+	                            .sparse_from = of_board ? t->board.sparse_from : SPARSE_FROM,
+	                            .cpu_time = o->cpu_time};
 }
 
 /* Formats that are larger than what they are made from gain nothing. */
@@ -410,6 +414,9 @@ int plx_tune_accuracy(struct plx_tune *t, const struct plx_tune_point *p,
 		}
 	plx_tune_point_setup(&own, &s);
 	lim = plx_accuracy_limits(t->n_places, t->n_ctx, s.kv_type, t->n_threads);
+	lim.sparse_mass = s.sparse_mass;
+	lim.sparse_chunks = s.sparse_chunks;
+	lim.sparse_from = t->load.sparse_from;
 	cache_base(t, &s, cache, sizeof cache);
 	int err = plx_tune_file(t, &own, path, d);
 

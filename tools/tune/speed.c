@@ -98,6 +98,7 @@ static int ask(struct run *r, uint32_t key)
 	                          .n_ids = l->prompt,
 	                          .max_new = r->answer,
 	                          .n_samples = 1,
+	                          .flags = plx_limits_sparse(&r->rig->lim) ? PLX_SEQF_SPARSE : 0u,
 	                          .ignore_eos = true,
 	                          .ttft_slo_ns = 86400 * PLX_NS_PER_S,
 	                          .sampler = {.top_p = 1, .repeat_penalty = 1}};
@@ -200,6 +201,9 @@ void plx_speed_effect(const struct plx_speed_load *l, struct plx_tune_setup *s)
 {
 	uint32_t most = l->prompt > 1 + PLX_MAX_DRAFT ? l->prompt : 1 + PLX_MAX_DRAFT;
 
+	if (least(l->prompt + l->answer, l->n_places) <= l->sparse_from ||
+	    l->n_places < l->prompt + l->answer)
+		s->sparse_mass = s->sparse_chunks = 0;
 	s->draft_tokens = least(s->draft_tokens, l->prompt + l->answer);
 	s->step_seqs = least(s->step_seqs, l->batch);
 	s->step_tokens = least(s->step_tokens, l->batch * most);
@@ -218,7 +222,10 @@ struct plx_dev_limits plx_speed_limits(const struct plx_speed_load *l,
 	                                   s->step_seqs < l->batch ? s->step_seqs : l->batch,
 	                               .steps_in_flight = s->steps_in_flight,
 	                               .n_threads = l->n_threads,
-	                               .kv_type = s->kv_type};
+	                               .kv_type = s->kv_type,
+	                               .sparse_mass = s->sparse_mass,
+	                               .sparse_chunks = s->sparse_chunks,
+	                               .sparse_from = l->sparse_from};
 }
 
 static int run_open(struct run *r, const struct plx_speed_load *l, const struct plx_tune_setup *s,

@@ -23,7 +23,9 @@ struct plx_speed_load {
 	const int32_t *ids;  /* [n_ids] the text; at least prompt */
 	uint32_t n_ids;
 	uint32_t n_threads;
-	bool cpu_time; /* measure the process's CPU time: on one thread, on a busy machine */
+	uint32_t sparse_from; /* positions below it are dense in any case */
+	uint32_t n_places;    /* ids of the text that accuracy is taken on */
+	bool cpu_time;        /* measure the process's CPU time: on one thread, on a busy machine */
 };
 
 struct plx_speed {
@@ -35,7 +37,8 @@ struct plx_speed {
 
 /*
  * plx_speed_effect - a setup with what this load can't fill cut off: two whose effects are equal
- * serve it alike, and one of them is enough to measure.
+ * serve it alike, and one of them is enough to measure. Sparse attention counts only where the load
+ * and the text that its loss is seen on both go beyond sparse_from.
  */
 void plx_speed_effect(const struct plx_speed_load *l, struct plx_tune_setup *s);
 
