@@ -5,7 +5,7 @@
  * time, and by one thread past it (O_DIRECT), 16 MiB at a time, as dd would. What a load from the
  * cache reads are the cache and the model's embedding rows. Medians; the range behind them.
  *
- * Usage: bench_load [model.gguf] [threads] [runs] [warm | cold]
+ * Usage: bench_load [model.gguf] [threads] [runs] [warm | cold] [cache: not what repacking reads]
  * The memory that a load takes was touched just before, see memory_ready; BENCH_FRESH=1: was not.
  * BENCH_KEEP=1: the cache, MODEL.bench.plx, stays for the next run.
  */
@@ -303,21 +303,21 @@ static void measure_into(struct figures *f, uint32_t run, enum what w, const cha
 		drop(cache);
 	}
 	if (getenv("BENCH_FRESH") == NULL)
-		memory_ready(2 * size_of(path) + SPARE);
+		memory_ready((w == REPACK ? 2 : 1) * size_of(path) + SPARE);
 	double cpu = cpu_now();
 
 	f->s[run] = measure(w, path, f->note, sizeof(f->note));
 	f->cpu[run] = cpu_now() - cpu;
 }
 
-static void print(bool cold, struct figures f[N_WHAT], uint32_t n)
+static void print(bool cold, struct figures f[N_WHAT], uint32_t n, uint32_t from)
 {
 	static const char *const name[N_WHAT] = {
 	    "plain read of the model", "direct read of the model", "load, repacked",
 	    "plain read of the cache", "direct read of the cache", "load, from the cache"};
 	double med[N_WHAT];
 
-	for (uint32_t w = 0; w < N_WHAT; w++) {
+	for (uint32_t w = from; w < N_WHAT; w++) {
 		const struct part *p = w <= REPACK ? model_part : cache_part;
 
 		qsort(f[w].s, n, sizeof(double), by_value);
@@ -342,6 +342,7 @@ int main(int argc, char **argv)
 	const char *path = argc > 1 ? argv[1] : plx_test_model();
 	uint32_t n = argc > 3 ? (uint32_t)atoi(argv[3]) : 5;
 	const char *only = argc > 4 ? argv[4] : "";
+	uint32_t from = argc > 5 && strcmp(argv[5], "cache") == 0 ? READ_CACHE : 0;
 	uint64_t t0;
 
 	plx_log_init("bench_load", PLX_LOG_WARN);
@@ -363,9 +364,9 @@ int main(int argc, char **argv)
 		if (strcmp(only, cold ? "warm" : "cold") == 0)
 			continue;
 		for (uint32_t i = 0; i < n; i++)
-			for (uint32_t w = 0; w < N_WHAT; w++)
+			for (uint32_t w = from; w < N_WHAT; w++)
 				measure_into(&f[cold][w], i, (enum what)w, path, cold == 1);
-		print(cold == 1, f[cold], n);
+		print(cold == 1, f[cold], n, from);
 	}
 	if (getenv("BENCH_KEEP") == NULL)
 		(void)unlink(cache);
