@@ -12,11 +12,12 @@
 
 #include "fw/base/clock.h"
 #include "fw/base/share.h"
+#include "fw/base/tick.h"
 
 #define ROUNDS 41
 #define TIMES  100000
 
-enum what { NOTHING, COUNT, HIST, TRACE, CLOCK, PACKET, WHATS };
+enum what { NOTHING, COUNT, HIST, TRACE, CLOCK, TICK, TIMED, PACKET, WHATS };
 
 static struct plx_share share;
 static volatile uint64_t sink;
@@ -41,7 +42,12 @@ static void stamp(enum what w, struct plx_page *p, uint64_t i)
 		plx_trace(p, &ev);
 	else if (w == CLOCK)
 		sink = plx_clock_ns();
-	else if (w == PACKET)
+	else if (w == TICK)
+		sink = plx_tick_ns();
+	else if (w == TIMED) {
+		ev.ns = plx_tick_ns();
+		plx_trace(p, &ev);
+	} else if (w == PACKET)
 		packet(p, i);
 	__asm__ volatile("" ::: "memory");
 }
@@ -66,6 +72,14 @@ static double round_ns(enum what w)
 	case CLOCK:
 		for (uint64_t i = 0; i < TIMES; i++)
 			stamp(CLOCK, &share.page[0], i);
+		break;
+	case TICK:
+		for (uint64_t i = 0; i < TIMES; i++)
+			stamp(TICK, &share.page[0], i);
+		break;
+	case TIMED:
+		for (uint64_t i = 0; i < TIMES; i++)
+			stamp(TIMED, &share.page[0], i);
 		break;
 	case PACKET:
 		for (uint64_t i = 0; i < TIMES; i++)
@@ -120,9 +134,14 @@ static void print_instructions(void)
 
 int main(void)
 {
-	static const char *const name[WHATS] = {"",          "counter",
-	                                        "histogram", "trace event",
-	                                        "clock",     "packet (count, histogram, regime)"};
+	static const char *const name[WHATS] = {"",
+	                                        "counter",
+	                                        "histogram",
+	                                        "trace event",
+	                                        "clock",
+	                                        "stamps' clock",
+	                                        "trace event with its clock",
+	                                        "packet (count, histogram, regime)"};
 	static double ns[WHATS][ROUNDS];
 	struct plx_diag d = {0};
 	char path[64];
