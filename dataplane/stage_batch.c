@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "dataplane/batch/compress.h"
+#include "dataplane/probe.h"
 #include "dataplane/stage_batch_int.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
+#include "fw/base/tick.h"
 
 #define TICK_NS       PLX_NS_PER_MS
 #define RESET_WAIT_NS PLX_NS_PER_S
@@ -153,6 +155,13 @@ static void push_tops(struct plx_stage_batch *s, uint32_t key, uint16_t sample,
 	}
 }
 
+static void probe_first(const struct plx_req *r, uint64_t device_ns)
+{
+	uint64_t ns = device_ns > r->whole_ns ? device_ns - r->whole_ns : 0;
+
+	PLX_PROBE3(first_token, r->session_id, r->req_id, ns);
+}
+
 static void measure(struct plx_stage_batch *s, uint32_t key, uint64_t device_ns)
 {
 	uint64_t *last = &s->last_ns[key];
@@ -186,12 +195,14 @@ static void sink_token(void *ctx, uint32_t key, uint16_t sample, uint32_t index,
 	push_out(s, &o);
 	push_tops(s, key, sample, top, n_top);
 	plx_req_trace(s->page, &s->links->req[key],
-	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	              (struct plx_trace_ev){.ns = plx_tick_ns(),
 	                                    .kind = PLX_TR_TOKEN,
 	                                    .sample = sample,
 	                                    .n = 1,
 	                                    .index = index,
 	                                    .a = device_ns});
+	if (sample == 0 && index == 0)
+		probe_first(&s->links->req[key], device_ns);
 	if (sample == 0)
 		measure(s, key, device_ns);
 }
@@ -219,7 +230,7 @@ static void give_back(struct plx_stage_batch *s, struct plx_req *r)
 		plx_count(s->page,
 		          r->res.kind == PLX_FINAL_DONE ? PLX_M_REQ_DONE : PLX_M_REQ_CANCELLED, 1);
 	plx_req_trace(s->page, r,
-	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	              (struct plx_trace_ev){.ns = plx_tick_ns(),
 	                                    .kind = PLX_TR_REQ_END,
 	                                    .n = r->res.kind,
 	                                    .index = plx_err_wire(r->res.err)});
@@ -287,7 +298,7 @@ static void accept(struct plx_stage_batch *s, const struct plx_req *r,
 
 	plx_count(s->page, PLX_M_REQ_ACCEPTED, 1);
 	plx_req_trace(s->page, r,
-	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	              (struct plx_trace_ev){.ns = plx_tick_ns(),
 	                                    .kind = PLX_TR_REQ_ACCEPTED,
 	                                    .n = a->cached_tokens,
 	                                    .index = a->queue_position,
@@ -334,7 +345,7 @@ static void take_request(struct plx_stage_batch *s, struct plx_req *r)
 	r->batch_ns = s->now_ns;
 	plx_req_trace(
 	    s->page, r,
-	    (struct plx_trace_ev){.ns = plx_clock_ns(), .kind = PLX_TR_REQ_TAKEN, .n = r->n_ids});
+	    (struct plx_trace_ev){.ns = plx_tick_ns(), .kind = PLX_TR_REQ_TAKEN, .n = r->n_ids});
 	r->res.prompt_tokens = r->n_ids;
 	if (cause) {
 		cancelled(s, r, cause);

@@ -5,9 +5,11 @@
  */
 #include <string.h>
 
+#include "dataplane/probe.h"
 #include "dataplane/stage_io_state.h"
 #include "fw/base/check.h"
 #include "fw/base/clock.h"
+#include "fw/base/tick.h"
 
 /* The slot of an id that was charged and is not forgotten, also when the window has moved past it:
  * an answer is owed until it is acknowledged. */
@@ -24,7 +26,7 @@ static struct plx_slot *known(const struct plx_session *s, uint64_t req_id)
 static void trace_gone(struct plx_stage_io *io, const struct plx_session *s,
                        const struct plx_answer *a, uint8_t kind, uint8_t code)
 {
-	struct plx_trace_ev ev = {.ns = plx_clock_ns(),
+	struct plx_trace_ev ev = {.ns = plx_tick_ns(),
 	                          .kind = PLX_TR_REQ_GONE,
 	                          .session = s->id,
 	                          .req_id = s->slot[a->slot].req_id,
@@ -32,6 +34,8 @@ static void trace_gone(struct plx_stage_io *io, const struct plx_session *s,
 	                          .index = code};
 
 	plx_trace(io->page, &ev);
+	if (kind == PLX_FINAL_REJECT)
+		PLX_PROBE3(request_reject, ev.session, ev.req_id, code);
 }
 
 /* The final message stands in a: flush what waits and send it. */
@@ -212,6 +216,7 @@ static void whole(struct plx_stage_io *io, struct plx_session *s, struct plx_slo
 	plx_req_trace(io->page, r,
 	              (struct plx_trace_ev){
 			  .ns = io->now_ns, .kind = PLX_TR_REQ_WHOLE, .n = bytes, .a = r->rx_ns});
+	PLX_PROBE3(request_begin, r->session_id, r->req_id, bytes);
 	if (plx_req_push(io->links, r))
 		return;
 	plx_count(io->page, PLX_M_REQ_RING_FULL, 1);
@@ -541,7 +546,7 @@ static void on_tokens(struct plx_stage_io *io, struct plx_session *s, struct plx
 		plx_hist_add(&io->page->hist[PLX_H_TX_WAIT], io->now_ns - ev->out_ns);
 	}
 	plx_req_trace(io->page, ev->req,
-	              (struct plx_trace_ev){.ns = plx_clock_ns(),
+	              (struct plx_trace_ev){.ns = plx_tick_ns(),
 	                                    .kind = PLX_TR_TAKEN_TX,
 	                                    .sample = ev->sample,
 	                                    .n = ev->n_ids,
@@ -582,6 +587,9 @@ static void on_final(struct plx_stage_io *io, struct plx_session *s, struct plx_
 	if (io->now_ns > r->whole_ns)
 		plx_hist_add(&io->page->hist[PLX_H_E2E], io->now_ns - r->whole_ns);
 	trace_gone(io, s, a, res->kind, plx_err_wire(res->err));
+	if (res->kind != PLX_FINAL_REJECT)
+		PLX_PROBE4(request_end, r->session_id, r->req_id, io->now_ns - r->whole_ns,
+		           res->kind);
 	finish(io, s, a);
 }
 

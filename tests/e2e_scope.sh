@@ -81,6 +81,26 @@ else
 	echo "skip: no prometheus here (Debian: prometheus): not scraped"
 fi
 
+# ---- probes for bpftrace ----
+notes() { local n; for n in request_begin first_token request_end request_reject; do readelf -n "$bin/polluxd" | grep -q "Name: $n\$" || { echo "no note $n"; return 1; }; done; }
+check probes_are_in_the_program notes
+if command -v bpftrace >/dev/null && bpftrace -e 'BEGIN { exit() }' >/dev/null 2>&1; then
+	# traced SCRIPT PATTERN [ARG]: what the script printed about one request.
+	traced() {
+		local t
+		bpftrace -p "$daemon" "tools/scope/bpftrace/$1" ${3:-} >"$tmp/bt" 2>&1 & t=$!
+		for _ in $(seq 100); do grep -q Attaching "$tmp/bt" && break; sleep 0.1; done
+		sleep 0.3; ask --quiet --max-new 4 "$chat" >/dev/null
+		sleep 0.1; kill -INT $t; wait $t
+		cat "$tmp/bt"; grep -qE "$2" "$tmp/bt"
+	}
+	check bpftrace_first_tokens traced ttft.bt '@longest_us: [1-9][0-9]{2,}'
+	check bpftrace_slow_requests traced slow.bt '^[0-9]+-[0-9]+ done: first token after [0-9]+ us, all after [0-9]+ us$' 0
+	check bpftrace_ends traced ends.bt '@ended\[1\]: 1'
+else
+	echo "skip: no bpftrace here (Debian: bpftrace): its scripts are not run"
+fi
+
 # ---- the end ----
 kill -TERM "$daemon"; wait "$daemon"; daemon=""
 gone() { get "http://127.0.0.1:$port/metrics" | grep -q '^plx_up 0$' && [ ! -e "$file" ]; }

@@ -4,7 +4,7 @@
 set -euo pipefail
 build="gcc libc6-dev make pkg-config binutils git ca-certificates clang-14 llvm-14 bpftool libclang-rt-14-dev
  dpdk libdpdk-dev libsodium-dev libipsec-mb-dev libcyaml-dev libyaml-dev libjansson-dev libbpf-dev libxdp-dev
- libpcre2-dev libutf8proc-dev libxxhash-dev libcmocka-dev libsystemd-dev linux-libc-dev"
+ libpcre2-dev libutf8proc-dev libxxhash-dev libcmocka-dev libsystemd-dev linux-libc-dev systemtap-sdt-dev"
 use="iproute2 procps util-linux strace clang-format-14 python3 python3-pip"
 missing=""
 for p in $build $use; do
