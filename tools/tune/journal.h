@@ -10,8 +10,9 @@
  *   s weights=q4_k,kv=f16,.. block=3 rate=61.2 .. #XXH3-64
  *
  * Figures are written with all their digits, so that a run that goes on comes to the very same as
- * one that was never interrupted. A line is written by one write(2). A last line that is torn (a crash, a full disk) is dropped
- * when the journal is opened; anything else that is wrong is an error that names the line.
+ * one that was never interrupted. A line is written by one write(2). A last line that is torn (a
+ * crash, a full disk) is dropped when the journal is opened; anything else that is wrong is an
+ * error that names the line.
  */
 #ifndef PLX_TOOLS_TUNE_JOURNAL_H
 #define PLX_TOOLS_TUNE_JOURNAL_H
