@@ -16,8 +16,9 @@ static uint64_t align64(uint64_t v)
 
 static uint64_t deltas_max(const struct plx_dev_limits *l)
 {
-	return 2 * (uint64_t)l->n_slots + l->max_step_tokens / l->block_tokens +
-	       2 * (uint64_t)l->max_step_seqs + PREFIX_TABLES * (uint64_t)l->max_seq_blocks;
+	return (plx_limits_sparse(l) ? 3 : 2) * (uint64_t)l->n_slots +
+	       l->max_step_tokens / l->block_tokens + 2 * (uint64_t)l->max_step_seqs +
+	       PREFIX_TABLES * (uint64_t)l->max_seq_blocks;
 }
 
 /* Lays the arrays out in 64 bits; out may be NULL where only the size matters. */

@@ -14,7 +14,7 @@
 #include "dataplane/wire/loss.h"
 
 #define PLX_CELL_BYTES  124u
-#define PLX_FINAL_BYTES 876u
+#define PLX_FINAL_BYTES 892u
 #define PLX_TOKENS_ROOM (PLX_DGRAM_MIN_BYTES - PLX_SEAL_BYTES) /* payload of a TOKENS packet */
 
 /* A piece of a record; next is an index + 1 into the store. */

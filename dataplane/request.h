@@ -49,6 +49,7 @@ struct plx_result {
 	struct plx_msg_done_compress compress; /* DONE, with the option COMPRESS */
 	struct plx_msg_done_best best;         /* DONE, with the option BEST_OF */
 	float mean[PLX_SAMPLES_MAX];           /* likewise, of what was sent */
+	struct plx_msg_done_sparse sparse;     /* DONE, with the option SPARSE */
 	uint64_t ns[PLX_NS_COUNT]; /* tok fills TOK and DETOK, batch QUEUE, PREFILL, DECODE; io the
 	                              rest */
 	char detail[96];           /* REJECT: for a person, may be ""; never prompt text */

@@ -260,7 +260,8 @@ static void sink_final(void *ctx, uint32_t key, const struct plx_sched_final *f)
 		plx_req_reject(s->links, r, f->err, NULL);
 	res->kind = f->kind;
 	res->cause = f->cause;
-	res->numeric_kind = plx_batch_kind(s, r, f->device);
+	res->numeric_kind = plx_batch_sparse_kind(s, r, plx_batch_kind(s, r, f->device));
+	res->sparse = plx_batch_share(&f->share);
 	res->kind_changed = f->kind_changed;
 	res->cached_tokens = f->cached_tokens < r->n_ids ? f->cached_tokens : r->n_ids;
 	res->compress.n_evicted = f->n_evicted;

@@ -34,7 +34,8 @@ static uint32_t branches(const struct plx_config *cfg)
 
 	for (uint32_t i = 0; i < cfg->n_devs; i++)
 		drafts = drafts || cfg->dev[i].role == PLX_CFG_DRAFT;
-	if (!drafts || cfg->lim.sparse_mass > 0 || cfg->lim.sparse_chunks > 0)
+	if (!drafts || cfg->lim.sparse_mass > 0 || cfg->lim.sparse_chunks > 0 ||
+	    cfg->lim.sparse_least > 0)
 		return 0;
 	return cfg->lim.draft_branches;
 }
@@ -59,6 +60,7 @@ struct plx_dev_limits plx_batch_dev_limits(const struct plx_config *cfg, uint32_
 	    .sparse_mass = m->sparse_mass,
 	    .sparse_chunks = m->sparse_chunks,
 	    .sparse_from = m->sparse_from,
+	    .sparse_own = m->sparse_least,
 	    .early_layers = m->score_layers,
 	    .tree_branches = branches(cfg),
 	};
@@ -71,7 +73,7 @@ struct plx_dev_limits plx_batch_draft_limits(const struct plx_config *cfg, uint3
 	    plx_batch_dev_limits(cfg, n_ctx < draft_ctx ? n_ctx : draft_ctx, n_threads);
 
 	l.n_host_blocks = 0;
-	l.sparse_mass = l.sparse_chunks = l.tree_branches = l.early_layers = 0;
+	l.sparse_mass = l.sparse_chunks = l.sparse_own = l.tree_branches = l.early_layers = 0;
 	for (uint32_t i = 0; i < cfg->n_devs; i++)
 		if (cfg->dev[i].role == PLX_CFG_DRAFT && cfg->dev[i].n_kv_blocks > 0)
 			l.n_blocks = cfg->dev[i].n_kv_blocks;

@@ -23,6 +23,12 @@ struct plx_dmodel_conf plx_batch_dmodel_conf(const struct plx_dev_limits *l,
 int plx_batch_check(const struct plx_stage_batch *s, const struct plx_req *r, const char **why);
 
 /* The target of each mechanism of compression that the request allows. */
+/* plx_batch_sparse_kind - the numeric kind of a request's ids on a device of this kind: sparse
+ * attention is one of its own. plx_batch_share - what its queries read, as DONE says it. */
+uint32_t plx_batch_sparse_kind(const struct plx_stage_batch *s, const struct plx_req *r,
+                               uint32_t kind);
+struct plx_msg_done_sparse plx_batch_share(const struct plx_step_share *h);
+
 struct plx_compress_goal plx_batch_goal(const struct plx_req_compress *c);
 
 /* The request as a job; ids point into it. The second: its prompt is scored first, and what is

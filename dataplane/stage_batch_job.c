@@ -14,20 +14,57 @@ struct plx_compress_goal plx_batch_goal(const struct plx_req_compress *c)
 	return (struct plx_compress_goal){by_loss, both ? half : c->target};
 }
 
-/* Sparse attention where the board says so, but never for what must not depend on the board. */
-static uint32_t flags_of(const struct plx_stage_batch *s, const struct plx_req *r)
+/* How much attention reads: as the request says, but no less than the board lets it; without a word
+ * as the board says, but never less than all for what must not depend on the board. */
+static struct plx_req_sparse sparse_of(const struct plx_stage_batch *s, const struct plx_req *r)
 {
 	const struct plx_cfg_limits *l = &s->links->cfg->lim;
+	uint16_t floor = (uint16_t)(l->sparse_least > 0 ? l->sparse_least : 1000);
+	struct plx_req_sparse w = r->view.sparse;
 
 	if (r->view.m.flags & PLX_REQ_DETERMINISTIC)
+		return (struct plx_req_sparse){0};
+	if (w.mass == 0 && w.chunks == 0)
+		return (struct plx_req_sparse){(uint16_t)l->sparse_mass,
+		                               (uint16_t)l->sparse_chunks};
+	w.mass = w.mass > floor ? w.mass : floor;
+	return w.mass == 1000 ? (struct plx_req_sparse){0} : w;
+}
+
+static uint32_t flags_of(const struct plx_req *r, struct plx_req_sparse w)
+{
+	if (r->view.m.flags & PLX_REQ_DETERMINISTIC)
 		return PLX_SEQF_DETERMINISTIC;
-	return l->sparse_mass > 0 || l->sparse_chunks > 0 ? (uint32_t)PLX_SEQF_SPARSE : 0u;
+	return w.mass > 0 || w.chunks > 0 ? (uint32_t)PLX_SEQF_SPARSE : 0u;
+}
+
+uint32_t plx_batch_sparse_kind(const struct plx_stage_batch *s, const struct plx_req *r,
+                               uint32_t kind)
+{
+	struct plx_req_sparse w = sparse_of(s, r);
+
+	if (flags_of(r, w) != PLX_SEQF_SPARSE)
+		return kind;
+	uint32_t way = (uint32_t)w.mass << 16 | w.chunks;
+
+	return (kind ^ way) * 0x9e3779b1u + s->links->cfg->lim.sparse_from;
+}
+
+struct plx_msg_done_sparse plx_batch_share(const struct plx_step_share *h)
+{
+	if (h->n == 0)
+		return (struct plx_msg_done_sparse){1, 1, 1, 0};
+	return (struct plx_msg_done_sparse){
+	    .mean = (float)((double)h->sum / (double)h->n / PLX_SHARE_ONE),
+	    .least = (float)h->least / PLX_SHARE_ONE,
+	    .read = (float)((double)h->read / (double)h->chunks)};
 }
 
 struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct plx_req *r)
 {
 	const struct plx_msg_req *m = &r->view.m;
 	bool penalised = m->repeat_penalty < 1.0f || m->repeat_penalty > 1.0f;
+	struct plx_req_sparse sparse = sparse_of(s, r);
 
 	return (struct plx_sched_job){
 	    .ids = r->ids,
@@ -35,7 +72,9 @@ struct plx_sched_job plx_batch_job(const struct plx_stage_batch *s, const struct
 	    .max_new = m->max_new,
 	    .n_samples = plx_req_runs(&r->view),
 	    .n_top = m->flags & PLX_REQ_LOGPROBS ? m->n_logprobs : 0u,
-	    .flags = flags_of(s, r),
+	    .flags = flags_of(r, sparse),
+	    .sparse_mass = sparse.mass,
+	    .sparse_chunks = sparse.chunks,
 	    .tenant = r->tenant,
 	    .share_prefix = r->share_prefix,
 	    .tenant_blocks = r->tenant_kv_blocks,

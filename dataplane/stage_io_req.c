@@ -99,12 +99,14 @@ static void write_done(const struct plx_stage_io *io, struct plx_answer *a, cons
 {
 	const struct plx_result *res = &r->res;
 	bool compressed = r->view.compress.by != 0;
-	struct plx_msg_done_tail tail = {.compress = res->compress, .best = res->best};
+	struct plx_msg_done_tail tail = {
+	    .compress = res->compress, .best = res->best, .sparse = res->sparse};
 	struct plx_msg_done m = {
 	    .n_samples = r->view.m.n_samples,
 	    .flags = (uint16_t)((res->kind_changed ? PLX_DONE_KIND_CHANGED : 0) |
 	                        (compressed ? PLX_DONE_COMPRESSED : 0) |
-	                        (r->view.n_made ? PLX_DONE_BEST : 0)),
+	                        (r->view.n_made ? PLX_DONE_BEST : 0) |
+	                        (r->view.features & PLX_FEAT_SPARSE ? PLX_DONE_SPARSE : 0)),
 	    .numeric_kind = res->numeric_kind ? res->numeric_kind : io->sh->conf.numeric_kind,
 	    .prompt_tokens = res->prompt_tokens,
 	    .cached_tokens = res->cached_tokens};

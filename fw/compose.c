@@ -265,6 +265,8 @@ static uint64_t features(const struct plx_appliance *a)
 	if (a->cfg->lim.n_samples > 1 && a->cfg->lim.best_of_tokens > 0 &&
 	    (caps_of(a) & PLX_CAP_LOGPROBS))
 		f |= PLX_FEAT_BEST_OF;
+	if ((caps_of(a) & PLX_CAP_SPARSE) && a->info[0].sparse_kind[0] != '\0')
+		f |= PLX_FEAT_SPARSE;
 	if (a->cfg->lim.kept_tokens > 0)
 		f |= PLX_FEAT_CONTINUE;
 	return f;

@@ -401,6 +401,40 @@ static int with_best(uint16_t n_samples, uint16_t n_made, uint32_t have)
 	return plx_req_decode(&v, buf, (size_t)plx_req_end(&w), &lim, have, &f);
 }
 
+static int with_sparse(uint32_t flags, uint16_t mass, uint16_t chunks, uint32_t have)
+{
+	struct plx_req_writer w;
+	struct plx_msg_req m = block();
+
+	m.flags |= flags;
+	plx_req_begin(&w, buf, sizeof(buf), &m);
+	plx_req_sparse(&w, mass, chunks);
+	plx_req_prompt_text(&w, "p", 1);
+	return plx_req_decode(&v, buf, (size_t)plx_req_end(&w), &lim, have, &f);
+}
+
+static void test_req_sparse_says_how_much_is_read(void **state)
+{
+	static const uint8_t cut[3] = {2, 0, 0};
+	const uint32_t all = ALL | PLX_FEAT_SPARSE | PLX_FEAT_DETERMINISTIC;
+
+	(void)state;
+	assert_int_equal(with_sparse(0, 950, 8, all), 0);
+	assert_int_equal(v.sparse.mass, 950);
+	assert_int_equal(v.sparse.chunks, 8);
+	assert_true(v.features & PLX_FEAT_SPARSE);
+	assert_int_equal(with_sparse(0, 0, 1, all), 0);
+	assert_int_equal(with_sparse(PLX_REQ_DETERMINISTIC, 1000, 0, all), 0);
+	assert_int_equal(with_sparse(PLX_REQ_DETERMINISTIC, 999, 0, all), PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_SPARSE);
+	assert_int_equal(with_sparse(0, 0, 0, all), PLX_E_BAD_REQUEST);
+	assert_int_equal(with_sparse(0, 1001, 0, all), PLX_E_BAD_REQUEST);
+	assert_int_equal(with_sparse(0, 900, 0, all & ~(uint32_t)PLX_FEAT_SPARSE),
+	                 PLX_E_BAD_REQUEST);
+	assert_int_equal(f.option, PLX_OPT_SPARSE);
+	expect_option(PLX_OPT_SPARSE, cut, sizeof(cut));
+}
+
 static void test_req_best_of_is_within_limits(void **state)
 {
 	static const uint8_t cut[3] = {2, 0, 0}, reserved[4] = {2, 0, 1, 0};
@@ -509,6 +543,7 @@ int main(void)
 	    cmocka_unit_test(test_req_compress_bad_targets_are_named),
 	    cmocka_unit_test(test_req_compress_that_removes_all_is_refused),
 	    cmocka_unit_test(test_req_best_of_is_within_limits),
+	    cmocka_unit_test(test_req_sparse_says_how_much_is_read),
 	    cmocka_unit_test(test_req_options_cut_short),
 	    cmocka_unit_test(test_req_needs_features_that_run),
 	    cmocka_unit_test(test_req_messages_malformed),

@@ -31,6 +31,7 @@ struct answer {
 };
 
 static struct answer got[N_REQ], want[N_REQ];
+static bool sparse; /* two of three requests say how much attention reads */
 static int32_t prompt[N_REQ][CTX];
 static const uint32_t n_prompt[N_REQ] = {1, 15, 16, 17, 90, 120, 100};
 
@@ -201,6 +202,7 @@ static void shape_open(const struct shape *h)
 	lim.steps_in_flight = h->steps;
 	lim.n_threads = h->threads;
 	lim.kv_type = kv_type;
+	lim.sparse_own = sparse;
 	devkit_open(&kit, "tests/golden/tiny/llama3.gguf", "auto", &lim);
 	assert_int_equal(plx_arena_open(&arena, plx_sched_bytes(&c), &d), 0);
 	assert_int_equal(plx_sched_init(&sched, &arena, &c, &sink, &d), 0);
@@ -279,6 +281,11 @@ static void run_shape(const struct shape *h)
 		struct plx_sched_job j = job_of(r);
 
 		j.beyond = h->ctx != 0;
+		if (sparse && r % 3 != 0) {
+			j.flags |= PLX_SEQF_SPARSE;
+			j.sparse_mass = 100 * r;
+			j.sparse_chunks = r % 2;
+		}
 		give_have(&j, r, h->have);
 		assert_int_equal(plx_sched_add(&sched, r, &j, 1, &out), 0);
 		if (!h->together)
@@ -301,6 +308,27 @@ static void compare(void)
 			assert_memory_equal(got[r].logprob[s], want[r].logprob[s],
 			                    sizeof(want[r].logprob[s]));
 		}
+}
+
+/* Sparse rows beside dense ones: groups of a prompt stay whole however steps are cut, and blocks
+ * that others made are found where the choice was the same. */
+static void test_sched_device_sparse_rows_in_any_shape(void **state)
+{
+	static const struct shape alone = {3, 128, 3, 2, 1, false, false, 0, 0, 0, 0};
+	static const struct shape shapes[] = {{9, 128, 9, 2, 1, false, true, 0, 0, 0, 0},
+	                                      {4, 33, 3, 2, 2, true, false, 0, 0, 0, 0},
+	                                      {9, 64, 9, 2, 2, true, true, 0, 0, 0, 0}};
+
+	kv_type = *(uint32_t *)*state;
+	make_prompts();
+	sparse = true;
+	run_shape(&alone);
+	memcpy(want, got, sizeof(want));
+	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		run_shape(&shapes[i]);
+		compare();
+	}
+	sparse = false;
 }
 
 static void test_sched_device_same_bits_in_any_shape(void **state)
@@ -449,6 +477,7 @@ int main(void)
 #f ": q4", f, NULL, NULL, &types[2]                                                \
 	}
 	const struct CMUnitTest tests[] = {
+	    OF_EACH_TYPE(test_sched_device_sparse_rows_in_any_shape),
 	    OF_EACH_TYPE(test_sched_device_same_bits_in_any_shape),
 	    OF_EACH_TYPE(test_sched_device_same_bits_when_preempted),
 	    OF_EACH_TYPE(test_sched_device_goes_on_from_what_was_said),

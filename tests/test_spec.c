@@ -198,6 +198,20 @@ static void test_spec_best_of(void **state)
 	expect("best-of", msg + PLX_REQ_BLOCK_BYTES, 12);
 }
 
+static void test_spec_sparse(void **state)
+{
+	struct plx_msg_req m = plx_msg_req_init();
+	struct plx_req_writer w;
+	uint8_t msg[256];
+
+	(void)state;
+	plx_req_begin(&w, msg, sizeof(msg), &m);
+	plx_req_sparse(&w, 950, 8);
+	plx_req_prompt_text(&w, "p", 1);
+	assert_int_equal(plx_req_end(&w), PLX_REQ_BLOCK_BYTES + 13);
+	expect("sparse", msg + PLX_REQ_BLOCK_BYTES, 12);
+}
+
 static void test_spec_tokens(void **state)
 {
 	const uint32_t ids[2] = {1024, 7};
@@ -284,6 +298,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_spec_req, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_spec_messages, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_spec_best_of, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_spec_sparse, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_spec_tokens, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_spec_ack, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_spec_handshake, setup, teardown),

@@ -406,7 +406,8 @@ static void come_back(struct plx_sched *s, struct plx_seq *q)
 	struct plx_prefix_at at = q->at;
 	uint32_t bt = s->conf.block_tokens;
 
-	uint32_t most = q->score || q->evict ? 0 : plx_seq_within(q, q->n_known - 1) / bt;
+	uint32_t most =
+	    q->score || q->evict ? 0 : plx_seq_shareable(q, plx_seq_within(q, q->n_known - 1)) / bt;
 
 	q->n_blocks = plx_sched_hold_prefix(s, &at, q->ids, q->block, 0, most, true);
 	uint32_t n = q->n_blocks * bt;

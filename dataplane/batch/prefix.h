@@ -70,7 +70,7 @@ int plx_prefix_init(struct plx_prefix *p, struct plx_arena *a, struct plx_kv *kv
 /* plx_prefix_use_tier - evict to these host blocks, for the same pool. */
 void plx_prefix_use_tier(struct plx_prefix *p, struct plx_tier *tier);
 
-static inline struct plx_prefix_at plx_prefix_begin(uint32_t tenant)
+static inline struct plx_prefix_at plx_prefix_begin(uint64_t tenant)
 {
 	return (struct plx_prefix_at){.parent = tenant, .first = true};
 }

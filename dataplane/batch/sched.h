@@ -191,6 +191,7 @@ struct plx_sched_job {
 	 */
 	bool evict, evict_late;
 	struct plx_compress_goal evict_goal;
+	uint32_t sparse_mass, sparse_chunks; /* with PLX_SEQF_SPARSE: PLX_DELTA_SPARSE's */
 };
 
 #define PLX_SCHED_SCORE_SPAN 512u /* tokens, or the context if that is smaller */
@@ -214,8 +215,9 @@ struct plx_sched_final {
 	uint32_t n_out[PLX_SCHED_MAX_SAMPLES]; /* ids given to the sink */
 	/* Tokens that had left the context when the last of them was made. */
 	uint32_t n_left[PLX_SCHED_MAX_SAMPLES];
-	uint32_t n_evicted; /* tokens of the prompt whose KV went */
-	float evict_loss;   /* share of the attention that they had */
+	uint32_t n_evicted;          /* tokens of the prompt whose KV went */
+	float evict_loss;            /* share of the attention that they had */
+	struct plx_step_share share; /* with PLX_SEQF_SPARSE: of all its steps here */
 };
 
 /* The cause with which a client that reads too slowly is cancelled; enum plx_cancel_cause. */

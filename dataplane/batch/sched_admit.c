@@ -30,7 +30,9 @@ static bool beyond(const struct plx_sched *s, const struct plx_sched_job *j)
  */
 static uint32_t shareable_blocks(const struct plx_sched *s, const struct plx_sched_job *j)
 {
-	uint32_t n = (j->n_ids - 1) / s->conf.block_tokens;
+	bool sparse = (j->flags & PLX_SEQF_SPARSE) != 0;
+	uint32_t last = sparse ? plx_sparse_pooled(j->n_ids) : j->n_ids - 1;
+	uint32_t n = last / s->conf.block_tokens;
 
 	if (j->score || plx_sched_evicts(s, j))
 		return 0;

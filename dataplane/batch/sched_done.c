@@ -98,6 +98,16 @@ static void take_seen(struct plx_sched *s, struct plx_step *st, struct plx_seq *
 		plx_sched_evict(s, q);
 }
 
+static void take_share(struct plx_step_share *to, const struct plx_step_share *s)
+{
+	if (s->n > 0 && (to->n == 0 || s->least < to->least))
+		to->least = s->least;
+	to->n += s->n;
+	to->sum += s->sum;
+	to->chunks += s->chunks;
+	to->read += s->read;
+}
+
 static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uint64_t now_ns)
 {
 	const struct plx_step_seq *r = &plx_step_seqs(st)[i];
@@ -106,6 +116,8 @@ static void seq_result(struct plx_sched *s, struct plx_step *st, uint32_t i, uin
 	struct plx_sched_ent *e = &s->ent[q->ent];
 	enum plx_seq_end end = PLX_SEQ_END_NONE;
 
+	if (r->flags & PLX_SEQF_SPARSE)
+		take_share(&e->out.share, &plx_step_shares(st)[i]);
 	plx_sched_drafts_came(s, st, r, o);
 	if (q->evict == PLX_SEQ_EVICT_TOLD)
 		plx_sched_evict_came(s, q);

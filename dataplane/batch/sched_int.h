@@ -38,12 +38,15 @@ void plx_sched_ent_fail(struct plx_sched *s, uint32_t key, enum plx_sched_final_
 #define PLX_SCHED_NOT_YET UINT64_MAX /* shared_step: no step has the last shared position yet */
 
 /* plx_sched_space - whose prefixes a request finds. */
-static inline uint32_t plx_sched_space(const struct plx_sched_job *j)
+static inline uint64_t plx_sched_space(const struct plx_sched_job *j)
 {
-	uint32_t space = j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
+	uint64_t space = j->share_prefix ? PLX_PREFIX_SHARED : j->tenant;
 
-	/* KV that sparse attention made is another one. */
-	return j->flags & PLX_SEQF_SPARSE ? space ^ 1u << 31 : space;
+	/* KV that sparse attention made is another one, each way of it. */
+	if (j->flags & PLX_SEQF_SPARSE)
+		space |= (uint64_t)j->sparse_mass << 32 | (uint64_t)j->sparse_chunks << 44 |
+		         UINT64_C(1) << 63;
+	return space;
 }
 
 /* plx_sched_score_span - tokens of a window in which prompts are scored, in whole blocks. */

@@ -137,8 +137,11 @@ static bool give_chunk(struct plx_sched *s, struct filling *w, uint32_t slot, do
 	uint32_t left = plx_seq_prefilling(q);
 	uint32_t n = plx_sched_chunk(s, &w->work, pos, aim_ns, left);
 
-	if (n == 0 && w->work.prefill == 0)
-		n = left < LEAST_CHUNK ? left : LEAST_CHUNK;
+	if (n < plx_seq_group(q) && w->work.prefill == 0) {
+		uint32_t least = plx_seq_group(q) > LEAST_CHUNK ? plx_seq_group(q) : LEAST_CHUNK;
+
+		n = left < least ? left : least;
+	}
 	if (n == 0)
 		return false;
 	n = evict_chunk(q, n);

@@ -35,6 +35,8 @@ static void set_slot(struct plx_seq *s, uint32_t slot, struct plx_step *st,
 	if (s->slot_dirty)
 		add_delta(st, PLX_DELTA_SLOT_CLEAR, slot, 0, 0, 0);
 	add_delta(st, PLX_DELTA_SLOT_SET, slot, 0, 0, off);
+	if (s->flags & PLX_SEQF_SPARSE)
+		add_delta(st, PLX_DELTA_SPARSE, slot, s->n_pool, s->sparse_mass, s->sparse_chunks);
 	s->set_pending = false;
 	s->slot_dirty = true;
 }
@@ -44,8 +46,8 @@ static uint32_t deltas_for_one(const struct plx_seq *s, uint32_t block_tokens)
 {
 	uint32_t blocks = plx_seq_pos(s) / block_tokens + 1;
 
-	return (s->set_pending ? 2u : 0u) + s->untold + (s->evict == PLX_SEQ_EVICT_TELL) +
-	       (blocks > s->n_told ? blocks - s->n_told : 0u);
+	return (s->set_pending ? 2u + ((s->flags & PLX_SEQF_SPARSE) != 0) : 0u) + s->untold +
+	       (s->evict == PLX_SEQ_EVICT_TELL) + (blocks > s->n_told ? blocks - s->n_told : 0u);
 }
 
 static void tell_up_to(struct plx_seq *s, uint32_t slot, struct plx_step *st, uint32_t n_blocks)
@@ -146,6 +148,8 @@ uint32_t plx_seq_give(struct plx_seq *s, uint32_t slot, struct plx_seq_fill *f, 
 	uint32_t left = f->max_tok - st->n_tok;
 
 	n = n < left ? n : left;
+	if (plx_seq_group(s) > 1 && s->n_run + n < s->n_pool)
+		n -= (s->n_run + n) % PLX_SPARSE_POOL;
 	if (n == 0 || st->n_seq == f->max_seq ||
 	    st->max_deltas - st->n_delta < deltas_for_one(s, f->block_tokens))
 		return 0;
@@ -252,7 +256,8 @@ void plx_seq_publish(struct plx_seq *s, struct plx_prefix *p)
 {
 	uint32_t bt = p->block_tokens;
 
-	while (s->n_left == 0 && !s->score && !s->evict && (s->n_published + 1) * bt <= s->n_ok) {
+	while (s->n_left == 0 && !s->score && !s->evict &&
+	       (s->n_published + 1) * bt <= plx_seq_shareable(s, s->n_ok)) {
 		plx_prefix_add(p, &s->at, &s->ids[s->n_published * bt], s->block[s->n_published]);
 		s->n_published++;
 	}
@@ -281,7 +286,7 @@ void plx_seq_shift(struct plx_seq *s, struct plx_prefix *p)
 	s->untold = true;
 }
 
-void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant)
+void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint64_t tenant)
 {
 	PLX_DCHECK(s->in_flight == 0);
 	drop_blocks(s, p);

@@ -87,8 +87,12 @@ struct plx_seq {
 	uint32_t yields;   /* blocks that its leaving will free; 0 until then */
 	uint32_t n_lost;   /* positions that were run before it was preempted */
 	uint32_t n_told;   /* blocks the device's table has */
-	uint32_t n_published;          /* blocks the prefix cache has seen */
-	uint32_t flags;                /* enum plx_seq_flag */
+	uint32_t n_published; /* blocks the prefix cache has seen */
+	uint32_t flags;       /* enum plx_seq_flag */
+	/* With PLX_SEQF_SPARSE: PLX_DELTA_SPARSE's. Tokens below n_pool are given in whole groups,
+	 * and only their blocks are shared: behind them queries choose by where this prompt ends.
+	 */
+	uint32_t sparse_mass, sparse_chunks, n_pool;
 	const struct plx_shift *shift; /* NULL: it ends where its context does */
 	float *score;                  /* [n_prompt] what it is run for; NULL: an answer */
 	uint32_t score_span;           /* tokens that it looks back at most */
@@ -133,6 +137,18 @@ static inline bool plx_seq_can_decode(const struct plx_seq *s)
 static inline uint32_t plx_seq_pos(const struct plx_seq *s)
 {
 	return s->n_run - s->n_left;
+}
+
+/* plx_seq_group - fewest of the next tokens that a step may run. */
+static inline uint32_t plx_seq_group(const struct plx_seq *s)
+{
+	return (s->flags & PLX_SEQF_SPARSE) && s->n_run < s->n_pool ? PLX_SPARSE_POOL : 1;
+}
+
+/* plx_seq_shareable - of so many tokens, those whose KV others may find. */
+static inline uint32_t plx_seq_shareable(const struct plx_seq *s, uint32_t tokens)
+{
+	return (s->flags & PLX_SEQF_SPARSE) && tokens > s->n_pool ? s->n_pool : tokens;
 }
 
 /* plx_seq_within - of so many tokens, those that its context can have. */
@@ -237,7 +253,7 @@ void plx_seq_shift(struct plx_seq *s, struct plx_prefix *p);
  * plx_seq_restart - give all blocks back and be as before the first step, with the ids received as
  * known ones. No step in flight names it.
  */
-void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint32_t tenant);
+void plx_seq_restart(struct plx_seq *s, struct plx_prefix *p, uint64_t tenant);
 
 /* plx_seq_release - give all blocks back, the last first, and free the sequence. */
 void plx_seq_release(struct plx_seq *s, struct plx_prefix *p);

@@ -283,6 +283,8 @@ int plx_msg_done_encode(uint8_t *p, size_t cap, const struct plx_msg_done *m,
 		n = add_tail(p, cap, n, &t->best, sizeof(t->best));
 		n = add_tail(p, cap, n, t->mean, m->n_samples * sizeof(t->mean[0]));
 	}
+	if (m->flags & PLX_DONE_SPARSE)
+		n = add_tail(p, cap, n, &t->sparse, sizeof(t->sparse));
 	return n;
 }
 
@@ -291,7 +293,8 @@ static size_t done_tail_bytes(const struct plx_msg_done *m)
 	size_t best = sizeof(struct plx_msg_done_best) + m->n_samples * sizeof(float);
 
 	return (m->flags & PLX_DONE_COMPRESSED ? sizeof(struct plx_msg_done_compress) : 0) +
-	       (m->flags & PLX_DONE_BEST ? best : 0);
+	       (m->flags & PLX_DONE_BEST ? best : 0) +
+	       (m->flags & PLX_DONE_SPARSE ? sizeof(struct plx_msg_done_sparse) : 0);
 }
 
 static bool best_sane(const struct plx_msg_done *m, const struct plx_msg_done_tail *t)
@@ -302,6 +305,11 @@ static bool best_sane(const struct plx_msg_done *m, const struct plx_msg_done_ta
 		if (!(t->mean[i] >= -1e30f && t->mean[i] <= 1e30f))
 			return false;
 	return true;
+}
+
+static bool share_sane(float x)
+{
+	return x >= 0.0f && x <= 1.0f;
 }
 
 static int done_tail_decode(const struct plx_msg_done *m, struct plx_msg_done_tail *t,
@@ -317,7 +325,13 @@ static int done_tail_decode(const struct plx_msg_done *m, struct plx_msg_done_ta
 	if (m->flags & PLX_DONE_BEST) {
 		memcpy(&t->best, p, sizeof(t->best));
 		memcpy(t->mean, p + sizeof(t->best), m->n_samples * sizeof(t->mean[0]));
+		p += sizeof(t->best) + m->n_samples * sizeof(t->mean[0]);
 	}
+	if (m->flags & PLX_DONE_SPARSE)
+		memcpy(&t->sparse, p, sizeof(t->sparse));
+	if (!share_sane(t->sparse.mean) || !share_sane(t->sparse.least) ||
+	    !share_sane(t->sparse.read) || t->sparse.zero)
+		return PLX_E_FORMAT;
 	/* Written so that a NaN fails. */
 	if (!(c->loss >= 0.0f && c->loss <= 1.0f) || c->zero)
 		return PLX_E_FORMAT;
@@ -327,7 +341,8 @@ static int done_tail_decode(const struct plx_msg_done *m, struct plx_msg_done_ta
 int plx_msg_done_decode(struct plx_msg_done *m, struct plx_msg_done_sample *s,
                         struct plx_msg_done_tail *t, const uint8_t *p, size_t n_bytes)
 {
-	const uint16_t known = PLX_DONE_KIND_CHANGED | PLX_DONE_COMPRESSED | PLX_DONE_BEST;
+	const uint16_t known =
+	    PLX_DONE_KIND_CHANGED | PLX_DONE_COMPRESSED | PLX_DONE_BEST | PLX_DONE_SPARSE;
 
 	if (n_bytes < sizeof(*m))
 		return PLX_E_FORMAT;

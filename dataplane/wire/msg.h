@@ -220,6 +220,7 @@ struct plx_msg_done {
 #define PLX_DONE_KIND_CHANGED 1u
 #define PLX_DONE_COMPRESSED   2u /* struct plx_msg_done_compress follows the samples */
 #define PLX_DONE_BEST         4u /* struct plx_msg_done_best follows behind that, then means */
+#define PLX_DONE_SPARSE       8u /* struct plx_msg_done_sparse follows behind that */
 static_assert(PLX_NS_COUNT == 8, "wire layout");
 static_assert(sizeof(struct plx_msg_done) == 80, "wire layout");
 
@@ -262,11 +263,22 @@ struct plx_msg_done_best {
 };
 static_assert(sizeof(struct plx_msg_done_best) == 8, "wire layout");
 
+/* What attention left out for a request with the option SPARSE: all 1 where it left out nothing.
+ * Shares are of the attention before a query's own 64 positions, estimated. */
+struct plx_msg_done_sparse {
+	float mean;  /* share that was read, over queries, heads and layers */
+	float least; /* the smallest of them */
+	float read;  /* of the positions, those that were read */
+	uint32_t zero;
+};
+static_assert(sizeof(struct plx_msg_done_sparse) == 16, "wire layout");
+
 /* What stands behind the samples, as flags say. */
 struct plx_msg_done_tail {
 	struct plx_msg_done_compress compress; /* PLX_DONE_COMPRESSED */
 	struct plx_msg_done_best best;         /* PLX_DONE_BEST */
 	float mean[PLX_SAMPLES_MAX];           /* likewise, n_samples of them */
+	struct plx_msg_done_sparse sparse;     /* PLX_DONE_SPARSE */
 };
 
 /* t: of it what m->flags name; may be NULL where they name nothing. */

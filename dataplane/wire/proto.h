@@ -154,6 +154,7 @@ enum plx_wire_feature {
 	PLX_FEAT_PRUNE = 1u << 17,     /* COMPRESS option: prompts are pruned */
 	PLX_FEAT_EVICT = 1u << 18,     /* COMPRESS option: KV is removed behind a prompt */
 	PLX_FEAT_BEST_OF = 1u << 19,   /* BEST_OF option: the likeliest of several samples */
+	PLX_FEAT_SPARSE = 1u << 20,    /* SPARSE option: how much attention reads */
 };
 
 /*

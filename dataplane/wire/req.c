@@ -363,11 +363,25 @@ static int check_best_of(struct opt_walk *w, const uint8_t *p, uint32_t n)
 	return 0;
 }
 
+static int check_sparse(struct opt_walk *w, const uint8_t *p, uint32_t n)
+{
+	struct plx_req_sparse *s = &w->v->sparse;
+
+	if (n != sizeof(*s))
+		return opt_fault(w, PLX_OPT_SPARSE, "length");
+	memcpy(s, p, sizeof(*s));
+	if (s->mass > 1000 || (s->mass == 0 && s->chunks == 0))
+		return opt_fault(w, PLX_OPT_SPARSE, "over 1000 parts, or neither parts nor chunks");
+	if (s->mass < 1000 && (w->v->m.flags & PLX_REQ_DETERMINISTIC))
+		return opt_fault(w, PLX_OPT_SPARSE, "a deterministic request reads all");
+	return 0;
+}
+
 static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint32_t n)
 {
 	bool once = type == PLX_OPT_MESSAGES || type == PLX_OPT_CONTINUE ||
 	            type == PLX_OPT_LOGIT_BIAS || type == PLX_OPT_GRAMMAR ||
-	            type == PLX_OPT_COMPRESS || type == PLX_OPT_BEST_OF;
+	            type == PLX_OPT_COMPRESS || type == PLX_OPT_BEST_OF || type == PLX_OPT_SPARSE;
 
 	if (once && w->unique[type])
 		return opt_fault(w, type, "given twice");
@@ -399,6 +413,9 @@ static int check_known(struct opt_walk *w, uint16_t type, const uint8_t *p, uint
 	case PLX_OPT_BEST_OF:
 		w->v->features |= PLX_FEAT_BEST_OF;
 		return check_best_of(w, p, n);
+	case PLX_OPT_SPARSE:
+		w->v->features |= PLX_FEAT_SPARSE;
+		return check_sparse(w, p, n);
 	}
 	return opt_fault(w, type, "unknown");
 }
@@ -413,7 +430,8 @@ static uint32_t opt_feature(uint16_t type)
 	                                                [PLX_OPT_GRAMMAR] = PLX_FEAT_GRAMMAR,
 	                                                [PLX_OPT_IMAGE] = PLX_FEAT_IMAGE,
 	                                                [PLX_OPT_COMPRESS] = PLX_FEAT_PRUNE,
-	                                                [PLX_OPT_BEST_OF] = PLX_FEAT_BEST_OF};
+	                                                [PLX_OPT_BEST_OF] = PLX_FEAT_BEST_OF,
+	                                                [PLX_OPT_SPARSE] = PLX_FEAT_SPARSE};
 
 	return type <= PLX_OPT_LAST ? feat[type] : 0;
 }

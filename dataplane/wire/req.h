@@ -83,7 +83,8 @@ enum plx_req_opt {
 	PLX_OPT_IMAGE = 7, /* u32 format (1: RGB8), u32 width, u32 height, u32 prompt_off, pixels */
 	PLX_OPT_COMPRESS = 8, /* struct plx_req_compress, then n_keep of struct plx_req_keep */
 	PLX_OPT_BEST_OF = 9,  /* struct plx_req_best */
-	PLX_OPT_LAST = 9,
+	PLX_OPT_SPARSE = 10,  /* struct plx_req_sparse */
+	PLX_OPT_LAST = 10,
 };
 #define PLX_MESSAGES_MAX   1024u
 #define PLX_LOGIT_BIAS_MAX 1024u
@@ -150,6 +151,17 @@ struct plx_req_best {
 };
 static_assert(sizeof(struct plx_req_best) == 4, "wire layout");
 
+/*
+ * How much of a long context attention reads at least, as the appliance estimates it: mass of 1,000
+ * parts of it (1,000: all), and as many chunks of 64 positions where single keys may matter most.
+ * Not both 0. The appliance may read more. A request that asks for equal bits reads all.
+ */
+struct plx_req_sparse {
+	uint16_t mass;
+	uint16_t chunks;
+};
+static_assert(sizeof(struct plx_req_sparse) == 4, "wire layout");
+
 /* What a decoded REQ looks like: pointers into the message, valid as long as its bytes are. */
 struct plx_req_view {
 	struct plx_msg_req m;
@@ -164,6 +176,7 @@ struct plx_req_view {
 	struct plx_req_compress compress; /* by 0: the option is not there */
 	const uint8_t *keep;              /* its [n_keep] struct plx_req_keep, perhaps unaligned */
 	uint16_t n_made;                  /* samples that are made for the best; 0: no BEST_OF */
+	struct plx_req_sparse sparse;     /* 0 and 0: the option is not there */
 };
 
 /* plx_req_runs - samples that are decoded: at least as many as are sent. */
@@ -264,6 +277,7 @@ void plx_req_prune(struct plx_req_writer *w, const struct plx_req_compress *c,
                    const struct plx_req_keep *keep);
 /* The likeliest of so many samples. */
 void plx_req_best_of(struct plx_req_writer *w, uint16_t n_made);
+void plx_req_sparse(struct plx_req_writer *w, uint16_t mass, uint16_t chunks);
 /* Any option by its bytes. */
 void plx_req_opt(struct plx_req_writer *w, uint16_t type, const void *value, uint32_t bytes);
 void plx_req_prompt_text(struct plx_req_writer *w, const char *s, size_t bytes);

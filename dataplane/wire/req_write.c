@@ -174,6 +174,13 @@ void plx_req_best_of(struct plx_req_writer *w, uint16_t n_made)
 	plx_req_opt(w, PLX_OPT_BEST_OF, &b, sizeof(b));
 }
 
+void plx_req_sparse(struct plx_req_writer *w, uint16_t mass, uint16_t chunks)
+{
+	struct plx_req_sparse s = {.mass = mass, .chunks = chunks};
+
+	plx_req_opt(w, PLX_OPT_SPARSE, &s, sizeof(s));
+}
+
 /* The prompt ends the message: what stands before it are the options. */
 static uint8_t *prompt(struct plx_req_writer *w, size_t bytes)
 {

@@ -118,6 +118,7 @@ struct plx_cfg_limits {
 	uint32_t sparse_mass;    /* sparse attention, as accel.h's limits say; 0 and 0: dense */
 	uint32_t sparse_chunks;
 	uint32_t sparse_from;
+	uint32_t sparse_least;   /* mass that a request may ask for; 0: none but all */
 	uint32_t draft_branches; /* of trees of drafts, as accel.h's limits say; 0: chains */
 	uint32_t draft_ahead;    /* places of lookahead's trajectory; 0: it drafts nothing */
 };

@@ -229,6 +229,10 @@ static void print_json(const struct plx_ask_answer *a)
 		json_object_set_new(j, "made_samples", json_integer(a->done.made_samples));
 		json_object_set_new(j, "made_tokens", json_integer(a->done.made_tokens));
 	}
+	if (a->o->req.attend_mass) {
+		json_object_set_new(j, "attention_share", json_real((double)a->done.share_mean));
+		json_object_set_new(j, "attention_least", json_real((double)a->done.share_least));
+	}
 	json_object_set_new(j, "numeric_kind", json_integer(a->done.numeric_kind));
 	json_object_set_new(j, "ttft_ns", json_integer((json_int_t)a->done.ttft_ns));
 	json_object_set_new(j, "total_ns", json_integer((json_int_t)a->done.total_ns));
@@ -327,6 +331,12 @@ void plx_ask_answer_figures(const struct plx_ask_answer *a)
 	if (a->o->req.best_of)
 		fprintf(stderr, "best of %u: %u tokens made in all, mean log-probability %.4f\n",
 		        d->made_samples, d->made_tokens, (double)a->sample[0].mean);
+	if (a->o->req.attend_mass)
+		fprintf(stderr,
+		        "attention: %.1f %% of it read, %.1f %% at least, in %.0f %% of the "
+		        "positions\n",
+		        100 * (double)d->share_mean, 100 * (double)d->share_least,
+		        100 * (double)d->share_read);
 	if (a->o->req.keep_ratio > 0 || a->o->req.max_loss > 0)
 		fprintf(stderr,
 		        "compression: %u prompt tokens removed before they were run, the memory of "

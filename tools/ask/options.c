@@ -40,6 +40,7 @@ enum {
 	O_KEEP,
 	O_KEEP_ROLE,
 	O_BEST_OF,
+	O_ATTEND,
 	O_RETRY,
 	O_QUIET,
 	O_CHAT,
@@ -79,6 +80,7 @@ static const struct option options[] = {{"host", 1, NULL, O_HOST},
                                         {"keep", 1, NULL, O_KEEP},
                                         {"keep-role", 1, NULL, O_KEEP_ROLE},
                                         {"best-of", 1, NULL, O_BEST_OF},
+                                        {"attend", 1, NULL, O_ATTEND},
                                         {"retry", 0, NULL, O_RETRY},
                                         {"quiet", 0, NULL, O_QUIET},
                                         {"chat", 0, NULL, O_CHAT},
@@ -127,6 +129,9 @@ const char *plx_ask_usage(void)
 	       "  --keep TEXT           with one of these: the prompt's text stays wherever this\n"
 	       "                        stands in it; may be given several times\n"
 	       "  --keep-role ROLE      likewise: messages of user, assistant or tool stay whole\n"
+	       "  --attend N            in a long context attention need read so many parts of\n"
+	       "                        1000 only, by the appliance's estimate; the figures say\n"
+	       "                        what it read\n"
 	       "  --model N             model id, as --models lists it\n"
 	       "  --deadline MS         give up after so long at the appliance\n"
 	       "  --priority N          0 (lowest) to 15\n"
@@ -277,6 +282,10 @@ static int set_request(struct plx_client_request *r, int opt, const char *name, 
 	case O_BEST_OF:
 		err = set_u32(name, &v, 2, PLX_CLIENT_SAMPLES_MAX, d);
 		r->best_of = (uint16_t)v;
+		return err;
+	case O_ATTEND:
+		err = set_u32(name, &v, 1, 1000, d);
+		r->attend_mass = (uint16_t)v;
 		return err;
 	case O_MAX_LOSS:
 		r->allow_compression = true;

@@ -302,7 +302,10 @@ static int read_done(struct plx_client_slot *s, const uint8_t *payload, size_t n
 	                               .evicted_tokens = t.compress.n_evicted,
 	                               .loss = t.compress.loss,
 	                               .made_samples = t.best.n_made,
-	                               .made_tokens = t.best.n_tokens};
+	                               .made_tokens = t.best.n_tokens,
+	                               .share_mean = t.sparse.mean,
+	                               .share_least = t.sparse.least,
+	                               .share_read = t.sparse.read};
 
 	memcpy(done.stage_ns, m.ns, sizeof(done.stage_ns));
 	for (uint32_t i = 0; i < m.n_samples; i++)

@@ -202,6 +202,10 @@ struct plx_client_request {
 	/* Samples to make, of which the n_samples likeliest by the mean log-probability of their
 	 * ids come back, best first, when all are made; 0: no more than n_samples. */
 	uint16_t best_of;
+	/* Long contexts: attention may leave out what it hardly looks at. Parts of 1,000 that it
+	 * reads at least, by the appliance's estimate (1,000: all), and chunks of 64 positions
+	 * beside; 0 and 0: as the appliance does. */
+	uint16_t attend_mass, attend_chunks;
 };
 
 /* plx_client_request_init - the defaults named above. */
@@ -328,6 +332,9 @@ struct plx_client_done {
 	float loss;
 	/* With best_of: the samples that were made, and the ids of all of them. */
 	uint32_t made_samples, made_tokens;
+	/* With attend_mass or attend_chunks: shares of the attention that was read, on average and
+	 * least, estimated; of the positions, those that were read. Else 0. */
+	float share_mean, share_least, share_read;
 };
 
 struct plx_client_reject {

@@ -52,6 +52,8 @@ static size_t message_bound(const struct plx_client_request *r)
 	n += sizeof(struct plx_req_tlv) + sizeof(struct plx_req_compress) +
 	     r->n_keeps * sizeof(struct plx_req_keep);
 	n += r->best_of ? sizeof(struct plx_req_tlv) + sizeof(struct plx_req_best) : 0;
+	if (r->attend_mass || r->attend_chunks)
+		n += sizeof(struct plx_req_tlv) + sizeof(struct plx_req_sparse);
 	return n;
 }
 
@@ -154,6 +156,8 @@ static int encode(uint8_t *p, size_t cap, const struct plx_client_request *r, bo
 		write_prune(&w, r, known);
 	if (r->best_of)
 		plx_req_best_of(&w, r->best_of);
+	if (r->attend_mass || r->attend_chunks)
+		plx_req_sparse(&w, r->attend_mass, r->attend_chunks);
 	for (size_t i = known; i < r->n_messages; i++)
 		plx_req_message(&w, (enum plx_req_role)r->messages[i].role, r->messages[i].text,
 		                r->messages[i].n_bytes);
@@ -237,6 +241,9 @@ static int check(const struct plx_client *c, const struct plx_client_request *r,
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "best_of is %u; give n_samples or more of them, 2 to %u",
 		                    r->best_of, PLX_CLIENT_SAMPLES_MAX);
+	if (r->attend_mass > 1000)
+		return plx_diag_set(d, PLX_E_INVAL, "attend_mass is %u; give 0 to 1000",
+		                    r->attend_mass);
 	if (r->priority > 15)
 		return plx_diag_set(d, PLX_E_INVAL, "priority is %u; give 0 to 15", r->priority);
 	if (!r->max_new)
