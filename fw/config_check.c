@@ -106,10 +106,10 @@ static int check_limits(const struct plx_config *c, struct plx_cfg_src *s)
 		    "%u tokens can't hold one for each of %u sequences; raise it or "
 		    "lower limits.step_seqs",
 		    0, l->step_tokens, l->step_seqs);
-	if (l->step_tokens < 128 && (l->sparse_mass | l->sparse_chunks | l->sparse_least) != 0)
+	if (l->step_tokens < 32 && (l->sparse_mass | l->sparse_chunks | l->sparse_least) != 0)
 		return plx_cfg_fail(s, PLX_E_INVAL, "limits.step_tokens",
 		                    "%u tokens are too few for sparse attention, whose prompts run "
-		                    "in groups of %u beside decodes; give at least 128",
+		                    "in groups of %u beside decodes; give at least 32",
 		                    0, l->step_tokens, 16);
 	if (l->n_session_requests > l->n_requests)
 		return plx_cfg_fail(s, PLX_E_INVAL, "limits.n_session_requests",

@@ -237,7 +237,12 @@ static void decodes_first(struct plx_sched *s, struct filling *w, uint64_t now_n
 	const struct plx_sched_conf *c = &s->conf;
 
 	if (plx_order_count(&s->prefill) > 0) {
+		const struct plx_sched_ent *e = &s->ent[plx_order_first(&s->prefill)];
 		uint32_t keep = c->step_tokens / PROMPT_SHARE;
+
+		/* A group of queries that choose together is run whole. */
+		if ((e->job.flags & PLX_SEQF_SPARSE) && keep < PLX_SPARSE_POOL)
+			keep = PLX_SPARSE_POOL < c->step_tokens ? PLX_SPARSE_POOL : keep;
 
 		w->f.max_tok -= keep ? keep : 1;
 		w->f.max_seq -= c->step_seqs > 1 ? 1 : 0;
