@@ -13,10 +13,11 @@
 #include <cmocka.h>
 
 #include "tests/lib/devkit.h"
+#include "tests/lib/draftchi.h"
 
 #define N_SLOTS 250u
 #define ROUNDS  400u
-#define VOCAB   64u
+#define VOCAB   DRAFTCHI_VOCAB
 #define LEAST   20.0 /* ids expected less often are counted together */
 #define TEMPER  0.7
 
@@ -90,29 +91,6 @@ static void draw(uint64_t seed, int32_t draft)
 	go_on(s, second[draft >= 0]);
 }
 
-/* Chi-square of two counts of equal size; *df: its degrees of freedom. */
-static double two_samples(const uint32_t *a, const uint32_t *b, uint32_t *df)
-{
-	double rest_a = 0, rest_b = 0, chi = 0;
-
-	*df = 0;
-	for (uint32_t i = 0; i < VOCAB; i++) {
-		double x = a[i], y = b[i];
-
-		if (x + y < 2 * LEAST) {
-			rest_a += x;
-			rest_b += y;
-			continue;
-		}
-		chi += (x - y) * (x - y) / (x + y);
-		++*df;
-	}
-	if (rest_a + rest_b > 0)
-		chi += (rest_a - rest_b) * (rest_a - rest_b) / (rest_a + rest_b);
-	*df -= rest_a + rest_b > 0 ? 0 : 1;
-	return chi;
-}
-
 /* Chi-square of counts against the softmax of the prompt's logits. */
 static double against_exact(const uint32_t *a, uint32_t *df)
 {
@@ -138,20 +116,12 @@ static double against_exact(const uint32_t *a, uint32_t *df)
 	return chi;
 }
 
-/* What chi-square exceeds once in a thousand, by Wilson and Hilferty's approximation. */
-static double bound(uint32_t df)
-{
-	double t = 2.0 / (9.0 * df), c = 1 - t + 3.09 * sqrt(t);
-
-	return df * c * c * c;
-}
-
 static void check(const char *what, double chi, uint32_t df)
 {
 	print_message("%s: chi-square %.1f with %u degrees of freedom, 99.9 %% are below %.1f\n",
-	              what, chi, df, bound(df));
+	              what, chi, df, draftchi_bound(df));
 	assert_true(df > 10);
-	assert_true(chi < bound(df));
+	assert_true(chi < draftchi_bound(df));
 }
 
 static void test_draft_distribution_is_the_models(void **state)
@@ -186,15 +156,15 @@ static void test_draft_distribution_is_the_models(void **state)
 	double chi = against_exact(first[1], &df);
 
 	check("first token, drafted, exact", chi, df);
-	chi = two_samples(first[0], first[1], &df);
+	chi = draftchi_of(first[0], first[1], &df);
 	check("first token, drafted and not", chi, df);
-	chi = two_samples(second[0], second[1], &df);
+	chi = draftchi_of(second[0], second[1], &df);
 	check("second token, drafted and not", chi, df);
 	/* One that accepts drafts one time in a hundred too often is found. */
 	memcpy(shifted, first[1], sizeof(shifted));
 	shifted[draft] += N_SLOTS * ROUNDS / 100;
 	chi = against_exact(shifted, &df);
-	assert_true(chi > bound(df));
+	assert_true(chi > draftchi_bound(df));
 }
 
 int main(void)
