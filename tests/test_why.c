@@ -223,6 +223,63 @@ static void test_why_says_it_in_a_sentence(void **state)
 	assert_int_equal(w.ns[PLX_WHY_DEVICE], 8 * MS);
 }
 
+static void add_part(enum plx_thief_kind kind, const char *name, uint64_t begin, uint64_t ns)
+{
+	add_thief(kind, name, begin);
+	rec.thief[rec.n_thieves - 1].end_ns = begin + ns;
+}
+
+/* A task that interrupts hold up is not what took their time. */
+static void test_interrupts_within_a_task_are_their_own(void **state)
+{
+	uint64_t at = late_at() + 60 * PLX_NS_PER_US;
+	struct plx_why w;
+
+	(void)state;
+	delay(at);
+	add_part(PLX_THIEF_SCHED, "kdamond.0", at, 60 * MS);
+	for (uint64_t i = 0; i < 8; i++)
+		add_part(PLX_THIEF_IRQ, "timer", at + i * 7 * MS, 5 * MS);
+	assert_int_equal(judge(&w), PLX_WHY_INTERRUPT);
+	assert_int_equal(w.thief_ns, 40 * MS);
+}
+
+/* Many small thieves: the largest is named, if together they took half. */
+static void test_small_thieves_count_together(void **state)
+{
+	uint64_t at = late_at() + 60 * PLX_NS_PER_US;
+	struct plx_why w;
+
+	(void)state;
+	delay(at);
+	add_part(PLX_THIEF_SCHED, "a", at, 10 * MS);
+	add_part(PLX_THIEF_SCHED, "b", at + 10 * MS, 9 * MS);
+	add_part(PLX_THIEF_IRQ, "timer", at + 20 * MS, 15 * MS);
+	assert_int_equal(judge(&w), PLX_WHY_STAGE); /* 34 of 70 ms */
+	assert_null(w.thief);
+	rec.thief[1].end_ns += MS;
+	assert_int_equal(judge(&w), PLX_WHY_INTERRUPT);
+	assert_int_equal(w.thief_ns, 15 * MS);
+}
+
+/* A fifth is enough of a storm, not of a tick. */
+static void test_a_storm_costs_more_than_its_handlers(void **state)
+{
+	uint64_t at = late_at() + 60 * PLX_NS_PER_US;
+	struct plx_why w;
+
+	(void)state;
+	delay(at);
+	for (uint64_t i = 0; i < 70; i++)
+		add_part(PLX_THIEF_IRQ, "timer", at + i * MS, 200 * PLX_NS_PER_US);
+	assert_int_equal(judge(&w), PLX_WHY_STAGE); /* 14 of 70 ms, one a millisecond */
+	rec.n_thieves = 0;
+	for (uint64_t i = 0; i < 300; i++)
+		add_part(PLX_THIEF_IRQ, "timer", at + i * MS / 5, 50 * PLX_NS_PER_US);
+	assert_int_equal(judge(&w), PLX_WHY_INTERRUPT); /* 15 of 70 ms, four a millisecond */
+	assert_int_equal(w.thief_ns, 15 * MS);
+}
+
 static void test_why_admits_what_was_not_recorded(void **state)
 {
 	struct plx_why w;
@@ -313,6 +370,11 @@ int main(void)
 	    cmocka_unit_test(test_why_names_each_cause),
 	    cmocka_unit_test_setup_teardown(test_why_says_it_in_a_sentence, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_why_admits_what_was_not_recorded, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_interrupts_within_a_task_are_their_own, setup,
+	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_a_storm_costs_more_than_its_handlers, setup,
+	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_small_thieves_count_together, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_tokens_know_the_request, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_trace_is_json, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_recording_comes_back, setup, teardown),

@@ -7,13 +7,16 @@
 
 #include "fw/base/config.h"
 
-#define UNKNOWN     UINT32_MAX
-#define MOST_USUAL  4096   /* tokens that a median is made of */
-#define LATE_LEAST  200000 /* below that nobody calls a token late */
-#define BLAME_SHARE 3      /* a cause has to explain a third of what is too much */
-#define MOST_GROUPS 64     /* thieves within one part */
-#define PRINT_LEAST 10000  /* the kernel's doings shorter than that are not worth a line */
-#define LARGE_STEP  2      /* a step is large that has so many times the usual tokens */
+#define UNKNOWN        UINT32_MAX
+#define MOST_USUAL     4096   /* tokens that a median is made of */
+#define LATE_LEAST     200000 /* below that nobody calls a token late */
+#define BLAME_SHARE    3      /* a cause has to explain a third of what is too much */
+#define BLAME_TOGETHER 2      /* causes of one lcore, half of it */
+#define STORM_PER_MS   4      /* interrupts of one kind, far above any tick */
+#define STORM_SHARE    5      /* of a storm a fifth */
+#define MOST_GROUPS    64     /* thieves within one part */
+#define PRINT_LEAST    10000  /* the kernel's doings shorter than that are not worth a line */
+#define LARGE_STEP     2      /* a step is large that has so many times the usual tokens */
 
 const char *plx_why_part_name(enum plx_why_part p)
 {
@@ -217,6 +220,30 @@ static struct group *group_of(struct group *g, uint32_t *n, const struct plx_thi
 	return &g[(*n)++];
 }
 
+static bool is_interrupt(const struct plx_thief *t)
+{
+	return t->kind == PLX_THIEF_IRQ || t->kind == PLX_THIEF_SOFTIRQ;
+}
+
+/* A thief's time within [from, to): a task's without the interrupts that ran while it had the core.
+ */
+static uint64_t time_of(const struct plx_why_in *in, const struct plx_thief *t, uint64_t from,
+                        uint64_t to)
+{
+	uint64_t a = t->begin_ns > from ? t->begin_ns : from;
+	uint64_t b = t->end_ns < to ? t->end_ns : to, taken = 0;
+
+	if (b <= a)
+		return 0;
+	for (uint32_t i = 0; t->kind == PLX_THIEF_SCHED && i < in->n_thieves; i++) {
+		const struct plx_thief *o = &in->thief[i];
+
+		if (is_interrupt(o) && o->cpu == t->cpu)
+			taken += overlap(o->begin_ns, o->end_ns, a, b);
+	}
+	return b - a > taken ? b - a - taken : 0;
+}
+
 static uint32_t group_thieves(const struct plx_why *w, const struct plx_why_in *in, uint32_t part,
                               struct group g[MOST_GROUPS])
 {
@@ -224,9 +251,12 @@ static uint32_t group_thieves(const struct plx_why *w, const struct plx_why_in *
 
 	for (uint32_t i = 0; i < in->n_thieves; i++) {
 		const struct plx_thief *t = &in->thief[i];
-		uint64_t ns = overlap(t->begin_ns, t->end_ns, w->at_ns[part], w->at_ns[part + 1]);
 
-		if (ns == 0 || cause_of(t) == PLX_WHY_USUAL || !waits_for(w, in, part, t->cpu))
+		if (cause_of(t) == PLX_WHY_USUAL || !waits_for(w, in, part, t->cpu))
+			continue;
+		uint64_t ns = time_of(in, t, w->at_ns[part], w->at_ns[part + 1]);
+
+		if (ns == 0)
 			continue;
 		struct group *to = group_of(g, &n, t);
 
@@ -242,10 +272,40 @@ static uint32_t group_thieves(const struct plx_why *w, const struct plx_why_in *
 	return n;
 }
 
+/* What was done to an lcore in all: its thread's own calls and faults hold some of it. */
+static uint64_t done_to(const struct group *g, uint32_t n, uint32_t cpu)
+{
+	uint64_t ns = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		if (g[i].longest->cpu == cpu &&
+		    (g[i].longest->kind == PLX_THIEF_SCHED || is_interrupt(g[i].longest)))
+			ns += g[i].ns;
+	return ns;
+}
+
 /*
- * Of what the kernel did to the lcores of that part, what took most in all. A call holds the task
- * that the thread waits for meanwhile, so what the thread itself does goes before what is done to
- * it.
+ * What an interrupt costs around its handler (a guest's exits, cold caches) is not in its time: of
+ * a storm a smaller share will do, and it goes before tasks that it held up.
+ */
+static bool is_storm(const struct group *g, uint64_t part_ns)
+{
+	return is_interrupt(g->longest) && g->times * 1000000ull >= STORM_PER_MS * part_ns;
+}
+
+/* Whether a thief explains what is too much, alone or half of it with what else was done to that
+ * lcore. */
+static bool explains(const struct group *g, uint32_t n, const struct group *it, uint64_t most,
+                     uint64_t part_ns)
+{
+	return it->ns * (is_storm(it, part_ns) ? STORM_SHARE : BLAME_SHARE) >= most ||
+	       done_to(g, n, it->longest->cpu) * BLAME_TOGETHER >= most;
+}
+
+/*
+ * Of what the kernel did to the lcores of that part, what took most in all and explains it. A call
+ * holds the task that the thread waits for meanwhile, so what the thread itself does goes before
+ * what is done to it.
  */
 static bool blame_thief(struct plx_why *w, const struct plx_why_in *in, uint64_t most)
 {
@@ -256,9 +316,11 @@ static bool blame_thief(struct plx_why *w, const struct plx_why_in *in, uint64_t
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t kind = g[i].longest->kind;
 		bool own = kind == PLX_THIEF_FAULT || kind == PLX_THIEF_SYSCALL;
-		uint64_t weight = g[i].ns + (own ? g[i].ns / 8 : 0);
+		uint64_t part_ns = w->ns[w->part];
+		uint64_t more = own ? g[i].ns / 8 : is_storm(&g[i], part_ns) ? g[i].ns : 0;
+		uint64_t weight = g[i].ns + more;
 
-		if (g[i].ns * BLAME_SHARE < most || weight <= best)
+		if (weight <= best || !explains(g, n, &g[i], most, part_ns))
 			continue;
 		best = weight;
 		w->thief = g[i].longest;
@@ -363,6 +425,9 @@ static void say_lcore(struct plx_text *v, struct plx_why *w, const struct plx_wh
 {
 	const struct plx_scope_ev *e = span(w, in, PLX_TR_LONG, lcore, most);
 
+	struct group g[MOST_GROUPS];
+	uint64_t taken = done_to(g, group_thieves(w, in, w->part, g), lcore);
+
 	/* What a device on lcores computes, it does in the turns of its stage. */
 	bool device = e != NULL && in->snap->page[e->page].kind == PLX_STAGE_ACCEL;
 
@@ -376,8 +441,12 @@ static void say_lcore(struct plx_text *v, struct plx_why *w, const struct plx_wh
 		             lcore);
 		put_ns(v, " for ", e->e.b - e->e.a, "");
 	}
-	plx_text_add(v, in->watched ? ", and the kernel took nothing"
-	                            : "; what the kernel did was not recorded");
+	if (!in->watched)
+		plx_text_add(v, "; what the kernel did was not recorded");
+	else if (taken == 0)
+		plx_text_add(v, ", and the kernel took nothing");
+	else
+		put_ns(v, ", and the kernel took no more than ", taken, "");
 }
 
 /* What is to blame for the part that is too long by `most`. */
