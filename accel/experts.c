@@ -93,6 +93,7 @@ static struct plx_expert_slot *take(struct plx_experts *x, uint32_t key,
 	forget(x, s);
 	s->expert = key;
 	s->asked = ring == &x->needs;
+	s->before = false;
 	x->slot_of[key] = i;
 	atomic_store_explicit(&s->state, PLX_EXPERT_QUEUED, memory_order_release);
 	if (plx_expert_ring_push(ring, i))
@@ -173,8 +174,10 @@ void plx_experts_need(struct plx_experts *x, uint32_t il, uint32_t e)
 		count(&x->ahead_used);
 		x->luck += (1 - x->luck) / LUCK_SPAN;
 	}
-	if (s != NULL)
+	if (s != NULL) {
 		guess_end(x, s);
+		s->before = true;
+	}
 	(void)plx_experts_ask(x, il, e);
 }
 
@@ -209,8 +212,13 @@ enum plx_expert_state plx_experts_ask(struct plx_experts *x, uint32_t il, uint32
 	s->turn = x->turn;
 	enum plx_expert_state state = state_of(s);
 
-	if (state == PLX_EXPERT_FAILED)
+	if (state == PLX_EXPERT_FAILED) {
+		bool before = s->before;
+
 		forget(x, s);
+		/* What failed for a step that has ended, or on a guess, is no fault of this one. */
+		return before ? plx_experts_ask(x, il, e) : PLX_EXPERT_FAILED;
+	}
 	/* What was only guessed is wanted now, and may stand behind other guesses. */
 	if (state == PLX_EXPERT_QUEUED && !s->asked)
 		s->asked = plx_expert_ring_push(&x->needs, x->slot_of[key]);

@@ -118,7 +118,8 @@ void plx_experts_guess(struct plx_experts *x, uint32_t il, uint32_t e);
 
 /*
  * plx_experts_ask - where a needed expert is: READY (it is held until plx_experts_done or the next
- * turn), FAILED (it is forgotten: the next need reads anew), else not yet: ask again later.
+ * turn), FAILED (it is forgotten: the next need reads anew), else not yet: ask again later. A read
+ * that began before the need, for an ended step or on a guess, does not fail it: it is read again.
  */
 enum plx_expert_state plx_experts_ask(struct plx_experts *x, uint32_t il, uint32_t e);
 

@@ -19,6 +19,7 @@ struct plx_expert_slot {
 	bool asked;      /* it stands in the ring of needs */
 	bool ahead;      /* guessed for a layer that has not begun */
 	bool early;      /* and read for that guess */
+	bool before;     /* its read began before it was needed */
 };
 
 /* Slots to be read, in order. One producer (the runner), several consumers. */
