@@ -1,7 +1,7 @@
 /*
  * Ids sampled with drafts are the ids sampled without, seed by seed, and from other seeds of the
  * same distribution: each drafter, chains and trees, through the scheduler and the CPU device.
- * bench_draft_chi draws 102,000.
+ * bench_draft_chi draws 100,000 of each place.
  */
 #include <setjmp.h>
 #include <stdarg.h>
