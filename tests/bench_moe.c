@@ -1,15 +1,24 @@
 /*
- * Experts against a dense model of the same active size: 4 of 64 experts of 512 wide beside one
- * network of 2,048, all else equal, random weights in Q4_0. Both models are made in memory; steps
+ * Experts against a dense model of the same active size: 4 of 64 experts beside one network of four
+ * times their width, all else equal, random weights in Q4_0. Both models are made in memory; steps
  * of the one and of the other take turns, and the ratio is that of each two that follow each other:
- * so whatever else the machine does meets both, and neither finds its weights in the caches.
+ * so whatever else the machine does meets both. Decode is measured with each model alone as well,
+ * stretch by stretch: then a dense model that is hardly larger than the last cache finds a part of
+ * its weights there, which experts chosen anew by each token can not. So there are two shapes:
  *
- *   bench_moe [THREADS [profile]]
- *   bench_moe stream [THREADS [DIR]]   experts of which only a share is in memory
+ *   narrow  1,024 wide, experts of 512:   65 MB a token of 0.7 GB
+ *   wide    2,048 wide, experts of 1,024: 170 MB a token of 1.9 GB; the widths of OLMoE
+ *
+ *   bench_moe [THREADS [profile]]      narrow
+ *   bench_moe wide [THREADS]           decode of the wide shape; 4 GB of memory
+ *   bench_moe stream [THREADS [DIR]]   narrow, experts of which only a share is in memory
  *
  * One thread's time is the processor's that it took, so that what else runs does not count; of two
  * and more, and where a disk has a part in it, it is the clock's, and means something on a quiet
  * machine only. Tokens are random ids, given step by step, so that each chooses its experts anew.
+ *
+ * Source: Muennighoff et al., "OLMoE: Open Mixture-of-Experts Language Models", arXiv:2409.02060
+ *         (its widths).
  */
 #include <math.h>
 #include <pthread.h>
@@ -29,14 +38,13 @@
 #include "tests/lib/qdata.h"
 #include "tools/gguf/write.h"
 
-#define N_LAYER  12u
-#define N_EMBD   1024u
 #define N_EXPERT 64u
 #define N_USED   4u
-#define N_FF     512u
 #define N_VOCAB  8192u
 #define N_ROUND  3u
 #define N_STEP   48u
+#define N_ALONE  24u /* steps of one model in a row */
+#define N_TURN   12u
 #define N_BATCH  8u
 #define N_PROMPT 256u
 
@@ -49,6 +57,14 @@ enum work {
 
 static const char *const work_name[N_WORK] = {"decode", "batch 8", "prefill 256"};
 
+struct shape {
+	const char *name;
+	uint32_t n_layer, n_embd, n_ff;
+};
+
+static const struct shape narrow = {"narrow", 12, 1024, 512}, wide = {"wide", 8, 2048, 1024};
+static const struct shape *shape = &narrow;
+
 struct file {
 	struct plx_gw w;
 	uint8_t *p;
@@ -59,10 +75,10 @@ struct file {
 static void put_config(struct plx_gw *w, bool experts)
 {
 	plx_gw_str(w, "general.architecture", plx_gw_name("llama"));
-	plx_gw_u32(w, "llama.block_count", N_LAYER);
+	plx_gw_u32(w, "llama.block_count", shape->n_layer);
 	plx_gw_u32(w, "llama.context_length", 2048);
-	plx_gw_u32(w, "llama.embedding_length", N_EMBD);
-	plx_gw_u32(w, "llama.feed_forward_length", experts ? N_FF : N_USED * N_FF);
+	plx_gw_u32(w, "llama.embedding_length", shape->n_embd);
+	plx_gw_u32(w, "llama.feed_forward_length", experts ? shape->n_ff : N_USED * shape->n_ff);
 	plx_gw_u32(w, "llama.attention.head_count", 16);
 	plx_gw_u32(w, "llama.attention.head_count_kv", 4);
 	plx_gw_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -89,22 +105,22 @@ static void put(struct plx_gw *w, int layer, const char *stem, uint64_t cols, ui
 
 static void put_layer(struct plx_gw *w, int l, bool experts)
 {
-	put(w, l, "attn_norm.weight", N_EMBD, 1, 1);
-	put(w, l, "attn_q.weight", N_EMBD, N_EMBD, 1);
-	put(w, l, "attn_k.weight", N_EMBD, N_EMBD / 4, 1);
-	put(w, l, "attn_v.weight", N_EMBD, N_EMBD / 4, 1);
-	put(w, l, "attn_output.weight", N_EMBD, N_EMBD, 1);
-	put(w, l, "ffn_norm.weight", N_EMBD, 1, 1);
+	put(w, l, "attn_norm.weight", shape->n_embd, 1, 1);
+	put(w, l, "attn_q.weight", shape->n_embd, shape->n_embd, 1);
+	put(w, l, "attn_k.weight", shape->n_embd, shape->n_embd / 4, 1);
+	put(w, l, "attn_v.weight", shape->n_embd, shape->n_embd / 4, 1);
+	put(w, l, "attn_output.weight", shape->n_embd, shape->n_embd, 1);
+	put(w, l, "ffn_norm.weight", shape->n_embd, 1, 1);
 	if (!experts) {
-		put(w, l, "ffn_gate.weight", N_EMBD, N_USED * N_FF, 1);
-		put(w, l, "ffn_up.weight", N_EMBD, N_USED * N_FF, 1);
-		put(w, l, "ffn_down.weight", N_USED * N_FF, N_EMBD, 1);
+		put(w, l, "ffn_gate.weight", shape->n_embd, N_USED * shape->n_ff, 1);
+		put(w, l, "ffn_up.weight", shape->n_embd, N_USED * shape->n_ff, 1);
+		put(w, l, "ffn_down.weight", N_USED * shape->n_ff, shape->n_embd, 1);
 		return;
 	}
-	put(w, l, "ffn_gate_inp.weight", N_EMBD, N_EXPERT, 1);
-	put(w, l, "ffn_gate_exps.weight", N_EMBD, N_FF, N_EXPERT);
-	put(w, l, "ffn_up_exps.weight", N_EMBD, N_FF, N_EXPERT);
-	put(w, l, "ffn_down_exps.weight", N_FF, N_EMBD, N_EXPERT);
+	put(w, l, "ffn_gate_inp.weight", shape->n_embd, N_EXPERT, 1);
+	put(w, l, "ffn_gate_exps.weight", shape->n_embd, shape->n_ff, N_EXPERT);
+	put(w, l, "ffn_up_exps.weight", shape->n_embd, shape->n_ff, N_EXPERT);
+	put(w, l, "ffn_down_exps.weight", shape->n_ff, shape->n_embd, N_EXPERT);
 }
 
 /* Sixteen quants of four bits, -7 to 7: what is -8 becomes 0, so that their mean is 0 and tokens do
@@ -120,7 +136,8 @@ static uint64_t quants(uint64_t *seed)
 /* Q4_0 under one scale: values of rms 1 in embeddings, rows of length 1 in matrices. */
 static void fill_q4(uint8_t *p, uint64_t bytes, bool embedding, uint64_t *seed)
 {
-	uint16_t scale = plx_f32_to_f16(embedding ? 1 / 4.3f : 1 / (4.3f * 32));
+	uint16_t scale =
+	    plx_f32_to_f16(embedding ? 1 / 4.3f : 1 / (4.3f * sqrtf((float)shape->n_embd)));
 
 	for (uint64_t i = 0; i < bytes; i += 18) {
 		uint64_t r[2] = {quants(seed), quants(seed)};
@@ -145,9 +162,9 @@ static struct file make(bool experts)
 	uint64_t seed = 7;
 
 	put_config(&f.w, experts);
-	put(&f.w, -1, "token_embd.weight", N_EMBD, N_VOCAB, 1);
-	put(&f.w, -1, "output_norm.weight", N_EMBD, 1, 1);
-	for (uint32_t l = 0; l < N_LAYER; l++)
+	put(&f.w, -1, "token_embd.weight", shape->n_embd, N_VOCAB, 1);
+	put(&f.w, -1, "output_norm.weight", shape->n_embd, 1, 1);
+	for (uint32_t l = 0; l < shape->n_layer; l++)
 		put_layer(&f.w, (int)l, experts);
 	PLX_CHECK(plx_gw_finish(&f.w, NULL) == 0);
 	f.p = aligned_alloc(64, (f.w.file_bytes + 63) & ~UINT64_C(63));
@@ -160,7 +177,7 @@ static struct file make(bool experts)
 		if (at->bytes % 18 == 0)
 			fill_q4(f.p + at->off, at->bytes, i == 0, &seed);
 		else
-			fill_f32(f.p + at->off, at->bytes, at->bytes == N_EMBD * 4, &seed);
+			fill_f32(f.p + at->off, at->bytes, at->bytes == shape->n_embd * 4, &seed);
 	}
 	return f;
 }
@@ -279,7 +296,7 @@ static double unevenness(const struct devkit *k)
 	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)k->dev;
 	double sum = 0;
 
-	for (uint32_t il = 0; il < N_LAYER; il++) {
+	for (uint32_t il = 0; il < shape->n_layer; il++) {
 		const uint64_t *heat = c->fwd.moe->heat + (size_t)il * N_EXPERT;
 		double all = 0, most = 0;
 
@@ -289,7 +306,7 @@ static double unevenness(const struct devkit *k)
 		}
 		sum += most / (all / N_EXPERT);
 	}
-	return sum / N_LAYER;
+	return sum / shape->n_layer;
 }
 
 /* ---- side by side --------------------------------------------------------------------------- */
@@ -303,10 +320,10 @@ struct figures {
 
 static void pairs(struct devkit *d, struct devkit *e, enum work w, struct figures *f)
 {
-	static const struct load shape[N_WORK] = {{NULL, 1, 1, N_STEP, 11},
+	static const struct load loads[N_WORK] = {{NULL, 1, 1, N_STEP, 11},
 	                                          {NULL, N_BATCH, 1, N_STEP / 2, 11},
 	                                          {NULL, 1, N_PROMPT, 3, 11}};
-	struct load a = shape[w], b = shape[w];
+	struct load a = loads[w], b = loads[w];
 
 	a.k = d;
 	b.k = e;
@@ -328,8 +345,9 @@ static void print(uint32_t n_threads, enum work w, const char *what, const char 
                   uint32_t n)
 {
 	qsort(v, n, sizeof(*v), by_value);
-	printf("bench_moe: %u thread(s), %s, %s: %.3f %s (quarters %.3f to %.3f of %u steps)\n",
-	       n_threads, work_name[w], what, v[n / 2], unit, v[n / 4], v[n * 3 / 4], n);
+	printf("bench_moe: %s, %u thread(s), %s, %s: %.3f %s (quarters %.3f to %.3f of %u steps)\n",
+	       shape->name, n_threads, work_name[w], what, v[n / 2], unit, v[n / 4], v[n * 3 / 4],
+	       n);
 }
 
 static void profile_run(struct devkit *k)
@@ -342,9 +360,29 @@ static void profile_run(struct devkit *k)
 		printf("bench_moe: busiest expert %.2f times the mean\n", unevenness(k));
 }
 
-static void side_by_side(uint32_t n_threads, bool profile)
+/* Each model alone, a stretch of steps after another. */
+static void alone(struct devkit *d, struct devkit *e)
 {
-	static struct figures f[N_WORK];
+	double dense[N_TURN], experts[N_TURN], ratio[N_TURN];
+
+	for (uint32_t i = 0; i < N_TURN; i++) {
+		dense[i] = decode(d, N_ALONE);
+		experts[i] = decode(e, N_ALONE);
+		ratio[i] = experts[i] / dense[i];
+	}
+	qsort(dense, N_TURN, sizeof(dense[0]), by_value);
+	qsort(experts, N_TURN, sizeof(experts[0]), by_value);
+	qsort(ratio, N_TURN, sizeof(ratio[0]), by_value);
+	printf("bench_moe: %s, %u thread(s), decode alone, %u steps in a row: dense %.1f, experts "
+	       "%.1f tokens/s, ratio %.3f (quarters %.3f to %.3f, all %.3f to %.3f of %u)\n",
+	       shape->name, d->lim.n_threads, N_ALONE, dense[N_TURN / 2], experts[N_TURN / 2],
+	       ratio[N_TURN / 2], ratio[N_TURN / 4], ratio[N_TURN * 3 / 4], ratio[0],
+	       ratio[N_TURN - 1], N_TURN);
+}
+
+static void side_by_side(uint32_t n_threads, uint32_t n_work, bool profile)
+{
+	struct figures f[N_WORK] = {0};
 	struct file dense = make(false), experts = make(true);
 	struct plx_dev_limits lim = devkit_limits();
 	struct devkit d, e;
@@ -358,15 +396,16 @@ static void side_by_side(uint32_t n_threads, bool profile)
 		profile_run(&e);
 	}
 	for (uint32_t i = 0; i < N_ROUND; i++)
-		for (uint32_t w = 0; w < N_WORK; w++)
+		for (uint32_t w = 0; w < n_work; w++)
 			pairs(&d, &e, (enum work)w, &f[w]);
-	for (uint32_t i = 0; i < N_WORK; i++) {
+	for (uint32_t i = 0; i < n_work; i++) {
 		enum work w = (enum work)i;
 
 		print(n_threads, w, "dense", "tokens/s", f[w].dense, f[w].n);
 		print(n_threads, w, "4 of 64 experts", "tokens/s", f[w].experts, f[w].n);
 		print(n_threads, w, "experts / dense", "", f[w].ratio, f[w].n);
 	}
+	alone(&d, &e);
 	devkit_close(&d);
 	devkit_close(&e);
 	plx_gw_free(&dense.w);
@@ -387,13 +426,13 @@ static void skew(struct file *f)
 		const struct plx_gw_place *at = &f->w.place[i];
 		float *v = (float *)(void *)(f->p + at->off);
 
-		if (at->bytes != (uint64_t)N_EXPERT * N_EMBD * 4)
+		if (at->bytes != (uint64_t)N_EXPERT * shape->n_embd * 4)
 			continue;
 		for (uint32_t e = 0; e < N_EXPERT; e++) {
 			float s = 1 + 4 * exp2f(-(float)((e * 37 + i) % N_EXPERT) / 8);
 
-			for (uint32_t j = 0; j < N_EMBD; j++)
-				v[(size_t)e * N_EMBD + j] *= s;
+			for (uint32_t j = 0; j < shape->n_embd; j++)
+				v[(size_t)e * shape->n_embd + j] *= s;
 		}
 	}
 }
@@ -411,7 +450,7 @@ static double hottest_quarter(const struct devkit *k)
 	const struct plx_cpu *c = (const struct plx_cpu *)(const void *)k->dev;
 	double all = 0, hot = 0;
 
-	for (uint32_t il = 0; il < N_LAYER; il++) {
+	for (uint32_t il = 0; il < shape->n_layer; il++) {
 		uint64_t heat[N_EXPERT];
 
 		memcpy(heat, c->fwd.moe->heat + (size_t)il * N_EXPERT, sizeof(heat));
@@ -435,7 +474,8 @@ static double stream_run(const char *path, uint32_t n_threads, uint32_t eighths,
 	PLX_CHECK(plx_model_open(path, &m, &d) == 0);
 	lim.n_threads = n_threads;
 	if (eighths < 8)
-		lim.expert_mem_bytes = plx_experts_slot_bytes(m) * N_LAYER * N_EXPERT / 8 * eighths;
+		lim.expert_mem_bytes =
+		    plx_experts_slot_bytes(m) * shape->n_layer * N_EXPERT / 8 * eighths;
 	devkit_open_cached(&k, m, "auto", &lim, path);
 	pin(&k);
 	(void)decode(&k, 2 * N_STEP);
@@ -490,21 +530,31 @@ static void stream(uint32_t n_threads, const char *folder)
 	PLX_CHECK(rmdir(dir) == 0);
 }
 
+static void wide_shape(uint32_t n_threads)
+{
+	shape = &wide;
+	side_by_side(n_threads, DECODE + 1, false);
+	shape = &narrow;
+}
+
 int main(int argc, char **argv)
 {
-	bool disk = argc > 1 && strcmp(argv[1], "stream") == 0;
-	const char *threads = argc > 1 + disk ? argv[1 + disk] : NULL;
-	const char *last = argc > 2 + disk ? argv[2 + disk] : NULL;
+	const char *what = argc > 1 ? argv[1] : "";
+	bool named = strcmp(what, "stream") == 0 || strcmp(what, "wide") == 0;
+	const char *threads = argc > 1 + named ? argv[1 + named] : NULL;
+	const char *last = argc > 2 + named ? argv[2 + named] : NULL;
+	uint32_t n = threads != NULL ? (uint32_t)atoi(threads) : named ? 2 : 1;
 
-	if (disk) {
-		stream(threads != NULL ? (uint32_t)atoi(threads) : 2, last != NULL ? last : "/tmp");
+	if (strcmp(what, "stream") == 0)
+		stream(n, last != NULL ? last : "/tmp");
+	else if (named)
+		wide_shape(n);
+	else
+		side_by_side(n, N_WORK, last != NULL && strcmp(last, "profile") == 0);
+	if (argc > 1)
 		return 0;
-	}
-	side_by_side(threads != NULL ? (uint32_t)atoi(threads) : 1,
-	             last != NULL && strcmp(last, "profile") == 0);
-	if (threads != NULL)
-		return 0;
-	side_by_side(2, false);
+	side_by_side(2, N_WORK, false);
+	wide_shape(2);
 	stream(2, "/tmp");
 	return 0;
 }
