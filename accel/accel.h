@@ -402,6 +402,9 @@ struct plx_dev_experts {
 	uint64_t ahead_used; /* that came true */
 	uint64_t read_bytes;
 	uint64_t wait_ns; /* that steps waited for them */
+	/* Of tokens: by experts that had at least twice the mean of their layer's since the start.
+	 */
+	uint64_t hot;
 };
 
 /* What sparse attention left out since the device was loaded, in chunks of 64 positions and heads.

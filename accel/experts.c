@@ -381,7 +381,7 @@ static int name_it(struct plx_experts *x, const struct plx_experts_conf *conf, s
 	if (conf->base[0] == '\0' || x->plan.model_mtime_ns == 0)
 		return plx_diag_set(d, PLX_E_INVAL,
 		                    "expert_mem_mib keeps experts in a file beside the model: give "
-		                    "weights_cache: true and a model that is a file, or "
+		                    "weights_cache: auto and a model that is a file, or "
 		                    "expert_mem_mib: 0");
 	int n = snprintf(x->path, sizeof(x->path), "%s%s", conf->base, PLX_EXPERTS_SUFFIX);
 

@@ -108,12 +108,24 @@ static void count(_Atomic uint64_t *c, uint64_t n)
 	atomic_store_explicit(c, v + n, memory_order_relaxed);
 }
 
+/* Tokens of all experts of this layer so far, this step's among them. */
+static uint64_t heat_sum(const struct plx_fwd *f)
+{
+	const uint64_t *heat = f->moe->heat + (size_t)f->il * f->m->n_expert;
+	uint64_t sum = n_assign(f);
+
+	for (uint32_t e = 0; e < f->m->n_expert; e++)
+		sum += heat[e];
+	return sum;
+}
+
 /* Counts each expert's tokens, makes its jobs, and leaves its first assignment in n_of. */
 static void jobs_make(struct plx_fwd *f)
 {
 	struct plx_fwd_moe *x = f->moe;
 	uint64_t *heat = x->heat + (size_t)f->il * f->m->n_expert;
 	uint32_t row = 0, n_pass = 0, most = 0;
+	uint64_t warm = heat_sum(f), hot = 0;
 
 	memset(x->n_of, 0, f->m->n_expert * sizeof(*x->n_of));
 	for (uint32_t i = 0; i < n_assign(f); i++)
@@ -124,6 +136,7 @@ static void jobs_make(struct plx_fwd *f)
 
 		jobs_add(x, e, row, n);
 		heat[e] += n;
+		hot += heat[e] * f->m->n_expert >= 2 * warm ? n : 0;
 		n_pass += n > 0;
 		most = n > most ? n : most;
 		x->n_of[e] = row;
@@ -134,6 +147,7 @@ static void jobs_make(struct plx_fwd *f)
 	count(&x->tokens, row);
 	count(&x->passes, n_pass);
 	count(&x->busiest, most);
+	count(&x->hot, hot);
 	if (f->m->n_ff_shared > 0)
 		jobs_add(x, f->m->n_expert, 0, f->n_tok);
 	x->todo = 0;
@@ -394,6 +408,7 @@ void plx_fwd_moe_counts(const struct plx_fwd *f, struct plx_dev_experts *out)
 	out->tokens = atomic_load_explicit(&x->tokens, memory_order_relaxed);
 	out->passes = atomic_load_explicit(&x->passes, memory_order_relaxed);
 	out->busiest = atomic_load_explicit(&x->busiest, memory_order_relaxed);
+	out->hot = atomic_load_explicit(&x->hot, memory_order_relaxed);
 	out->wait_ns = atomic_load_explicit(&x->wait_ns, memory_order_relaxed);
 	if (x->store != NULL)
 		plx_experts_counts(x->store, out);

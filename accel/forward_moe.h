@@ -57,7 +57,7 @@ struct plx_fwd_moe {
 	float *scale;     /* [max_step_tokens * (n_used + 1)] its weight; the shared ones behind */
 	uint32_t *n_of;   /* [n_expert] scratch of GROUP */
 	uint64_t *heat;   /* [n_layer][n_expert] tokens it has served */
-	_Atomic uint64_t tokens, passes, busiest; /* runner writes: struct plx_dev_experts */
+	_Atomic uint64_t tokens, passes, busiest, hot; /* runner writes: struct plx_dev_experts */
 	struct plx_fwd_job *job; /* of the current layer: routed ones, the shared expert's behind */
 	/* Jobs that EXP_UP and EXP_DOWN run now: all, or those whose experts are in memory. */
 	struct plx_fwd_job *wave;

@@ -256,6 +256,8 @@ struct plx_links {
 	struct plx_ring_cmd accel_batch[PLX_CFG_MAX_DEVS];
 	/* batch: a RESET stands in the ring, and what is before it is of no use any more. */
 	_Atomic uint32_t reset_asked[PLX_CFG_MAX_DEVS];
+	/* accel: bytes of experts that its device has read; while that grows it does not stall. */
+	_Atomic uint64_t dev_read[PLX_CFG_MAX_DEVS];
 	struct plx_ev *ev; /* [n_evs]; tok owns those that are free */
 };
 

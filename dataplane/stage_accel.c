@@ -24,6 +24,7 @@ int plx_stage_accel_init(struct plx_stage_accel *s, struct plx_links *links, uin
 	s->page = page;
 	s->slice_us = cfg->tmr.slice_us;
 	s->deadline_ns = cfg->tmr.step_deadline_ms * PLX_NS_PER_MS;
+	s->read_most_ns = PLX_ACCEL_READ_MOST_MS * PLX_NS_PER_MS;
 	return 0;
 }
 
@@ -159,6 +160,7 @@ static void account_experts(struct plx_stage_accel *s)
 	plx_count(s->page, PLX_M_EXPERT_AHEAD_USED, now.ahead_used - s->experts.ahead_used);
 	plx_count(s->page, PLX_M_EXPERT_READ, now.read_bytes - s->experts.read_bytes);
 	plx_count(s->page, PLX_M_EXPERT_WAIT_NS, now.wait_ns - s->experts.wait_ns);
+	plx_count(s->page, PLX_M_EXPERT_HOT, now.hot - s->experts.hot);
 	s->experts = now;
 }
 
@@ -226,10 +228,28 @@ static uint32_t collect(struct plx_stage_accel *s)
 	return (uint32_t)n;
 }
 
+/* How long the oldest step has waited for experts; 0 where none of them has come for long. */
+static uint64_t waited(struct plx_stage_accel *s, uint64_t now_ns)
+{
+	struct plx_dev_experts now;
+
+	if (plx_dev_experts_get(s->dev, &now) != 0)
+		return 0;
+	if (now.read_bytes != s->read_bytes || s->read_ns < s->oldest_ns) {
+		s->read_bytes = now.read_bytes;
+		s->read_ns = now_ns;
+		/* Relaxed: it orders nothing; batch wants to know that it moves. */
+		atomic_store_explicit(&s->links->dev_read[s->idx], now.read_bytes,
+		                      memory_order_relaxed);
+	}
+	return now_ns - s->read_ns < s->read_most_ns ? now.wait_ns - s->experts.wait_ns : 0;
+}
+
 static void watch(struct plx_stage_accel *s)
 {
 	uint64_t now_ns = plx_clock_ns();
-	uint64_t age = now_ns > s->oldest_ns ? now_ns - s->oldest_ns : 0;
+	uint64_t since_ns = s->oldest_ns + waited(s, now_ns);
+	uint64_t age = now_ns > since_ns ? now_ns - since_ns : 0;
 
 	if (age < s->deadline_ns)
 		return;
@@ -239,7 +259,8 @@ static void watch(struct plx_stage_accel *s)
 		plx_count(s->page, PLX_M_DEV_TIMEOUTS, 1);
 		__atomic_store_n(&st->cancel, 1u, __ATOMIC_RELEASE);
 		s->asked = true;
-	} else if (age >= s->deadline_ns + s->deadline_ns / 2) {
+		s->asked_ns = now_ns;
+	} else if (now_ns - s->asked_ns >= s->deadline_ns / 2) {
 		reset(s);
 		s->oldest_ns = now_ns;
 	}

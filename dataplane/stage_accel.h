@@ -2,10 +2,12 @@
  * stage_accel: hands steps to a device, lets it work, collects what is done; and stage_worker,
  * which lends an lcore to a CPU device.
  *
- * The stage watches the oldest step. Past timers.step_deadline_ms it asks the device to drop it; if
- * that does not help within half as long again, it resets the device, and everything accepted comes
- * back as LOST. batch hears TIMEOUT for a step that was dropped so. batch may ask for the reset
- * itself at any time; commands that wait ahead of it are then dropped, steps among them as LOST.
+ * The stage watches the oldest step. Past timers.step_deadline_ms, in which time that the step
+ * waits for experts to come from a disk does not count while they do come, it asks the device to
+ * drop it; if that does not help within half as long again, it resets the device, and everything
+ * accepted comes back as LOST. batch hears TIMEOUT for a step that was dropped so. batch may ask
+ * for the reset itself at any time; commands that wait ahead of it are then dropped, steps among
+ * them as LOST.
  */
 #ifndef PLX_DATAPLANE_STAGE_ACCEL_H
 #define PLX_DATAPLANE_STAGE_ACCEL_H
@@ -14,7 +16,10 @@
 #include "dataplane/stage.h"
 
 #define PLX_ACCEL_MAX_STEPS 16
-#define PLX_ACCEL_PAIRS     64 /* as many as a batch has: PLX_TIER_PAIRS */
+/* A step that waits for experts is in time as long as one was read within this: a disk that is
+ * there answers or fails sooner (Linux gives up after 30 s). */
+#define PLX_ACCEL_READ_MOST_MS 30000u
+#define PLX_ACCEL_PAIRS        64 /* as many as a batch has: PLX_TIER_PAIRS */
 
 struct plx_stage_accel {
 	struct plx_links *links;
@@ -26,6 +31,7 @@ struct plx_stage_accel {
 	uint32_t slice_us;
 	uint64_t deadline_ns;
 	uint64_t oldest_ns; /* since when the oldest step is the oldest */
+	uint64_t asked_ns;  /* since when asked */
 	bool asked;         /* to drop the oldest step */
 	bool held;          /* cmd waits: the device said AGAIN */
 	struct plx_cmd cmd;
@@ -40,6 +46,9 @@ struct plx_stage_accel {
 	uint64_t given_ns[PLX_ACCEL_MAX_STEPS]; /* when the device took each */
 	struct plx_dev_experts experts;         /* counted so far */
 	struct plx_dev_sparse sparse;           /* likewise */
+	uint64_t read_bytes;                    /* of experts, as last seen; */
+	uint64_t read_ns;      /* when it grew, or the oldest step became the oldest; */
+	uint64_t read_most_ns; /* how long it may not */
 };
 
 /*

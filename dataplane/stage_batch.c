@@ -527,6 +527,18 @@ static uint32_t take_results(struct plx_stage_batch *s)
 	return n;
 }
 
+/* Devices whose steps wait for a disk that reads. */
+static void fleet_hear(struct plx_stage_batch *s)
+{
+	for (uint32_t i = 0; i < s->n_dev; i++) {
+		uint64_t n = atomic_load_explicit(&s->links->dev_read[i], memory_order_relaxed);
+
+		if (n != s->lane[i].read_bytes)
+			plx_fleet_alive(&s->fleet, i, s->now_ns);
+		s->lane[i].read_bytes = n;
+	}
+}
+
 static void ask_reset(struct plx_stage_batch *s, uint32_t dev)
 {
 	struct plx_cmd c = {.kind = PLX_CMD_RESET};
@@ -633,6 +645,7 @@ uint32_t plx_stage_batch_poll(void *state, uint64_t now_ns)
 		cancel_live(s);
 	if (tick) {
 		s->tick_ns = now_ns;
+		fleet_hear(s);
 		plx_fleet_tick(&s->fleet, now_ns);
 	}
 	for (uint32_t i = 0; i < s->n_dev; i++) {

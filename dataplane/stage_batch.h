@@ -43,6 +43,7 @@ struct plx_batch_dev {
 /* What stands between the fleet and one device. */
 struct plx_batch_lane {
 	struct plx_batch_dev dev;
+	uint64_t read_bytes; /* of experts, as the device's stage said last */
 	bool resetting;      /* PLX_CMD_RESET is on its way */
 	uint32_t copy_batch; /* of the copies given last */
 	uint32_t n_free;

@@ -204,7 +204,7 @@ static void test_no_file_is_refused(void **state)
 
 	(void)state;
 	assert_int_equal(load("mixtral", "", bytes_of("mixtral", 2), &d), PLX_E_INVAL);
-	assert_non_null(strstr(d.text, "give weights_cache: true and a model that is a file"));
+	assert_non_null(strstr(d.text, "give weights_cache: auto and a model that is a file"));
 	d.text[0] = '\0';
 	assert_int_equal(load("mixtral", "/nowhere/mixtral", bytes_of("mixtral", 2), &d), PLX_E_IO);
 	assert_non_null(strstr(d.text, "/nowhere/mixtral.experts.plx: it can't be made: No such"));

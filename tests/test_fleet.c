@@ -428,6 +428,33 @@ static void test_fleet_takes_out_what_stalls(void **state)
 	fleet_close(&g);
 }
 
+/* What waits for a disk that reads is no stall; when the disk stops it is one. */
+static void test_fleet_waits_for_what_is_alive(void **state)
+{
+	(void)state;
+	fleet_open(&g, &twins);
+	no_eog();
+	begin_eight();
+	plx_fake_conf(g.dev[1].fake)->hang = true;
+	for (uint64_t since = g.now; g.now - since < 500000;) {
+		fleet_turn(&g, 500);
+		plx_fleet_alive(&g.f, 1, g.now);
+		plx_fleet_tick(&g.f, g.now);
+	}
+	assert_int_equal(g.f.stats.stalled, 0);
+	uint64_t since = g.now;
+
+	while (g.f.stats.stalled == 0) {
+		fleet_turn(&g, 500);
+		plx_fleet_tick(&g.f, g.now);
+	}
+	assert_in_range(g.now - since, 95000, 110000);
+	plx_fake_conf(g.dev[1].fake)->hang = false;
+	fleet_run_out(&g);
+	assert_int_equal(g.n_done, 8);
+	fleet_close(&g);
+}
+
 static void test_fleet_tries_again_later_and_later(void **state)
 {
 	(void)state;
@@ -622,6 +649,7 @@ int main(void)
 	    cmocka_unit_test(test_fleet_does_without_the_other_half),
 	    cmocka_unit_test(test_fleet_loses_nothing_with_a_device),
 	    cmocka_unit_test(test_fleet_takes_out_what_stalls),
+	    cmocka_unit_test(test_fleet_waits_for_what_is_alive),
 	    cmocka_unit_test(test_fleet_tries_again_later_and_later),
 	    cmocka_unit_test(test_fleet_keeps_deterministic_ones_to_their_kind),
 	    cmocka_unit_test(test_fleet_without_devices_says_so),

@@ -358,6 +358,55 @@ static void test_stages_a_step_that_hangs_is_a_timeout(void **state)
 	assert_int_equal(srig.sb.fleet.dev[0].sched.kv.n_quarantined, 0);
 }
 
+/* Turns for so many milliseconds, all of which the step waits for experts; each of n_ms one comes.
+ */
+static void wait_for_experts(uint64_t ms, bool they_come)
+{
+	struct plx_dev_experts *e = &plx_fake_conf(srig.fake)->experts;
+	uint64_t last_ns = plx_clock_ns(), end_ns = last_ns + ms * PLX_NS_PER_MS;
+
+	while (last_ns < end_ns) {
+		uint64_t now_ns = plx_clock_ns();
+
+		e->wait_ns += now_ns - last_ns;
+		e->read_bytes += they_come ? 4096 : 0;
+		last_ns = now_ns;
+		srig_turn();
+	}
+}
+
+/* A disk may be slower than a step's deadline: its reads are waited for while they come. */
+static void test_stages_wait_for_experts_past_the_deadline(void **state)
+{
+	struct srig_ask a = {
+	    .flags = PLX_REQ_TEXT, .text = "hello world", .max_new = 20, .seed = 1};
+	int32_t ids[64];
+
+	(void)state;
+	srig.sa.deadline_ns = 20 * PLX_NS_PER_MS;
+	srig.sa.read_most_ns = 50 * PLX_NS_PER_MS;
+	plx_fake_conf(srig.fake)->hang = true;
+	struct srig_client *c = srig_ask(&a);
+
+	wait_for_experts(100, true);
+	assert_int_equal(plx_counter_read(&srig.page[2], PLX_M_DEV_TIMEOUTS), 0);
+	assert_true(c->open);
+	plx_fake_conf(srig.fake)->hang = false;
+	srig_run_out();
+	srig_check(c, ids, srig_encode(a.text, ids), 0);
+	assert_int_equal(c->n_ids[0], 20);
+	/* They have, what is waited for now, and read nothing: its time counts in the end. */
+	plx_fake_conf(srig.fake)->hang = true;
+	c = srig_ask(&a);
+	wait_for_experts(40, false);
+	assert_int_equal(plx_counter_read(&srig.page[2], PLX_M_DEV_TIMEOUTS), 0);
+	wait_for_experts(100, false);
+	assert_true(plx_counter_read(&srig.page[2], PLX_M_DEV_TIMEOUTS) > 0);
+	plx_fake_conf(srig.fake)->hang = false;
+	srig_run_out();
+	assert_int_equal(c->res.err, PLX_E_DEVICE_LOST);
+}
+
 static void test_stages_refuse_while_the_device_is_gone(void **state)
 {
 	struct srig_ask a = {
@@ -450,6 +499,7 @@ int main(void)
 	    scenario(test_stages_wait_for_an_io_that_is_busy),
 	    scenario(test_stages_pause_without_acknowledgements),
 	    scenario(test_stages_a_step_that_hangs_is_a_timeout),
+	    scenario(test_stages_wait_for_experts_past_the_deadline),
 	    scenario(test_stages_refuse_while_the_device_is_gone),
 	    scenario(test_stages_submit_again_is_tried_again),
 	    scenario(test_stages_take_no_memory),

@@ -39,7 +39,12 @@ EXTRA_test_ask := tools/ask/options.c tools/ask/keep.c
 $(O)/mkmodel: $(call obj,$(wildcard tests/mkmodel/*.c) tools/model/facts.c) $(O)/libtestlib.a $(O)/libgguf.a $(O)/libmodel.a $(O)/libkernels.a $(O)/libbase.a
 	$(if $(V),,@echo "  LD   $@";) $(CC) $(MODELINK) -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lutf8proc -lxxhash -lm
-benches: $(O)/mkmodel
+benches tests: $(O)/mkmodel
+
+# A disk that takes its time: for tests/e2e_experts.sh.
+$(O)/slowdisk.so: tests/slowdisk/slowdisk.c
+	$(if $(V),,@echo "  LD   $@";) $(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -fPIC -shared -o $@ $<
+tests: $(O)/slowdisk.so
 
 # The simulated H100, its trace and the baselines.
 EXTRA_bench_batcher := $(wildcard tests/sim/*.c)

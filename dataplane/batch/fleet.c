@@ -412,7 +412,14 @@ static bool stalls(const struct plx_fleet *f, const struct plx_fleet_dev *d)
 	double expect = s->sent[oldest % PLX_SCHED_MAX_STEPS].expect_ns * f->conf.stall_times;
 	double most = (double)f->conf.stall_ns > expect ? (double)f->conf.stall_ns : expect;
 
-	return (double)(f->now_ns - s->pace.out_since) > most;
+	uint64_t since = s->pace.out_since > d->alive_ns ? s->pace.out_since : d->alive_ns;
+
+	return f->now_ns > since && (double)(f->now_ns - since) > most;
+}
+
+void plx_fleet_alive(struct plx_fleet *f, uint32_t dev, uint64_t now_ns)
+{
+	f->dev[dev].alive_ns = now_ns;
 }
 
 void plx_fleet_tick(struct plx_fleet *f, uint64_t now_ns)

@@ -20,7 +20,8 @@
  * serves.
  *
  * Failing. A device is out when a step failed (FAULT, TIMEOUT, LOST), or when its oldest step takes
- * stall_times as long as was predicted and longer than stall_ns. All of its requests go elsewhere
+ * stall_times as long as was predicted and longer than stall_ns, from its begin or from when it was
+ * last said to be alive. All of its requests go elsewhere
  * with the ids that they have said (move.h): nothing is lost, nothing is said twice. Those that
  * nobody else may take end in DEVICE_LOST, and so do, after failures in close succession, those for
  * whose ids no buffer is left: there are eight for each slot, or one for each sample of all
@@ -100,6 +101,7 @@ struct plx_fleet_dev {
 	uint32_t n_failed; /* failures that are not forgotten */
 	uint32_t n_good;   /* PROBE: steps */
 	uint64_t failed_ns, back_ns, retry_ns;
+	uint64_t alive_ns;             /* plx_fleet_alive */
 	struct plx_fleet_lease *lease; /* [n_slots] */
 	struct plx_sched sched;
 };
@@ -168,6 +170,10 @@ void plx_fleet_cancel(struct plx_fleet *f, uint32_t key, uint8_t cause, uint64_t
 void plx_fleet_reject(struct plx_fleet *f, uint32_t key, int err, uint64_t now_ns);
 void plx_fleet_stop(struct plx_fleet *f, uint32_t key, uint32_t sample, uint64_t now_ns);
 void plx_fleet_window(struct plx_fleet *f, uint32_t key, uint32_t sample, uint32_t next);
+
+/* plx_fleet_alive - the device's step is not done, but what it waits for is coming: from now on
+ * counts what it takes until it stalls. */
+void plx_fleet_alive(struct plx_fleet *f, uint32_t dev, uint64_t now_ns);
 
 /* plx_fleet_tick - as plx_sched_tick, and devices that stall, and those that may come back. */
 void plx_fleet_tick(struct plx_fleet *f, uint64_t now_ns);

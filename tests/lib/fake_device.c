@@ -449,6 +449,12 @@ static int fake_reset(struct plx_dev *dev)
 	return 0;
 }
 
+static int fake_experts(struct plx_dev *dev, struct plx_dev_experts *out)
+{
+	*out = ((struct plx_fake *)dev)->conf.experts;
+	return 0;
+}
+
 static void fake_close(struct plx_dev *dev)
 {
 	struct plx_fake *f = (struct plx_fake *)dev;
@@ -472,6 +478,7 @@ static const struct plx_dev_ops fake_ops = {
     .copy_blocks = fake_copy,
     .reset = fake_reset,
     .close = fake_close,
+    .experts = fake_experts,
 };
 
 static void *zalloc(size_t n, size_t size)

@@ -27,7 +27,8 @@ struct plx_fake_conf {
 	int reset_err;      /* what reset returns, having done nothing */
 	bool hang;          /* steps do not complete, but for cancel and reset */
 	bool refuse_again;  /* submit says AGAIN */
-	int copy_err;       /* what a copy from another device returns */
+	struct plx_dev_experts experts; /* what it says of them */
+	int copy_err;                   /* what a copy from another device returns */
 	/* Not a clock of its own, but the test's: a step completes when its time has passed, from
 	 * when it was given or the one before ended. NULL: none. */
 	const uint64_t *clock;

@@ -3,9 +3,10 @@
  * that of a trained one (another format of a model is plx-model's work).
  *
  *   mkmodel shape DONOR.gguf SHAPE TYPE OUT.gguf [VOCAB]
- *                                                    SHAPE 1b or 8b, DONOR's tokenizer; VOCAB more
- *                                                    than it has: unused tokens follow
- *   mkmodel facts FILE.gguf                          what a token reads and multiplies
+ *                                                    SHAPE 1b, 8b or experts (4 layers of 16, small
+ *                                                    enough for tests), DONOR's tokenizer; VOCAB
+ * more than it has: unused tokens follow mkmodel facts FILE.gguf                          what a
+ * token reads and multiplies
  *
  * TYPE is a format of kernels/quant.h; which tensor gets it is as tools/model/rules.h says.
  */
@@ -28,12 +29,14 @@ struct shape {
 	const char *title;
 	uint32_t n_layer, n_embd, n_ff, n_head, n_head_kv;
 	bool tied;
+	uint32_t n_expert, n_used; /* 0: none */
 };
 
-/* Llama 3.2 1B's and Llama 3 8B's. */
+/* Llama 3.2 1B's and Llama 3 8B's; mixtral's architecture. */
 static const struct shape shapes[] = {
-    {"1b", "random 1B", 16, 2048, 8192, 32, 8, true},
-    {"8b", "random 8B", 32, 4096, 14336, 32, 8, false},
+    {"1b", "random 1B", 16, 2048, 8192, 32, 8, true, 0, 0},
+    {"8b", "random 8B", 32, 4096, 14336, 32, 8, false, 0, 0},
+    {"experts", "random experts", 4, 256, 512, 4, 2, true, 16, 2},
 };
 
 static void die(const char *what, const char *which)
@@ -105,6 +108,10 @@ static void put_config(struct plx_gw *f, const struct shape *s, enum plx_qtype t
 	plx_gw_u32(f, "llama.rope.dimension_count", s->n_embd / s->n_head);
 	plx_gw_f32(f, "llama.rope.freq_base", 500000.0f);
 	plx_gw_u32(f, "llama.vocab_size", n_vocab);
+	if (s->n_expert == 0)
+		return;
+	plx_gw_u32(f, "llama.expert_count", s->n_expert);
+	plx_gw_u32(f, "llama.expert_used_count", s->n_used);
 }
 
 /* DONOR's list, then unused tokens. */
@@ -144,11 +151,11 @@ static void put_tokenizer(struct plx_gw *f, const struct plx_gguf *g, uint32_t n
 	}
 }
 
-/* One tensor of a shape. n_rows 0: a norm, all one. */
+/* One tensor of a shape. n_rows 0: a norm, all one. n_mats 0: of two dimensions. */
 struct part {
 	char name[32];
 	enum plx_qtype type;
-	uint32_t n_cols, n_rows;
+	uint32_t n_cols, n_rows, n_mats;
 };
 
 static struct part matrix(const char *name, enum plx_qtype want, uint32_t n_cols, uint32_t n_rows,
@@ -166,21 +173,38 @@ static struct part norm(const char *name, uint32_t n)
 	return matrix(name, PLX_Q_F32, n, 0, false);
 }
 
+/* Matrices of a layer's network, or of its experts; returns how many. */
+static uint32_t ffn_parts(struct part *p, const struct shape *s, enum plx_qtype t)
+{
+	bool e = s->n_expert > 0;
+	uint32_t n = 0;
+
+	if (e)
+		p[n++] = matrix("ffn_gate_inp.weight", PLX_Q_F32, s->n_embd, s->n_expert, false);
+	p[n++] =
+	    matrix(e ? "ffn_gate_exps.weight" : "ffn_gate.weight", t, s->n_embd, s->n_ff, false);
+	p[n++] = matrix(e ? "ffn_up_exps.weight" : "ffn_up.weight", t, s->n_embd, s->n_ff, false);
+	p[n++] =
+	    matrix(e ? "ffn_down_exps.weight" : "ffn_down.weight", t, s->n_ff, s->n_embd, false);
+	for (uint32_t i = e; i < n; i++)
+		p[i].n_mats = s->n_expert;
+	return n;
+}
+
+#define LAYER_PARTS 10u /* at most */
+
 static uint32_t layer_parts(struct part *p, const struct shape *s, enum plx_qtype t)
 {
 	uint32_t kv = s->n_embd / s->n_head * s->n_head_kv;
-	const struct part parts[] = {
+	struct part parts[LAYER_PARTS] = {
 	    norm("attn_norm.weight", s->n_embd),
 	    matrix("attn_q.weight", t, s->n_embd, s->n_embd, false),
 	    matrix("attn_k.weight", t, s->n_embd, kv, false),
 	    matrix("attn_v.weight", t, s->n_embd, kv, false),
 	    matrix("attn_output.weight", t, s->n_embd, s->n_embd, false),
 	    norm("ffn_norm.weight", s->n_embd),
-	    matrix("ffn_gate.weight", t, s->n_embd, s->n_ff, false),
-	    matrix("ffn_up.weight", t, s->n_embd, s->n_ff, false),
-	    matrix("ffn_down.weight", t, s->n_ff, s->n_embd, false),
 	};
-	uint32_t n = sizeof parts / sizeof parts[0];
+	uint32_t n = 6 + ffn_parts(parts + 6, s, t);
 
 	for (uint32_t l = 0; l < s->n_layer; l++)
 		for (uint32_t i = 0; i < n; i++) {
@@ -193,9 +217,9 @@ static uint32_t layer_parts(struct part *p, const struct shape *s, enum plx_qtyp
 
 static void add_part(struct plx_gw *w, const struct part *p)
 {
-	uint64_t dim[2] = {p->n_cols, p->n_rows};
+	uint64_t dim[3] = {p->n_cols, p->n_rows, p->n_mats};
 
-	plx_gw_tensor(w, plx_gw_name(p->name), p->type, p->n_rows ? 2 : 1, dim);
+	plx_gw_tensor(w, plx_gw_name(p->name), p->type, p->n_mats ? 3 : p->n_rows ? 2 : 1, dim);
 }
 
 static void write_part(const struct plx_out *f, const struct part *p, uint64_t off, uint64_t seed)
@@ -211,7 +235,7 @@ static void write_part(const struct plx_out *f, const struct part *p, uint64_t o
 		x[i] = 1.0f;
 	if (p->n_rows == 0)
 		write_at(f, x, p->n_cols * sizeof *x, off);
-	for (uint32_t r = 0; r < p->n_rows; r++) {
+	for (uint32_t r = 0; r < p->n_rows * (p->n_mats ? p->n_mats : 1); r++) {
 		random_row(x, p->n_cols, 1.0f / sqrtf((float)p->n_cols), &seed);
 		plx_q_quantise(p->type, PLX_Q_PLAIN, x, out, p->n_cols);
 		write_at(f, out, row_bytes, off + r * row_bytes);
@@ -239,7 +263,7 @@ static void write_shape(const char *donor, const struct shape *s, enum plx_qtype
 {
 	struct plx_gguf *g = open_gguf(donor);
 	const struct plx_gguf_kv *tokens = plx_gguf_find(g, "tokenizer.ggml.tokens");
-	struct part *part = calloc(s->n_layer * 9 + 3, sizeof *part);
+	struct part *part = calloc(s->n_layer * LAYER_PARTS + 3, sizeof *part);
 	struct plx_gw w = {0};
 	uint32_t n = 0;
 
@@ -304,7 +328,7 @@ int main(int argc, char **argv)
 	else if (strcmp(what, "facts") == 0 && argc == 3)
 		print_facts(argv[2]);
 	else
-		die("give shape DONOR 1b|8b TYPE OUT [VOCAB], or facts FILE, "
+		die("give shape DONOR 1b|8b|experts TYPE OUT [VOCAB], or facts FILE, "
 		    "not",
 		    what);
 	return 0;
