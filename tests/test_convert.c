@@ -54,18 +54,16 @@ static struct plx_model *converted(const char *name)
 	return m;
 }
 
-static int setup(void **state)
+/* A copy of a golden folder, "hf", in which one file has `from` replaced by `to`, once. */
+static void edited(const char *name, const char *file, const char *from, const char *to)
 {
-	(void)state;
-	mtool_begin();
-	return 0;
-}
+	char path[64];
 
-static int teardown(void **state)
-{
-	(void)state;
 	mtool_end();
-	return 0;
+	mtool_begin();
+	mtool_copy(folder_of(name, ""), mtool_path("hf"));
+	snprintf(path, sizeof path, "hf/%s", file);
+	mtool_edit(path, from, to);
 }
 
 /* ---- what is right --------------------------------------------------------------------------- */
@@ -204,6 +202,131 @@ static void test_configuration_is_kept(void **state)
 	plx_model_close(m);
 }
 
+/* What configurations of other versions of the same models say. */
+static void test_configurations_vary(void **state)
+{
+	static const struct {
+		const char *name, *from, *to;
+		uint32_t window, head_dim;
+		float base, scale;
+		bool tied, norm;
+	} ways[] = {
+	    {"mistral", "\"sliding_window\": 128", "\"sliding_window\": null", 0, 16, 1e4f, 1,
+	     false, false},
+	    {"mistral", "\"head_dim\": null,", "\"head_dim\": 16,", 128, 16, 1e4f, 1, false, false},
+	    {"mistral", "\"head_dim\": null,", "", 128, 16, 1e4f, 1, false, false},
+	    {"mistral", "\"tie_word_embeddings\": false,", "", 128, 16, 1e4f, 1, false, false},
+	    {"mistral", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true", 128, 16,
+	     1e4f, 1, true, false},
+	    {"qwen2", "\"rope_theta\": 1000000.0,",
+	     "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5000.0},", 0, 16,
+	     5e3f, 1, false, false},
+	    {"qwen2", "\"rope_scaling\": null",
+	     "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}", 0, 16, 1e6f, 0.25f, false,
+	     false},
+	    {"qwen2", "\"sliding_window\": null", "\"sliding_window\": 64", 0, 16, 1e6f, 1, false,
+	     false},
+	    {"qwen2moe", "\"norm_topk_prob\": false", "\"norm_topk_prob\": true", 0, 16, 1e4f, 1,
+	     false, true},
+	    {"qwen3moe", "\"norm_topk_prob\": true", "\"norm_topk_prob\": false", 0, 16, 1e4f, 1,
+	     false, false},
+	    {"qwen3moe", "\"norm_topk_prob\": true,", "", 0, 16, 1e4f, 1, false, false},
+	    {"mixtral", "\"head_dim\": null,", "\"norm_topk_prob\": false,", 0, 16, 1e4f, 1, false,
+	     true},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+		struct plx_model *m;
+		struct plx_diag d;
+
+		edited(ways[i].name, "config.json", ways[i].from, ways[i].to);
+		if (mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL) != 0 ||
+		    plx_model_open(mtool_path("out"), &m, &d) != 0)
+			fail_msg("%s: %s", ways[i].to, d.text);
+		assert_int_equal(m->window, ways[i].window);
+		assert_int_equal(m->head_dim, ways[i].head_dim);
+		assert_true(m->rope_base == ways[i].base && m->rope_scale == ways[i].scale);
+		assert_int_equal(m->tied_output, ways[i].tied);
+		assert_int_equal(m->expert_norm, ways[i].norm);
+		plx_model_close(m);
+	}
+}
+
+/* Weights of experts that add up to 1, or not, against transformers with the other rule. */
+static void test_either_rule_of_weights_is_that_of_transformers(void **state)
+{
+	static const char *const ways[2][3] = {
+	    {"qwen2moe", "\"norm_topk_prob\": false", "\"norm_topk_prob\": true"},
+	    {"qwen3moe", "\"norm_topk_prob\": true", "\"norm_topk_prob\": false"}};
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		struct plx_t_golden g, other;
+		struct plx_model *m;
+		struct plx_diag d;
+
+		edited(ways[i][0], "config.json", ways[i][1], ways[i][2]);
+		assert_int_equal(
+		    mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL), 0);
+		assert_int_equal(plx_model_open(mtool_path("out"), &m, &d), 0);
+		plx_t_golden_read(&g, folder_of(ways[i][0], "logits-norm"));
+		plx_t_golden_read(&other, folder_of(ways[i][0], "logits"));
+		assert_true(plx_t_golden_ref_error(&g, m) <= REF_BOUND);
+		assert_true(plx_t_golden_ref_error(&other, m) > 1000 * REF_BOUND);
+		plx_model_close(m);
+		assert_true(plx_t_golden_dev_error(&g, mtool_path("out"), "auto") <= DEV_BOUND);
+		plx_t_golden_free(&g);
+		plx_t_golden_free(&other);
+	}
+}
+
+/* tokenizer.json of older versions has merges as "a b" for ["a","b"]. */
+static void test_merges_are_pairs_or_texts(void **state)
+{
+	struct plx_diag d;
+
+	(void)state;
+	for (size_t i = 0; i < N_NAMES; i++) {
+		json_t *tok = json_load_file(folder_of(names[i], "tokenizer.json"), 0, NULL), *pair;
+		json_t *model = json_object_get(tok, "model"), *texts = json_array();
+		size_t k;
+
+		json_array_foreach(json_object_get(model, "merges"), k, pair) json_array_append_new(
+		    texts, json_sprintf("%s %s", json_string_value(json_array_get(pair, 0)),
+		                        json_string_value(json_array_get(pair, 1))));
+		assert_true(json_array_size(texts) > 20);
+		assert_int_equal(json_object_set_new(model, "merges", texts), 0);
+		mtool_end();
+		mtool_begin();
+		mtool_copy(folder_of(names[i], ""), mtool_path("hf"));
+		assert_int_equal(
+		    mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("a"), NULL), 0);
+		assert_int_equal(json_dump_file(tok, mtool_path("hf/tokenizer.json"), 0), 0);
+		assert_int_equal(
+		    mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("b"), NULL), 0);
+		assert_true(mtool_same(mtool_path("a"), mtool_path("b")));
+		json_decref(tok);
+	}
+}
+
+/* The same bytes, whoever works, experts too. */
+static void test_bytes_do_not_depend_on_threads(void **state)
+{
+	static const char *const threads[] = {"1", "2", "5", "1"};
+	struct plx_diag d;
+
+	(void)state;
+	for (size_t i = 0; i < N_NAMES; i++)
+		for (size_t t = 0; t < 4; t++) {
+			assert_int_equal(mtool(&d, "convert", folder_of(names[i], ""), "-o",
+			                       mtool_path(t ? "b" : "a"), "-t", "Q8_0", "--threads",
+			                       threads[t], "--force", NULL),
+			                 0);
+			assert_true(!t || mtool_same(mtool_path("a"), mtool_path("b")));
+		}
+}
+
 /* An index, one of its files' folder, and one whole file say the same. */
 static void test_types_and_inputs(void **state)
 {
@@ -251,28 +374,6 @@ static void test_convert_then_quantise_is_convert_with_type(void **state)
 
 /* ---- what is wrong --------------------------------------------------------------------------- */
 
-/* A copy of a golden folder in which one file has `from` replaced by `to`, once. */
-static void edited(const char *name, const char *file, const char *from, const char *to)
-{
-	char path[64];
-
-	mtool_copy(folder_of(name, ""), mtool_path("hf"));
-	snprintf(path, sizeof path, "hf/%s", file);
-	size_t n, k = strlen(from);
-	char *text = mtool_read(mtool_path(path), &n);
-	char *at = memmem(text, n, from, k);
-
-	assert_non_null(at);
-	char *new = calloc(1, n + strlen(to) + 1);
-
-	memcpy(new, text, (size_t)(at - text));
-	strcpy(new + (at - text), to);
-	memcpy(new + (at - text) + strlen(to), at + k, n - k - (size_t)(at - text));
-	mtool_write(mtool_path(path), new, n - k + strlen(to));
-	free(text);
-	free(new);
-}
-
 static void test_wrong_folders_are_refused(void **state)
 {
 	static const struct {
@@ -298,15 +399,32 @@ static void test_wrong_folders_are_refused(void **state)
 	    {"llama", "config.json", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3",
 	     "no multiple"},
 	    {"llama", "config.json", "{", "[", "config.json"},
+	    {"llama", "config.json", "\"mlp_bias\": false", "\"mlp_bias\": true",
+	     "mlp_bias is set"},
+	    {"llama", "config.json", "{", "{\"partial_rotary_factor\": 0.5,",
+	     "partial_rotary_factor is not 1"},
+	    {"llama", "config.json", "{", "{\"quantization_config\": {\"bits\": 4},",
+	     "the weights are quantised already"},
+	    {"llama", "config.json", "\"low_freq_factor\": 1.0", "\"low_freq_factor\": 4.0",
+	     "low_freq_factor < high_freq_factor"},
+	    {"llama", "config.json", "\"rope_theta\": 10000.0", "\"rope_theta\": -1",
+	     "rope_theta is out of range"},
+	    {"llama", "config.json", "\"num_key_value_heads\": 2,", "",
+	     "k_proj.weight' has 2 dimensions, 32 x 64, where config.json says 64 x 64"},
 	    {"llama", "config.json", "\"vocab_size\": 384",
 	     "\"vocab_size\": 384, \"vocab_size\": 1", "duplicate"},
 	    {"llama", "tokenizer.json", "\"type\":\"BPE\"", "\"type\":\"Unigram\"",
 	     "only BPE is supported"},
+	    {"llama", "tokenizer.json", "\"type\":\"BPE\"", "\"type\":\"WordPiece\"",
+	     "its model is \"WordPiece\"; only BPE is supported"},
+	    {"llama", "tokenizer.json", "\"model\":", "\"medal\":", "only BPE is supported"},
+	    {"llama", "tokenizer.json", "\"vocab\":", "\"vocal\":", "its model has no vocab"},
 	    {"llama", "tokenizer.json", "\\\\p{N}{1,3}", "\\\\p{N}{1,4}", "none that is known"},
 	    {"llama", "tokenizer.json", "\"rstrip\":false", "\"rstrip\":true", "rstrip"},
-	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"@@\":384,",
+	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"setup_teardown\":384,",
 	     "id that is not below 384"},
-	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"@@\":5,", "have the same id"},
+	    {"llama", "tokenizer.json", "\"vocab\":{", "\"vocab\":{\"setup_teardown\":5,",
+	     "have the same id"},
 	    {"mistral", "tokenizer.json", "\"merges\":[", "\"merges\":[[\"zz\",\"qq\"],",
 	     "a merge makes no token"},
 	    {"mistral", "tokenizer.json", "\"<0x0A>\":13,", "", "0x0A"},
@@ -316,6 +434,24 @@ static void test_wrong_folders_are_refused(void **state)
 	     "no plain name"},
 	    {"qwen2", "model.safetensors.index.json", "\"lm_head.weight\"", "\"other.weight\"",
 	     "'other.weight' should be in"},
+	    {"qwen2", "model.safetensors.index.json", "\"model.norm.weight\": \"model-00002",
+	     "\"model.norm.weight\": \"model-00001",
+	     "'model.norm.weight' should be in model-00001-of-00002.safetensors, but is not"},
+	    {"qwen2", "model.safetensors.index.json",
+	     "\"lm_head.weight\": \"model-00002-of-00002.safetensors\",", "",
+	     "it lists 26 tensors, but its files hold 27"},
+	    {"qwen2", "model.safetensors.index.json", "weight_map", "weight_nap",
+	     "it has no weight_map"},
+	    {"qwen2", "model-00002-of-00002.safetensors", "[0,45056]", "[0,45058]",
+	     "contradict its shape"},
+	    {"qwen2", "model-00002-of-00002.safetensors", "[45056,45184]", "[45054,45182]",
+	     "'model.layers.1.input_layernorm.weight': its data overlaps another tensor's"},
+	    {"qwen2", "model-00002-of-00002.safetensors",
+	     "\"lm_head.weight\":{\"dtype\":\"BF16\",\"shape\":[352,64],\"data_offsets\":[0,45056]"
+	     "}",
+	     "\"lm\":{\"dtype\":\"BF16\",\"shape\":[288230376151711744,64],\"data_offsets\":[0,0]}"
+	     " ",
+	     "tensor 'lm': its shape overflows"},
 	    {"qwen2", "model-00001-of-00002.safetensors", "\"dtype\":\"BF16\"",
 	     "\"dtype\":\"F99\" ", "dtype 'F99' is not known"},
 	    {"qwen2", "model-00001-of-00002.safetensors", "\"dtype\":\"BF16\"",
@@ -337,8 +473,6 @@ static void test_wrong_folders_are_refused(void **state)
 	for (size_t i = 0; i < sizeof wrongs / sizeof wrongs[0]; i++) {
 		struct plx_diag d;
 
-		mtool_end();
-		mtool_begin();
 		edited(wrongs[i].name, wrongs[i].file, wrongs[i].from, wrongs[i].to);
 		int rc = mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL);
 
@@ -346,6 +480,44 @@ static void test_wrong_folders_are_refused(void **state)
 			fail_msg("%s: exit %d: %s", wrongs[i].says, rc, d.text);
 		assert_int_equal(mtool_files(), 1); /* the folder alone */
 	}
+}
+
+static void refused(const char *says)
+{
+	struct plx_diag d;
+	int rc = mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL);
+
+	if (rc != 1 || !strstr(d.text, says))
+		fail_msg("%s: exit %d: %s", says, rc, d.text);
+	assert_int_equal(mtool_files(), 1);
+}
+
+/* The second file has a tensor of the first one's name, and the index is silent about it. */
+static void test_a_tensor_in_two_files_is_refused(void **state)
+{
+	(void)state;
+	edited("qwen2", "model-00002-of-00002.safetensors", "model.layers.1.mlp.up_proj",
+	       "model.layers.0.mlp.up_proj");
+	mtool_edit("hf/model.safetensors.index.json",
+	           "\"model.layers.1.mlp.up_proj.weight\": \"model-00002-of-00002.safetensors\",",
+	           "");
+	refused("some are there twice or belong to another model");
+}
+
+static void test_a_shard_that_is_cut_short_is_refused(void **state)
+{
+	static const char file[] = "hf/model-00002-of-00002.safetensors";
+	size_t n;
+
+	(void)state;
+	mtool_copy(folder_of("qwen2", ""), mtool_path("hf"));
+	void *p = mtool_read(mtool_path(file), &n);
+
+	mtool_write(mtool_path(file), p, n - 1);
+	refused("'model.norm.weight': its data ends behind the end of the file");
+	mtool_write(mtool_path(file), p, 100);
+	refused("it is cut short");
+	free(p);
 }
 
 static void test_missing_files_are_named(void **state)
@@ -371,15 +543,32 @@ static void test_missing_files_are_named(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_logits_are_those_of_transformers, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_ids_are_those_of_tokenizers, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_specials_and_template_are_kept, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_configuration_is_kept, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_types_and_inputs, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_convert_then_quantise_is_convert_with_type, setup,
-	                                    teardown),
-	    cmocka_unit_test_setup_teardown(test_wrong_folders_are_refused, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_missing_files_are_named, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_logits_are_those_of_transformers, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_ids_are_those_of_tokenizers, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_specials_and_template_are_kept, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_configuration_is_kept, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_configurations_vary, mtool_setup, mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_either_rule_of_weights_is_that_of_transformers,
+	                                    mtool_setup, mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_merges_are_pairs_or_texts, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_bytes_do_not_depend_on_threads, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_types_and_inputs, mtool_setup, mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_convert_then_quantise_is_convert_with_type,
+	                                    mtool_setup, mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_wrong_folders_are_refused, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_a_tensor_in_two_files_is_refused, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_a_shard_that_is_cut_short_is_refused, mtool_setup,
+	                                    mtool_teardown),
+	    cmocka_unit_test_setup_teardown(test_missing_files_are_named, mtool_setup,
+	                                    mtool_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

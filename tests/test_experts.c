@@ -46,13 +46,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	(void)state;
-	mtool_end();
-	return 0;
-}
-
 static bool is(struct plx_gguf_str s, const char *text)
 {
 	return text && plx_gguf_str_is(s, text);
@@ -335,5 +328,5 @@ int main(void)
 	    cmocka_unit_test(test_the_cpu_device_refuses_a_width),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, setup, mtool_teardown);
 }

@@ -46,13 +46,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static int teardown(void **state)
-{
-	(void)state;
-	mtool_end();
-	return 0;
-}
-
 static struct plx_model *model(const char *name)
 {
 	struct plx_diag d = {0};
@@ -370,5 +363,5 @@ int main(void)
 	    cmocka_unit_test(test_reset_while_experts_are_read),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, setup, mtool_teardown);
 }

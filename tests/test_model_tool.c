@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -21,7 +22,6 @@
 #include <unistd.h>
 
 #include "accel/model/gguf.h"
-#include "fw/base/clock.h"
 #include "fw/base/err.h"
 #include "kernels/kernels.h"
 #include "tests/lib/mtool.h"
@@ -30,7 +30,6 @@
 #include "tools/model/facts.h"
 #include "tools/model/options.h"
 #include "tools/gguf/out.h"
-#include "tools/gguf/progress.h"
 
 #define COLS 512u
 #define ROWS 1100u /* more than one item */
@@ -45,13 +44,6 @@ static int setup(void **state)
 	mtool_begin();
 	for (size_t i = 0; i < COLS * ROWS; i++)
 		weights[i] = 0.05f * (plx_t_uniform(&seed) + plx_t_uniform(&seed));
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	mtool_end();
 	return 0;
 }
 
@@ -164,22 +156,29 @@ static void test_types_follow_the_rules(void **state)
 /* Values are those of the source, quantised: the reader of plx-model's own checks is not asked. */
 static void test_values_are_the_quantised_ones(void **state)
 {
-	static uint8_t want[COLS * ROWS];
-	struct plx_gguf *g;
-	struct plx_diag d;
+	static uint8_t want[COLS * ROWS * 4];
 
 	(void)state;
 	source("in");
-	assert_int_equal(mtool(&d, "quantise", mtool_path("in"), "-o", mtool_path("a"), "-t",
-	                       "Q5_K", "--threads", "2", NULL),
-	                 0);
-	assert_int_equal(plx_gguf_open(mtool_path("a"), &g, NULL), 0);
-	const struct plx_gguf_tensor *t = plx_gguf_tensor_find(g, "blk.0.attn_q.weight");
+	for (uint32_t i = 0; i < PLX_QTYPE_COUNT; i++) {
+		enum plx_qtype type = plx_qtype_at(i);
+		bool plain = type == PLX_Q_Q4_0 || type == PLX_Q_Q4_1;
+		struct plx_gguf *g;
+		struct plx_diag d;
 
-	plx_q_quantise(PLX_Q_Q5_K, PLX_Q_FIT, weights, want, COLS * ROWS);
-	assert_int_equal(t->bytes, COLS * ROWS / 256 * 176);
-	assert_memory_equal(t->data, want, t->bytes);
-	plx_gguf_close(g);
+		assert_int_equal(mtool(&d, "quantise", mtool_path("in"), "-o", mtool_path("a"),
+		                       "-t", plx_qtype_name(type), "--threads", "2", "--force",
+		                       NULL),
+		                 0);
+		assert_int_equal(plx_gguf_open(mtool_path("a"), &g, NULL), 0);
+		const struct plx_gguf_tensor *t = plx_gguf_tensor_find(g, "blk.0.attn_q.weight");
+
+		plx_q_quantise(type, plain ? PLX_Q_PLAIN : PLX_Q_FIT, weights, want, COLS * ROWS);
+		assert_int_equal(t->type, type);
+		assert_true(t->bytes <= sizeof want && t->bytes >= COLS * ROWS / 2);
+		assert_memory_equal(t->data, want, t->bytes);
+		plx_gguf_close(g);
+	}
 }
 
 static void test_values_that_are_none_are_refused(void **state)
@@ -272,6 +271,18 @@ static void test_a_size_limit_leaves_nothing(void **state)
 	assert_int_equal(mtool_files(), 1);
 }
 
+/* Under any name, hidden ones too. */
+static int files_in(const char *name)
+{
+	DIR *dir = opendir(mtool_path(name));
+	int n = -2; /* . and .. */
+
+	while (dir && readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
 static void test_a_full_disk_leaves_nothing(void **state)
 {
 	struct plx_diag d;
@@ -285,14 +296,28 @@ static void test_a_full_disk_leaves_nothing(void **state)
 	}
 	int rc =
 	    mtool(&d, "quantise", mtool_path("in"), "-o", mtool_path("disk/a"), "-t", "Q4_0", NULL);
-	int gone = rmdir(mtool_path("disk/a")); /* neither the file ... */
-	int why = errno;
+	struct plx_diag d2, d3;
+	int rc2 = mtool(&d2, "convert", "tests/golden/hf/llama", "-o", mtool_path("disk/b"), NULL);
+	int left = files_in("disk");
+	FILE *f = fopen(mtool_path("disk/fill"), "w");
+	size_t n = fwrite(weights, 1, 65536, f);
+
+	(void)fclose(f); /* the last of it finds no room */
+	int rc3 = mtool(&d3, "verify", "tests/golden/tiny/qwen3.gguf", "--hashes",
+	                mtool_path("disk/list"), NULL);
+	int left3 = files_in("disk");
 
 	assert_int_equal(umount(mtool_path("disk")), 0);
+	assert_int_equal(n > 0, 1);
 	assert_int_equal(rc, 3);
-	assert_non_null(strstr(d.text, "no room for 0.3 MiB"));
-	assert_int_equal(gone, -1);
-	assert_int_equal(why, ENOENT);
+	assert_non_null(
+	    strstr(d.text, "disk/a: no room for 0.3 MiB; free some, or write elsewhere"));
+	assert_int_equal(rc2, 3);
+	assert_non_null(strstr(d2.text, "disk/b: no room for 0.4 MiB"));
+	assert_int_equal(left, 0);
+	assert_int_equal(rc3, 3);
+	assert_non_null(strstr(d3.text, "disk/list: can't write it"));
+	assert_int_equal(left3, 1);
 }
 
 /* The room is not always reserved at once: a write that fails must clean up as well. */
@@ -376,6 +401,37 @@ static void test_verify_finds_damage(void **state)
 	mtool_write(mtool_path("short"), p, n - COLS * 4 - 1);
 	free(p);
 	assert_int_equal(mtool(&d, "verify", mtool_path("short"), NULL), 1);
+}
+
+/* A matrix of zeros was lost on the way; a bias may be zero. Ranges are those of the values. */
+static void test_verify_sees_zeros_and_ranges(void **state)
+{
+	struct plx_diag d;
+	size_t n, norm = COLS * 4, down = 96 * 33 * 4;
+
+	(void)state;
+	source("in");
+	uint8_t *p = mtool_read(mtool_path("in"), &n);
+	float low = -3.5f, high = 12.25f;
+
+	memset(p + n - norm, 0, norm);
+	memcpy(p + n - norm - down - 4, &low, 4); /* the last value of attn_q */
+	memcpy(p + n - norm - down - 8, &high, 4);
+	mtool_write(mtool_path("range"), p, n);
+	assert_int_equal(mtool(&d, "verify", mtool_path("range"), "-v", NULL), 0);
+	char *said = mtool_said();
+
+	assert_non_null(strstr(said, "blk.0.attn_norm.weight"));
+	assert_non_null(strstr(said, "-3.5 to 12.2, rms 0.0"));
+	free(said);
+	memset(p + n - norm - down, 0, down);
+	mtool_write(mtool_path("zero"), p, n);
+	free(p);
+	assert_int_equal(mtool(&d, "verify", mtool_path("zero"), NULL), 4);
+	said = mtool_said();
+	assert_non_null(strstr(said, "blk.0.ffn_down.weight: all values are 0"));
+	assert_null(strstr(said, "attn_norm.weight: all"));
+	free(said);
 }
 
 static void test_verify_measures_the_difference(void **state)
@@ -527,24 +583,7 @@ static void test_pair_rows(void **state)
 		assert_int_equal(plx_emit_pair_row(r, 16, 2), want[r]);
 }
 
-static void test_progress_line(void **state)
-{
-	struct plx_progress p;
-	char line[121];
-
-	(void)state;
-	plx_progress_begin(&p, "quantising", 100u << 20, false);
-	p.start_ns = 0;
-	plx_progress_add(&p, 1, 25u << 20);
-	plx_progress_line(&p, 2 * PLX_NS_PER_S, 80, line, sizeof line);
-	assert_string_equal(line,
-	                    "quantising  [========>                          ]   25 %  12.5 MiB/s  "
-	                    "0:06 left");
-	plx_progress_line(&p, 2 * PLX_NS_PER_S, 30, line, sizeof line);
-	assert_string_equal(line, "quantising   25 %  12.5 MiB/s  0:06 left");
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, mtool_teardown)
 
 int main(void)
 {
@@ -559,6 +598,7 @@ int main(void)
 	    TEST(test_a_write_that_fails_leaves_nothing),
 	    TEST(test_ctrl_c_leaves_nothing),
 	    TEST(test_verify_finds_damage),
+	    TEST(test_verify_sees_zeros_and_ranges),
 	    TEST(test_verify_measures_the_difference),
 	    TEST(test_wrong_command_lines_are_explained),
 	    TEST(test_sizes_have_units),
@@ -566,7 +606,6 @@ int main(void)
 	    TEST(test_inspect_asks_for_a_cards_memory),
 	    TEST(test_kv_bytes_are_the_kernels),
 	    TEST(test_pair_rows),
-	    TEST(test_progress_line),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,20 +26,6 @@
 
 static struct plx_tune_options o;
 
-static int setup(void **state)
-{
-	(void)state;
-	mtool_begin();
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	mtool_end();
-	return 0;
-}
-
 static bool near(double a, double b)
 {
 	return fabs(a - b) <= 1e-9 * fmax(1, fabs(b));
@@ -640,5 +626,5 @@ int main(void)
 	    cmocka_unit_test(test_bad_command_lines_are_refused),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, mtool_setup, mtool_teardown);
 }

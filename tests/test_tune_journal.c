@@ -20,20 +20,6 @@
 
 static struct plx_journal j, other;
 
-static int setup(void **state)
-{
-	(void)state;
-	mtool_begin();
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	mtool_end();
-	return 0;
-}
-
 static const struct plx_journal_key key = {1, 2, 3, 4, 5, 6};
 
 static struct plx_journal_rec record(uint32_t i)
@@ -205,5 +191,5 @@ int main(void)
 	    cmocka_unit_test(test_full_disk_keeps_the_journal),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, mtool_setup, mtool_teardown);
 }

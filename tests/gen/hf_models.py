@@ -3,7 +3,8 @@ computes and how tokenizers cuts a few texts.
 
 Each folder holds config.json, tokenizer.json, tokenizer_config.json and the weights as safetensors
 (`llama` in F32, `qwen2` in BF16 in two files with an index, `qwen3` in F16), `logits` in the form of
-tests/golden/tiny, computed in double precision from the stored weights, and `texts.json`: texts and
+tests/golden/tiny, computed in double precision from the stored weights (`logits-norm`: with
+config.json's norm_topk_prob the other way round), and `texts.json`: texts and
 their ids, special tokens matched, none added. Run:
 python3 tests/gen/hf_models.py tests/golden/hf (versions: requirements.txt)
 """
@@ -190,12 +191,16 @@ def make(out, name, seed):
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     model = cls(cfg).eval()
-    tiny_models.randomise(model, seed, np.float32)
+    tiny_models.randomise(model, seed, tiny_models.Q.F32)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     # Read again: .to() rounded the rotation's table as well.
     model = cls.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager")
     ids = np.random.default_rng(seed).integers(0, cfg.vocab_size, tiny_models.N_TOK).tolist()
     tiny_models.write_logits(f"{folder}/logits", ids, logits_of(model, ids))
+    if hasattr(cfg, "norm_topk_prob"):
+        for layer in model.model.layers:
+            layer.mlp.norm_topk_prob = not cfg.norm_topk_prob
+        tiny_models.write_logits(f"{folder}/logits-norm", ids[:8], logits_of(model, ids[:8]))
     tok, tok_config = tokenizer()
     assert tok.get_vocab_size() <= cfg.vocab_size
     tok.save(f"{folder}/tokenizer.json", pretty=False)

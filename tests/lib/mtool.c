@@ -38,6 +38,20 @@ void mtool_end(void)
 	PLX_CHECK(nftw(folder, drop, 8, FTW_DEPTH | FTW_PHYS) == 0);
 }
 
+int mtool_setup(void **state)
+{
+	(void)state;
+	mtool_begin();
+	return 0;
+}
+
+int mtool_teardown(void **state)
+{
+	(void)state;
+	mtool_end();
+	return 0;
+}
+
 const char *mtool_path(const char *name)
 {
 	static char buf[8][PATH_MAX];
@@ -130,6 +144,23 @@ void mtool_write(const char *path, const void *p, size_t n)
 	FILE *f = fopen(path, "w");
 
 	PLX_CHECK(f != NULL && fwrite(p, 1, n, f) == n && fclose(f) == 0);
+}
+
+void mtool_edit(const char *name, const char *from, const char *to)
+{
+	size_t n, k = strlen(from), m = strlen(to);
+	char *text = mtool_read(mtool_path(name), &n);
+	char *at = memmem(text, n, from, k), *out = calloc(1, n + m + 1);
+
+	PLX_CHECK(at != NULL && out != NULL);
+	size_t before = (size_t)(at - text);
+
+	memcpy(out, text, before);
+	memcpy(out + before, to, m);
+	memcpy(out + before + m, at + k, n - k - before);
+	mtool_write(mtool_path(name), out, n - k + m);
+	free(text);
+	free(out);
 }
 
 void mtool_copy(const char *from, const char *to)

@@ -14,6 +14,10 @@
 void mtool_begin(void);
 void mtool_end(void);
 
+/* mtool_setup, mtool_teardown - the same as a test's or a group's. */
+int mtool_setup(void **state);
+int mtool_teardown(void **state);
+
 /* mtool_path - "folder/name" in a static buffer, one of eight. */
 const char *mtool_path(const char *name);
 
@@ -34,6 +38,10 @@ void mtool_write(const char *path, const void *p, size_t n);
 
 /* mtool_copy - every file of a folder into another, which is made. */
 void mtool_copy(const char *from, const char *to);
+
+/* mtool_edit - in a file of the folder, what stands there as `from` for the first time becomes
+ * `to`; it is a mistake of the test where nothing does. */
+void mtool_edit(const char *name, const char *from, const char *to);
 
 /* mtool_same - whether two files hold the same bytes. mtool_files - how many are in the folder. */
 bool mtool_same(const char *a, const char *b);
