@@ -269,6 +269,10 @@ static void test_either_rule_of_weights_is_that_of_transformers(void **state)
 		edited(ways[i][0], "config.json", ways[i][1], ways[i][2]);
 		assert_int_equal(
 		    mtool(&d, "convert", mtool_path("hf"), "-o", mtool_path("out"), NULL), 0);
+		char *said = mtool_said();
+
+		assert_non_null(strstr(said, "polluxd follows it, llama.cpp"));
+		free(said);
 		assert_int_equal(plx_model_open(mtool_path("out"), &m, &d), 0);
 		plx_t_golden_read(&g, folder_of(ways[i][0], "logits-norm"));
 		plx_t_golden_read(&other, folder_of(ways[i][0], "logits"));
@@ -325,6 +329,10 @@ static void test_bytes_do_not_depend_on_threads(void **state)
 			                 0);
 			assert_true(!t || mtool_same(mtool_path("a"), mtool_path("b")));
 		}
+	char *said = mtool_said(); /* of qwen3moe, whose rule is llama.cpp's too */
+
+	assert_null(strstr(said, "llama.cpp"));
+	free(said);
 }
 
 /* An index, one of its files' folder, and one whole file say the same. */

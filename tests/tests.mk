@@ -53,6 +53,7 @@ EXTRA_test_sim := $(wildcard tests/sim/*.c)
 
 # plx-model, all but its main.
 MODEL_TOOL := $(filter-out tools/model/main.c,$(wildcard tools/model/*.c))
+EXTRA_test_assets := $(MODEL_TOOL)
 EXTRA_test_convert := $(MODEL_TOOL)
 EXTRA_test_experts := $(MODEL_TOOL)
 EXTRA_test_experts_store := $(MODEL_TOOL)

@@ -380,6 +380,13 @@ static int rehearse(const struct build *b, const struct plx_gw *w)
 	return err;
 }
 
+/* llama.cpp has one rule for the weights of experts in each of these two architectures. */
+static bool llama_cpp_differs(const struct plx_hf *h)
+{
+	return (h->arch == PLX_ARCH_QWEN2MOE && h->expert_norm) ||
+	       (h->arch == PLX_ARCH_QWEN3MOE && !h->expert_norm);
+}
+
 static int write_file(struct build *b)
 {
 	const struct plx_mtool_options *o = b->o;
@@ -404,6 +411,11 @@ static int write_file(struct build *b)
 		err = put_metadata(b, &w);
 	if (!err)
 		err = plx_emit(&w, b->t, b->n, &e, b->d);
+	if (!err && !o->quiet && llama_cpp_differs(&b->hf))
+		printf(
+		    "%s: norm_topk_prob is %s; polluxd follows it, llama.cpp (0c1e570) takes all "
+		    "models of this architecture the other way\n",
+		    o->out, b->hf.expert_norm ? "true" : "false");
 	if (!err && !o->quiet)
 		printf("%s: %s, %u tensors, %.1f MiB, mostly %s\n", o->out,
 		       plx_arch_name(b->hf.arch), b->n, (double)w.file_bytes / 1048576,
