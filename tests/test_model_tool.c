@@ -23,12 +23,9 @@
 
 #include "accel/model/gguf.h"
 #include "fw/base/err.h"
-#include "kernels/kernels.h"
 #include "tests/lib/mtool.h"
 #include "tests/lib/qdata.h"
 #include "tools/gguf/emit.h"
-#include "tools/model/facts.h"
-#include "tools/model/options.h"
 #include "tools/gguf/out.h"
 
 #define COLS 512u
@@ -395,6 +392,21 @@ static void test_verify_finds_damage(void **state)
 	assert_non_null(strstr(said, "blk.0.ffn_down.weight: is not what the list says"));
 	assert_null(strstr(said, "attn_q"));
 	free(said);
+	/* A script is told so too. */
+	assert_int_equal(
+	    mtool(&d, "verify", mtool_path("b"), "--check", mtool_path("list"), "--json", NULL), 4);
+	said = mtool_said();
+	assert_non_null(strstr(said, "\"sound\": false"));
+	assert_non_null(strstr(said, "\"blk.0.ffn_down.weight: is not what the list says\""));
+	free(said);
+	/* As many lines as tensors, and one of them twice. */
+	mtool_edit("list", "blk.0.attn_q.weight", "token_embd.weight");
+	assert_int_equal(mtool(&d, "verify", mtool_path("a"), "--check", mtool_path("list"), NULL),
+	                 4);
+	said = mtool_said();
+	assert_non_null(strstr(said, "token_embd.weight: is in the list twice"));
+	assert_non_null(strstr(said, "blk.0.attn_q.weight: is not in the list"));
+	free(said);
 	assert_int_equal(mtool(&d, "verify", mtool_path("a"), "--check", mtool_path("in"), NULL),
 	                 1);
 	p = mtool_read(mtool_path("a"), &n);
@@ -487,92 +499,6 @@ static void test_wrong_command_lines_are_explained(void **state)
 	}
 }
 
-static void test_sizes_have_units(void **state)
-{
-	char words[9][16] = {"plx-model", "inspect",  "x",        "--device", "a=24G",
-	                     "--device",  "b=1.5MiB", "--device", "c=7"};
-	struct plx_mtool_options o;
-	struct plx_diag d = {0};
-	char *argv[10] = {0};
-
-	(void)state;
-	for (int i = 0; i < 9; i++)
-		argv[i] = words[i];
-	assert_int_equal(plx_mtool_parse(&o, 9, argv, &d), 0);
-	assert_int_equal(o.n_devices, 3);
-	assert_int_equal(o.device[0].bytes, 25769803776);
-	assert_string_equal(o.device[1].name, "b");
-	assert_int_equal(o.device[1].bytes, 1572864);
-	assert_int_equal(o.device[2].bytes, 7);
-}
-
-static void test_inspect_says_what_a_model_is(void **state)
-{
-	struct plx_diag d;
-
-	(void)state;
-	assert_int_equal(mtool(&d, "inspect", "tests/golden/tiny/qwen3.gguf", "--device",
-	                       "tiny=64K", "--board", "board/devbox/board.yml", NULL),
-	                 0);
-	char *said = mtool_said();
-
-	assert_non_null(
-	    strstr(said, "3 layers, embedding 32, 4 heads on 2 of 16, feed-forward 64"));
-	assert_non_null(strstr(said, "f16 KV: 384 bytes a token")); /* 2 x 3 x 2 x 16 x 2 */
-	assert_non_null(strstr(said, "tiny: 0.0 GiB, NO: too small for the weights"));
-	assert_non_null(strstr(said, "cpu0 (cpu): "));
-	free(said);
-	assert_int_equal(mtool(&d, "inspect", "tests/golden/hf/qwen2", NULL), 0);
-	said = mtool_said();
-	assert_non_null(strstr(said, "safetensors in 2 files"));
-	assert_non_null(strstr(said, "architecture  qwen2"));
-	free(said);
-	assert_int_equal(mtool(&d, "inspect", "tests/golden/README.md", NULL), 1);
-}
-
-/* A card's memory is no board's to know: it is asked for by the device's name, and used then. */
-static void test_inspect_asks_for_a_cards_memory(void **state)
-{
-	static const char board[] = "devices:\n  - {name: gpu0, kind: cuda, index: 0}\n"
-				    "  - {name: cpu0, kind: cpu, isa: auto}\n";
-	struct plx_diag d;
-
-	(void)state;
-	mtool_write(mtool_path("board.yml"), board, sizeof board - 1);
-	assert_int_equal(mtool(&d, "inspect", "tests/golden/tiny/qwen3moe.gguf", "--board",
-	                       mtool_path("board.yml"), NULL),
-	                 0);
-	char *said = mtool_said();
-
-	assert_non_null(
-	    strstr(said, "gpu0 (cuda): its memory is not known here; give --device gpu0=SIZE"));
-	assert_non_null(strstr(said, "a token uses 4 of 16 experts"));
-	free(said);
-	assert_int_equal(mtool(&d, "inspect", "tests/golden/tiny/qwen3moe.gguf", "--board",
-	                       mtool_path("board.yml"), "--device", "gpu0=2G", NULL),
-	                 0);
-	said = mtool_said();
-	assert_non_null(strstr(said, "gpu0 (cuda): 2.0 GiB, yes"));
-	free(said);
-}
-
-/* What inspect says of K and V is what the device takes. */
-static void test_kv_bytes_are_the_kernels(void **state)
-{
-	static const enum plx_k_kv_type types[] = {PLX_K_KV_F16, PLX_K_KV_Q8, PLX_K_KV_Q4};
-	static const uint32_t dims[] = {64, 80, 128, 256};
-
-	(void)state;
-	for (size_t t = 0; t < PLX_FACTS_KV_TYPES; t++)
-		for (size_t i = 0; i < 4; i++) {
-			struct plx_model m = {.n_layer = 5, .n_head_kv = 3, .head_dim = dims[i]};
-
-			assert_int_equal(plx_facts_kv_bytes(&m, &plx_facts_kv_types[t]) * 32,
-			                 15 * (plx_k_kv_k_bytes(types[t], 32, dims[i]) +
-			                       plx_k_kv_v_bytes(types[t], 32, dims[i])));
-		}
-}
-
 /* Rows 0..3 of a head of 8 are x parts, 4..7 y parts; pairs become neighbours. */
 static void test_pair_rows(void **state)
 {
@@ -601,10 +527,6 @@ int main(void)
 	    TEST(test_verify_sees_zeros_and_ranges),
 	    TEST(test_verify_measures_the_difference),
 	    TEST(test_wrong_command_lines_are_explained),
-	    TEST(test_sizes_have_units),
-	    TEST(test_inspect_says_what_a_model_is),
-	    TEST(test_inspect_asks_for_a_cards_memory),
-	    TEST(test_kv_bytes_are_the_kernels),
 	    TEST(test_pair_rows),
 	};
 

@@ -57,6 +57,7 @@ EXTRA_test_assets := $(MODEL_TOOL)
 EXTRA_test_convert := $(MODEL_TOOL)
 EXTRA_test_experts := $(MODEL_TOOL)
 EXTRA_test_experts_store := $(MODEL_TOOL)
+EXTRA_test_inspect := $(MODEL_TOOL)
 EXTRA_test_model_tool := $(MODEL_TOOL)
 EXTRA_test_progress := $(MODEL_TOOL)
 EXTRA_test_st := tools/model/st.c

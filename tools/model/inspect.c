@@ -225,18 +225,23 @@ static json_t *cpu_place(const char *name, uint64_t bytes, const struct plx_mode
 	return p;
 }
 
-/* A board's device: of a card's memory the board says nothing, but --device NAME=SIZE may. */
+/* A board's device. A CPU device has this machine's memory; of a card's the board says nothing.
+ * What
+ * --device NAME=SIZE says of either counts. */
 static json_t *board_place(const struct board_device *b, const struct plx_mtool_options *o,
                            const struct plx_model *m, uint64_t n_ctx, uint64_t host)
 {
 	char name[96];
 
+	bool cpu = strcmp(b->kind, "cpu") == 0;
+
 	snprintf(name, sizeof name, "%s (%s)", b->name, b->kind);
-	if (strcmp(b->kind, "cpu") == 0)
-		return cpu_place(name, host, m, n_ctx);
 	for (uint32_t i = 0; i < o->n_devices; i++)
 		if (strcmp(o->device[i].name, b->name) == 0)
-			return place(name, o->device[i].bytes, m, n_ctx);
+			return cpu ? cpu_place(name, o->device[i].bytes, m, n_ctx)
+			           : place(name, o->device[i].bytes, m, n_ctx);
+	if (cpu)
+		return cpu_place(name, host, m, n_ctx);
 	return json_pack(
 	    "{s:s,s:o}", "name", name, "unknown",
 	    json_sprintf("its memory is not known here; give --device %s=SIZE", b->name));

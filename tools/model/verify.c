@@ -7,6 +7,8 @@
  */
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -33,6 +35,7 @@ struct finding {
 	double square;                /* their sum of squares */
 	double scale_low, scale_high; /* magnitudes of block scales; low of those that aren't 0 */
 	uint64_t n_scale, n_scale_zero;
+	bool listed; /* --check's list has it */
 	/* against the other file */
 	bool same;
 	double worst, error, dot, other_square;
@@ -42,9 +45,27 @@ struct check {
 	struct plx_gguf *g, *other;
 	struct finding *f;
 	uint32_t n;
-	float *x; /* [threads][2][SLICE_ELEMS] */
+	float *x;         /* [threads][2][SLICE_ELEMS] */
+	json_t *troubles; /* --json: what is wrong, in words; else NULL, and it is printed */
+	bool sound;
 	struct plx_progress bar;
 };
+
+/* A line about something that is not as it should be. */
+static void __attribute__((format(printf, 2, 3))) trouble(struct check *c, const char *fmt, ...)
+{
+	char line[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof line, fmt, ap);
+	va_end(ap);
+	c->sound = false;
+	if (c->troubles)
+		json_array_append_new(c->troubles, json_string(line));
+	else
+		puts(line);
+}
 
 /* ---- one tensor ------------------------------------------------------------------------------ */
 
@@ -247,8 +268,8 @@ static struct finding *find(const struct check *c, const char *name)
 	return NULL;
 }
 
-/* Compare with a list; *sound becomes false, with a line a difference. */
-static int read_list(const struct check *c, const char *path, bool *sound, struct plx_diag *d)
+/* Compare with a list, of which each tensor has to be a line. */
+static int read_list(struct check *c, const char *path, struct plx_diag *d)
 {
 	FILE *f = fopen(path, "re");
 	char line[256], hex[40], type[16], name[PLX_GGUF_MAX_NAME_BYTES + 1];
@@ -270,17 +291,20 @@ static int read_list(const struct check *c, const char *path, bool *sound, struc
 		struct finding *t = find(c, name);
 
 		n++;
-		if (t && strcmp(t->hash, hex) == 0 &&
-		    strcmp(plx_gguf_tensor_type_name(t->t->type), type) == 0)
-			continue;
-		*sound = false;
-		printf("%s: %s\n", name, t ? "is not what the list says" : "is missing");
+		if (!t)
+			trouble(c, "%s: is missing", name);
+		else if (t->listed)
+			trouble(c, "%s: is in the list twice", name);
+		else if (strcmp(t->hash, hex) != 0 ||
+		         strcmp(plx_gguf_tensor_type_name(t->t->type), type) != 0)
+			trouble(c, "%s: is not what the list says", name);
+		if (t)
+			t->listed = true;
 	}
 	fclose(f);
-	if (n != c->n) {
-		*sound = false;
-		printf("%u tensors, but the list has %u\n", c->n, n);
-	}
+	for (uint32_t i = 0; i < c->n; i++)
+		if (!c->f[i].listed)
+			trouble(c, "%s: is not in the list", shown_name(&c->f[i], name));
 	return 0;
 }
 
@@ -323,7 +347,7 @@ static void say_tensor(const struct check *c, const struct finding *f)
 	putchar('\n');
 }
 
-static void say_troubles(const struct check *c, bool *sound)
+static void say_troubles(struct check *c)
 {
 	char name[PLX_GGUF_MAX_NAME_BYTES + 1];
 
@@ -332,12 +356,11 @@ static void say_troubles(const struct check *c, bool *sound)
 
 		if (!suspicious(f))
 			continue;
-		*sound = false;
 		if (f->n_bad > 0)
-			printf("%s: %llu values are no finite numbers\n", shown_name(f, name),
-			       (unsigned long long)f->n_bad);
+			trouble(c, "%s: %llu values are no finite numbers", shown_name(f, name),
+			        (unsigned long long)f->n_bad);
 		else
-			printf("%s: all values are 0\n", shown_name(f, name));
+			trouble(c, "%s: all values are 0", shown_name(f, name));
 	}
 }
 
@@ -373,11 +396,16 @@ static struct difference add_up(const struct check *c)
 	return s;
 }
 
-static void say_difference(const struct check *c, bool *sound)
+static void say_difference(struct check *c)
 {
 	char name[PLX_GGUF_MAX_NAME_BYTES + 1];
 	struct difference s = add_up(c);
 
+	if (s.n_alone > 0)
+		trouble(c, "%u tensors have no partner of their shape in the other file",
+		        s.n_alone);
+	if (c->troubles)
+		return;
 	printf("against %s: %u of %u tensors the same", plx_gguf_name(c->other), s.n_same,
 	       s.n_compared);
 	if (s.n_same < s.n_compared)
@@ -385,10 +413,6 @@ static void say_difference(const struct check *c, bool *sound)
 		       s.square > 0 ? sqrt(s.error / s.square) : 0.0, s.worst,
 		       shown_name(s.worst_at, name), s.least_cosine);
 	putchar('\n');
-	if (s.n_alone > 0) {
-		*sound = false;
-		printf("%u tensors have no partner of their shape in the other file\n", s.n_alone);
-	}
 }
 
 /* Whether this build can run the file; a sentence either way. */
@@ -405,7 +429,7 @@ static void say_model(const struct plx_mtool_options *o, struct plx_diag *why, b
 	plx_model_close(m);
 }
 
-static void say_json(const struct check *c, bool runs, const char *why, bool sound)
+static void say_json(const struct check *c, bool runs, const char *why)
 {
 	json_t *list = json_array(), *all;
 
@@ -432,38 +456,33 @@ static void say_json(const struct check *c, bool runs, const char *why, bool sou
 			                                    cosine(f)));
 		json_array_append_new(list, t);
 	}
-	all = json_pack("{s:s,s:b,s:b,s:s,s:o}", "file", plx_gguf_name(c->g), "sound", sound,
-	                "runs", runs, "why_not", why, "tensors", list);
+	all = json_pack("{s:s,s:b,s:O,s:b,s:s,s:o}", "file", plx_gguf_name(c->g), "sound", c->sound,
+	                "troubles", c->troubles, "runs", runs, "why_not", why, "tensors", list);
 	json_dumpf(all, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
 	putchar('\n');
 	json_decref(all);
 }
 
-static int report(const struct check *c, const struct plx_mtool_options *o, bool *sound,
-                  struct plx_diag *d)
+static int report(struct check *c, const struct plx_mtool_options *o, struct plx_diag *d)
 {
 	struct plx_diag why = {0};
 	bool runs;
 	int err = 0;
 
 	say_model(o, &why, &runs);
-	if (o->json) {
-		for (uint32_t i = 0; i < c->n; i++)
-			*sound &= !suspicious(&c->f[i]);
-		say_json(c, runs, why.text, *sound);
-		return 0;
-	}
-	for (uint32_t i = 0; i < c->n && o->verbose; i++)
+	for (uint32_t i = 0; i < c->n && o->verbose && !o->json; i++)
 		say_tensor(c, &c->f[i]);
-	say_troubles(c, sound);
+	say_troubles(c);
 	if (o->check)
-		err = read_list(c, o->check, sound, d);
+		err = read_list(c, o->check, d);
 	if (!err && c->other)
-		say_difference(c, sound);
+		say_difference(c);
 	if (!err && o->hashes)
 		err = write_list(c, o, d);
-	if (!err && !o->quiet) {
-		printf("%s: %u tensors, %s; ", o->in, c->n, *sound ? "sound" : "NOT sound");
+	if (!err && o->json) {
+		say_json(c, runs, why.text);
+	} else if (!err && !o->quiet) {
+		printf("%s: %u tensors, %s; ", o->in, c->n, c->sound ? "sound" : "NOT sound");
 		printf(runs ? "this build runs it\n" : "this build does not run it: %s\n",
 		       why.text);
 	}
@@ -472,10 +491,9 @@ static int report(const struct check *c, const struct plx_mtool_options *o, bool
 
 int plx_mtool_verify(const struct plx_mtool_options *o, bool *sound, struct plx_diag *d)
 {
-	struct check c = {0};
+	struct check c = {.sound = true, .troubles = o->json ? json_array() : NULL};
 	int err = o->hashes ? plx_out_check(o->hashes, o->force, d) : 0;
 
-	*sound = true;
 	if (!err)
 		err = plx_gguf_open(o->in, &c.g, d);
 	if (!err && o->against)
@@ -483,7 +501,9 @@ int plx_mtool_verify(const struct plx_mtool_options *o, bool *sound, struct plx_
 	if (!err)
 		err = run(&c, o, d);
 	if (!err)
-		err = report(&c, o, sound, d);
+		err = report(&c, o, d);
+	*sound = c.sound;
+	json_decref(c.troubles);
 	free(c.f);
 	free(c.x);
 	plx_gguf_close(c.other);
