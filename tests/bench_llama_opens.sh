@@ -37,7 +37,10 @@ for t in F32 F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0; do
 	opens $t "$tmp/m.gguf" "The capital of France is"
 done
 for folder in tests/golden/hf/*/; do
-	"$bin/plx-model" convert "$folder" -o "$tmp/m.gguf" --quiet || exit 1
-	opens "$(basename "$folder"), converted" "$tmp/m.gguf" "the quick"
+	for t in "" "-t Q8_0"; do
+		# shellcheck disable=SC2086
+		"$bin/plx-model" convert "$folder" -o "$tmp/m.gguf" --quiet $t || exit 1
+		opens "$(basename "$folder"), converted${t:+ with $t}" "$tmp/m.gguf" "the quick"
+	done
 done
 exit $failed
