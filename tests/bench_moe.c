@@ -33,6 +33,7 @@
 #include "accel/experts.h"
 #include "accel/forward_moe.h"
 #include "fw/base/check.h"
+#include "fw/base/mem.h"
 #include "tests/lib/devkit.h"
 #include "tests/lib/devprof.h"
 #include "tests/lib/qdata.h"
@@ -45,8 +46,10 @@
 #define N_STEP   48u
 #define N_ALONE  24u /* steps of one model in a row */
 #define N_TURN   12u
-#define N_BATCH  8u
-#define N_PROMPT 256u
+
+#define WIDE_BYTES (5ull << 30) /* both models as files, and as they are run */
+#define N_BATCH    8u
+#define N_PROMPT   256u
 
 enum work {
 	DECODE,
@@ -532,6 +535,11 @@ static void stream(uint32_t n_threads, const char *folder)
 
 static void wide_shape(uint32_t n_threads)
 {
+	if (plx_mem_available() < WIDE_BYTES) {
+		printf("bench_moe: wide: SKIPPED, %llu MiB of memory are wanted\n",
+		       WIDE_BYTES >> 20);
+		return;
+	}
 	shape = &wide;
 	side_by_side(n_threads, DECODE + 1, false);
 	shape = &narrow;
