@@ -94,8 +94,8 @@ static int cpu_info(struct plx_dev *dev, struct plx_dev_info *out)
 		    out->sparse_kind, sizeof(out->sparse_kind), "chunks64-pages%u-pool%u-1 from %u",
 		    plx_k_page_tokens(c->lim.block_tokens), PLX_SPARSE_POOL, c->lim.sparse_from);
 	out->caps = PLX_CPU_CAPS;
-	/* Rows that move would stand in other tokens' windows and pages' summaries. */
-	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->m->window > 0))
+	/* Rows that move would stand in other pages' summaries. */
+	if (plx_limits_sparse(&c->lim))
 		out->caps &= ~(uint32_t)PLX_CAP_EVICT;
 	/* Branches have no pages' summaries. */
 	if (plx_limits_sparse(&c->lim) || (c->m != NULL && c->lim.tree_branches == 0))

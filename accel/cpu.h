@@ -37,6 +37,8 @@ struct plx_cpu_slot {
 	bool failed;     /* gave a NaN; stays so until the slot is set anew */
 	uint32_t n_left; /* tokens that left the context: positions count without them */
 	uint32_t n_gone; /* of them, those that KEEP let go: the others keep their positions */
+	uint32_t *where; /* as struct plx_fwd_seq's; NULL where no layer has a window */
+	uint32_t n_where;
 	struct plx_fwd_choice sparse;
 	struct plx_slot_sampler sampler;
 };
@@ -150,7 +152,7 @@ struct plx_cpu {
 /* ---- cpu_tables.c ---- */
 
 /* plx_cpu_table_bytes - what plx_cpu_tables_make takes from the work arena. */
-uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l);
+uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l, const struct plx_model *m);
 
 /* plx_cpu_tables_make - slots, the queue and sampling's scratch, by c->lim. Loading's owner. */
 void plx_cpu_tables_make(struct plx_cpu *c);

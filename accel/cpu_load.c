@@ -202,7 +202,7 @@ int plx_cpu_load_begin(struct plx_dev *dev, const struct plx_model *model,
 	l->kv_bytes =
 	    plx_fwd_block_bytes(model, limits) * (limits->n_blocks + plx_fwd_tree_blocks(limits));
 	l->host_bytes = plx_fwd_block_bytes(model, limits) * limits->n_host_blocks;
-	l->work_bytes = plx_fwd_work_bytes(model, limits) + plx_cpu_table_bytes(limits);
+	l->work_bytes = plx_fwd_work_bytes(model, limits) + plx_cpu_table_bytes(limits, model);
 	l->expert_bytes = plx_experts_pool_bytes(model, limits);
 	cache_name(c, l);
 	err = memory_check(c, l, d);

@@ -9,6 +9,32 @@
 
 /* ---- deltas --------------------------------------------------------------------------------- */
 
+/* Of n places, those that stay keep their positions; the others go. Returns how many go. */
+static uint32_t places_keep(struct plx_cpu_slot *slot, const uint64_t *keep, uint32_t n)
+{
+	uint32_t to = 0;
+
+	for (uint32_t p = 0; p < n; p++) {
+		if ((keep[p / 64] >> (p % 64) & 1) == 0)
+			continue;
+		if (slot->where != NULL)
+			slot->where[to] = p < slot->n_where ? slot->where[p] : p + slot->n_gone;
+		to++;
+	}
+	slot->n_where = slot->where != NULL ? to : 0;
+	return n - to;
+}
+
+/* Places from `first` on move down, and so do their positions. */
+static void places_shift(struct plx_cpu_slot *slot, uint32_t first, uint32_t down)
+{
+	uint32_t p = first;
+
+	for (; p + down < slot->n_where; p++)
+		slot->where[p] = slot->where[p + down] - down;
+	slot->n_where = p < slot->n_where ? p : slot->n_where;
+}
+
 static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_step_delta *e)
 {
 	struct plx_cpu_slot *slot = &c->slot[e->slot];
@@ -21,20 +47,19 @@ static void delta_apply(struct plx_cpu *c, struct plx_step *s, const struct plx_
 
 		plx_slot_sampler_set(&slot->sampler, plx_step_samplers(s) + i);
 		slot->failed = false;
-		slot->n_left = slot->n_gone = 0;
+		slot->n_left = slot->n_gone = slot->n_where = 0;
 		slot->sparse = (struct plx_fwd_choice){c->lim.sparse_mass, c->lim.sparse_chunks, 0};
 	} else if (e->kind == PLX_DELTA_SHIFT) {
 		uint32_t down = e->block * c->lim.block_tokens;
 
 		slot->n_left += down;
 		slot->sparse.n_pool -= slot->sparse.n_pool < down ? slot->sparse.n_pool : down;
+		places_shift(slot, e->index * c->lim.block_tokens, down);
 		plx_fwd_shift_add(&c->fwd, slot->table, e->index, e->n_blocks, down);
 	} else if (e->kind == PLX_DELTA_KEEP) {
 		const uint64_t *keep = plx_step_keep(s);
-		uint32_t gone = e->index;
+		uint32_t gone = places_keep(slot, keep, e->index);
 
-		for (uint32_t p = 0; p < e->index; p++)
-			gone -= (uint32_t)(keep[p / 64] >> (p % 64) & 1);
 		slot->n_left += gone;
 		slot->n_gone += gone;
 		slot->sparse.n_pool = 0;
@@ -85,6 +110,8 @@ static void seq_lay(struct plx_cpu *c, struct plx_step *s, uint32_t i)
 	                            .first_tok = q->first_tok,
 	                            .pos = tok[q->first_tok].pos[0],
 	                            .ahead = slot->n_gone,
+	                            .where = slot->where,
+	                            .n_where = slot->n_where,
 	                            .step_seq = i};
 	if ((q->flags & PLX_SEQF_SPARSE) != 0)
 		run->sparse = slot->sparse;

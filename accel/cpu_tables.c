@@ -30,7 +30,13 @@ static struct tables tables_of(const struct plx_dev_limits *l)
 	return t;
 }
 
-uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l)
+/* Entries of a slot's `where`: only a model with windows asks for it. */
+static uint64_t where_places(const struct plx_dev_limits *l, const struct plx_model *m)
+{
+	return m->window > 0 ? (uint64_t)l->max_seq_blocks * l->block_tokens : 0;
+}
+
+uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l, const struct plx_model *m)
 {
 	struct tables t = tables_of(l);
 
@@ -42,6 +48,7 @@ uint64_t plx_cpu_table_bytes(const struct plx_dev_limits *l)
 	       align64(t.n_undo * sizeof(struct plx_step_undo)) +
 	       align64(l->n_slots * sizeof(struct plx_cpu_slot)) +
 	       l->n_slots * align64(l->max_seq_blocks * sizeof(uint32_t)) +
+	       l->n_slots * align64(where_places(l, m) * sizeof(uint32_t)) +
 	       t.n_head_row * t.scratch_bytes +
 	       align64(t.n_head_row * sizeof(struct plx_choosing)) +
 	       l->n_threads * align64(sizeof(struct plx_cpu_stats)) +
@@ -89,8 +96,11 @@ static void slots_make(struct plx_cpu *c)
 	struct tables t = tables_of(lim);
 
 	c->slot = take(c, lim->n_slots, sizeof(*c->slot));
-	for (uint32_t i = 0; i < lim->n_slots; i++)
+	for (uint32_t i = 0; i < lim->n_slots; i++) {
 		c->slot[i].table = take(c, lim->max_seq_blocks, sizeof(uint32_t));
+		if (c->m->window > 0)
+			c->slot[i].where = take(c, where_places(lim, c->m), sizeof(uint32_t));
+	}
 	c->scratch_bytes = t.scratch_bytes;
 	c->scratch = take(c, t.n_head_row, t.scratch_bytes);
 	c->choosing = take(c, t.n_head_row, sizeof(*c->choosing));

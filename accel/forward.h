@@ -112,6 +112,10 @@ struct plx_fwd_seq {
 	uint32_t n_tok;
 	uint32_t pos;   /* of its first token: its place in the blocks */
 	uint32_t ahead; /* its tokens' positions are so much beyond their places */
+	/* Where tokens left its KV and a layer has a window: positions of the first n_where places,
+	 * rising. Those of the others are `ahead` of them; 0: all are. */
+	const uint32_t *where;
+	uint32_t n_where;
 	struct plx_fwd_choice sparse;
 	uint32_t step_seq; /* which of the step's sequences: never less than the one before */
 };
@@ -151,6 +155,7 @@ struct plx_fwd_span {
 	uint32_t tok;
 	uint32_t n_tok;
 	uint32_t pos;
+	uint32_t window; /* places that its tokens read in a layer that has one */
 };
 
 /* Buffers of one lane (one lcore that computes); written inside an item only. */

@@ -18,6 +18,24 @@ const struct plx_fwd_rates *plx_fwd_rates_of(const struct plx_fwd *f)
 	return f->k->isa >= PLX_K_ISA_AVX512 ? &avx512 : &avx2;
 }
 
+uint32_t plx_fwd_window(const struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t pos)
+{
+	uint32_t w = f->m->window, at = pos + q->ahead, lo = 0, hi = q->n_where;
+
+	/* Whatever it reads lies behind the rows that moved, or nothing lies before its window. */
+	if (w == 0 || q->n_where == 0 || pos + 1 >= w + q->n_where || at < w)
+		return w;
+	while (lo < hi) { /* the first place whose position is at + 1 - w or higher */
+		uint32_t mid = (lo + hi) / 2;
+
+		if (q->where[mid] + w <= at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return pos + 1 - lo;
+}
+
 /* The first split that a token at pos reads through a window; 0 is none. */
 static uint32_t window_begin(uint32_t window, uint32_t pos)
 {
@@ -101,7 +119,8 @@ static void attn_unit(struct plx_fwd *f, uint32_t unit, const struct plx_fwd_lan
 	uint32_t head = unit % f->m->n_head_kv;
 	uint32_t group = f->m->n_head / f->m->n_head_kv;
 	uint32_t n_split = plx_k_attn_splits(sp->pos);
-	uint32_t window = f->m->layer[f->il].window, first = window_begin(window, sp->pos);
+	uint32_t window = f->m->layer[f->il].window > 0 ? sp->window : 0;
+	uint32_t first = window_begin(window, sp->pos);
 	struct plx_k_attn a = {.kv = plx_fwd_kv_view(f, f->seq[sp->seq].table, f->il, head)};
 	float *acc = s->acc;
 
@@ -144,22 +163,29 @@ static uint32_t to_window_split(uint32_t window, uint32_t pos)
 
 /*
  * Most tokens of a span that starts at pos: about an item's time, and never across two splits, nor
- * two that a window begins in, so that all tokens of a span add up the same splits.
+ * two that a window begins in, so that all tokens of a span add up the same splits; and never with
+ * windows of different sizes.
  */
-static uint32_t span_tokens(const struct plx_fwd *f, uint32_t pos)
+static uint32_t span_tokens(const struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t pos)
 {
+	uint32_t window = plx_fwd_window(f, q, pos), same = 1;
 	uint32_t group = f->m->n_head / f->m->n_head_kv;
 	double fit = PLX_CUT_ITEM_NS * plx_fwd_rates_of(f)->attn_macs / attn_token_macs(f, 0, pos);
 	uint32_t by_queries = PLX_FWD_SPAN_MAX / group > 0 ? PLX_FWD_SPAN_MAX / group : 1;
 	uint32_t to_split = PLX_K_ATTN_SPLIT - pos % PLX_K_ATTN_SPLIT;
-	uint32_t to_begin = to_window_split(f->m->window, pos);
+	uint32_t to_begin = to_window_split(window, pos);
 	uint32_t n = fit < 1 ? 1 : fit > PLX_FWD_SPAN_MAX ? PLX_FWD_SPAN_MAX : (uint32_t)fit;
 
 	if (n > by_queries)
 		n = by_queries;
 	if (n > to_begin)
 		n = to_begin;
-	return n < to_split ? n : to_split;
+	n = n < to_split ? n : to_split;
+	if (window == 0 || q->n_where == 0)
+		return n;
+	while (same < n && plx_fwd_window(f, q, pos + same) == window)
+		same++;
+	return same;
 }
 
 void plx_fwd_spans_make(struct plx_fwd *f)
@@ -171,19 +197,19 @@ void plx_fwd_spans_make(struct plx_fwd *f)
 		const struct plx_fwd_seq *q = &f->seq[i];
 		uint32_t last = plx_k_attn_splits(q->pos + q->n_tok - 1);
 
-		uint32_t begin = window_begin(f->m->window, q->pos);
+		uint32_t begin = window_begin(plx_fwd_window(f, q, q->pos), q->pos);
 
 		if (last > f->n_split)
 			f->n_split = last;
 		if (begin < f->window_split)
 			f->window_split = begin;
 		for (uint32_t done = 0; done < q->n_tok;) {
-			uint32_t n = span_tokens(f, q->pos + done);
+			uint32_t pos = q->pos + done, n = span_tokens(f, q, pos);
 
 			if (n > q->n_tok - done)
 				n = q->n_tok - done;
-			f->span[f->n_span++] =
-			    (struct plx_fwd_span){i, q->first_tok + done, n, q->pos + done};
+			f->span[f->n_span++] = (struct plx_fwd_span){i, q->first_tok + done, n, pos,
+			                                             plx_fwd_window(f, q, pos)};
 			done += n;
 		}
 	}
@@ -191,11 +217,11 @@ void plx_fwd_spans_make(struct plx_fwd *f)
 
 double plx_fwd_attn_ns(const struct plx_fwd *f)
 {
-	uint32_t window = f->m->layer[f->il].window;
+	bool has = f->m->layer[f->il].window > 0;
 	double macs = 0;
 
 	for (uint32_t i = 0; i < f->n_span; i++) {
-		uint32_t pos = f->span[i].pos;
+		uint32_t pos = f->span[i].pos, window = has ? f->span[i].window : 0;
 
 		if (plx_k_attn_splits(pos) > f->split && window_begin(window, pos) <= f->split)
 			macs += attn_token_macs(f, window, pos) * f->span[i].n_tok;

@@ -1,6 +1,8 @@
 /*
  * What of a sequence's KV is attended to, and rows of it that go: the tokens behind move down in
- * their blocks, byte by byte, and keep the positions that their K was rotated to.
+ * their blocks, byte by byte, and keep the positions that their K was rotated to. A layer with a
+ * window goes on reading what stands in it by those positions (plx_fwd_window), and is looked at
+ * no further back.
  */
 #include "accel/forward_int.h"
 
@@ -10,7 +12,7 @@
 #include "accel/forward_pick.h"
 #include "fw/base/check.h"
 
-#define EVERY     3u       /* of so many layers one is looked at */
+#define EVERY     3u       /* of so many layers with a window, or without, one is looked at */
 #define UNIT      65536.0f /* of a share of attention: sums of integers have no order */
 #define ROW_COST  3.0      /* a float of a row that moves, in those of element-wise work */
 #define LOAD_COST 8.0      /* a float of K that is read one by one, in those of a product */
@@ -30,9 +32,20 @@ void plx_fwd_observe(struct plx_fwd *f, uint32_t seq)
 		memset(f->lane[l].seen, 0, o->n_pos * sizeof(*f->lane[l].seen));
 }
 
+/* Of both sorts, since what one never reads the other may live by. */
 bool plx_fwd_observes(const struct plx_fwd *f)
 {
-	return f->observe.n_query > 0 && (f->il % EVERY == EVERY - 1 || f->m->n_layer < EVERY);
+	bool wide = f->m->layer[f->il].window == 0;
+	uint32_t before = 0, all = 0;
+
+	if (f->observe.n_query == 0)
+		return false;
+	for (uint32_t i = 0; i < f->m->n_layer; i++)
+		if ((f->m->layer[i].window == 0) == wide) {
+			before += i < f->il;
+			all++;
+		}
+	return before % EVERY == EVERY - 1 || all < EVERY;
 }
 
 struct plx_cut plx_fwd_observe_cut(const struct plx_fwd *f)
@@ -97,16 +110,19 @@ static void observe_unit(struct plx_fwd *f, uint32_t u, const struct plx_fwd_lan
 	uint32_t group = m->n_head / m->n_head_kv, hd = m->head_dim, n = f->pos[t] + 1;
 	struct plx_k_kv kv = plx_fwd_kv_view(f, f->seq[f->observe.seq].table, f->il, head);
 	const float *q = f->qkv + (size_t)t * f->qkv_width + (size_t)head * group * hd;
+	uint32_t window =
+	    m->layer[f->il].window > 0 ? plx_fwd_window(f, &f->seq[f->observe.seq], f->pos[t]) : 0;
+	uint32_t from = window > 0 && n > window ? n - window : 0;
 	size_t stride = f->observe_stride;
 	float k[PLX_K_HEAD_DIM_MAX];
 
-	for (uint32_t p = 0; p < n; p++) {
+	for (uint32_t p = from; p < n; p++) {
 		f->k->k_load(&kv, p, k);
 		for (uint32_t g = 0; g < group; g++)
 			s->score[g * stride + p] = f->attn_scale * dot(q + (size_t)g * hd, k, hd);
 	}
 	for (uint32_t g = 0; g < group; g++)
-		add_shares(s->seen, s->score + g * stride, n);
+		add_shares(s->seen + from, s->score + g * stride + from, n - from);
 }
 
 void plx_fwd_observe_units(struct plx_fwd *f, struct plx_range u, uint32_t lane)

@@ -29,6 +29,11 @@ struct plx_cut plx_fwd_shift_cut(const struct plx_fwd *f);
 /* plx_fwd_shift_units - units of SHIFT. */
 void plx_fwd_shift_units(const struct plx_fwd *f, struct plx_range u);
 
+/* Places up to `pos` that a token there reads in a layer with a window: those whose tokens'
+ * positions are less than the window before its own. Never less than the model's window where all
+ * are read. */
+uint32_t plx_fwd_window(const struct plx_fwd *f, const struct plx_fwd_seq *q, uint32_t pos);
+
 /* EVICT: unit u is one KV head of one layer. */
 struct plx_cut plx_fwd_evict_cut(const struct plx_fwd *f);
 void plx_fwd_evict_units(const struct plx_fwd *f, struct plx_range u);

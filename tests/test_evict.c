@@ -25,17 +25,31 @@ static int32_t ids[N + TAIL];
 static uint64_t keep[4];
 static uint8_t gone[N + TAIL];
 
-static uint32_t types[] = {PLX_KV_F16, PLX_KV_Q8, PLX_KV_Q4};
+/* A type of KV; a window (0: none) in the first layer, or in every one. */
+struct kind {
+	uint32_t type, window;
+	bool every;
+};
+static struct kind kinds[] = {{PLX_KV_F16, 0, false}, {PLX_KV_Q8, 0, false},
+                              {PLX_KV_Q4, 0, false},  {PLX_KV_F16, 40, false},
+                              {PLX_KV_F16, 40, true}, {PLX_KV_Q8, 90, false}};
 
-static void open_kit(uint32_t kv_type, uint32_t threads)
+static void open_kit(const struct kind *kind, uint32_t threads)
 {
 	struct plx_dev_limits lim = devkit_limits();
+	struct plx_diag d = {0};
+	struct plx_model *m;
 
 	lim.block_tokens = 16;
 	lim.max_seq_blocks = 16;
-	lim.kv_type = kv_type;
+	lim.kv_type = kind->type;
 	lim.n_threads = threads;
-	devkit_open(&kit, MODEL, "auto", &lim);
+	assert_int_equal(plx_model_open(MODEL, &m, &d), 0);
+	m->window = kind->window;
+	for (uint32_t il = 0; il < m->n_layer; il++)
+		if (kind->every || il == 0)
+			m->layer[il].window = kind->window;
+	devkit_open_model(&kit, m, "auto", &lim);
 	for (uint32_t i = 0; i < N + TAIL; i++)
 		ids[i] = (int32_t)(3 + i * 29 % 60);
 }
@@ -117,9 +131,10 @@ static void pick(uint32_t seed)
 
 static void test_evict_is_the_reference_without_what_went(void **state)
 {
-	uint32_t type = *(uint32_t *)*state, n_gone = 0;
+	const struct kind *kind = *state;
+	uint32_t n_gone = 0;
 
-	open_kit(type, 2);
+	open_kit(kind, 2);
 	size_t n = (size_t)TAIL * kit.model->n_vocab;
 	double *got = calloc(n, sizeof(double)), *want = calloc(n, sizeof(double)), far = 0,
 	       shown = 0;
@@ -147,8 +162,9 @@ static void test_evict_is_the_reference_without_what_went(void **state)
 	plx_ref_run(r, ids, N + TAIL, TAIL, want);
 	for (size_t i = 0; i < n; i++)
 		shown = fmax(shown, fabs(got[i] - want[i]));
-	print_message("KV type %u: off by %.4f, by %.4f with all\n", type, far, shown);
-	assert_true(far < (type == PLX_KV_Q4 ? 0.5 : 0.1) * shown);
+	print_message("KV type %u, window %u: off by %.4f, by %.4f with all\n", kind->type,
+	              kind->window, far, shown);
+	assert_true(far < (kind->type == PLX_KV_Q4 ? 0.5 : 0.1) * shown);
 	plx_ref_close(r);
 	free(got);
 	free(want);
@@ -161,7 +177,7 @@ static void test_evict_in_parts_is_the_same(void **state)
 	uint8_t first[N], second[N];
 	uint32_t n2 = 0, half;
 
-	open_kit(*(uint32_t *)*state, 1);
+	open_kit(*state, 1);
 	size_t n = (size_t)TAIL * kit.model->n_vocab;
 	double *a = calloc(n, sizeof(double)), *b = calloc(n, sizeof(double));
 
@@ -212,7 +228,7 @@ static void test_evict_observes_what_is_attended_to(void **state)
 	float seen[N];
 	double sum = 0;
 
-	open_kit(*(uint32_t *)*state, 1);
+	open_kit(*state, 1);
 	memcpy(seen, plx_step_obs(prompt(64)), sizeof(seen));
 	uint32_t n_layer = kit.model->n_layer < 3 ? kit.model->n_layer : kit.model->n_layer / 3;
 
@@ -225,7 +241,7 @@ static void test_evict_observes_what_is_attended_to(void **state)
 	assert_true(fabs(sum / want - 1) < 0.01);
 	assert_true(seen[N - 1] <= (float)(n_layer * kit.model->n_head)); /* one query sees it */
 	devkit_close(&kit);
-	open_kit(*(uint32_t *)*state, 3);
+	open_kit(*state, 3);
 	assert_memory_equal(seen, plx_step_obs(prompt(37)), sizeof(seen));
 	devkit_close(&kit);
 }
@@ -243,7 +259,7 @@ static int submit_keep(uint32_t index, uint32_t n_blocks, uint64_t bits)
 
 static void test_evict_bad_is_refused(void **state)
 {
-	open_kit(*(uint32_t *)*state, 1);
+	open_kit(*state, 1);
 	(void)prompt(64);
 	assert_int_equal(submit_keep(N + 1, 10, UINT64_MAX), PLX_E_INVAL);
 	assert_int_equal(submit_keep(N, 10, 0), PLX_E_INVAL);
@@ -271,9 +287,11 @@ static void test_evict_is_not_offered_with_sparse_attention(void **state)
 }
 
 #define EACH(f)                                                                                    \
-	{#f " f16", f, NULL, NULL, &types[0]}, {#f " q8", f, NULL, NULL, &types[1]},               \
+	{#f " f16", f, NULL, NULL, &kinds[0]}, {#f " q8", f, NULL, NULL, &kinds[1]},               \
+	    {#f " q4", f, NULL, NULL, &kinds[2]}, {#f " window", f, NULL, NULL, &kinds[3]},        \
+	    {#f " windows only", f, NULL, NULL, &kinds[4]},                                        \
 	{                                                                                          \
-#f " q4", f, NULL, NULL, &types[2]                                                 \
+#f " wide window q8", f, NULL, NULL, &kinds[5]                                     \
 	}
 
 int main(void)
