@@ -2,14 +2,17 @@
  * Sparse attention beside dense: time and error.
  *
  * Usage: bench_sparse [model.gguf] [tokens of the real text, 2048] [settings: all, few]
+ *                     [parts: any of k, m, n, a; mn, and k too up to 2,048 tokens]
  *
  *   kernel: one KV head of 64 dimensions with three queries a token at 2k, 8k and 32k positions,
  *           keys made of topics that wander, and one planted key that a query needs: time of 64
  *           tokens of a prompt and of one more token, the output's relative error, and how often
  *           the planted key was read.
- *   model:  the repository's text, repeated to the length, then 48 tokens one by one: time of
+ *   model:  texts of the repository, one behind the other, then 48 tokens one by one: time of
  *           both, the logits' divergence from dense ones, and where the best id is the same.
- *   needle: a number hidden in that text at four depths, and the question for it at the end.
+ *   again:  the same of the first half of them said twice, so that a dense model copies what stands
+ *           half of the context before: what sparse attention can do least.
+ *   needle: a number hidden in that text at five depths, and the question for it at the end.
  */
 #include <math.h>
 #include <stdio.h>
@@ -26,16 +29,18 @@
 #include "tests/lib/ppl.h"
 #include "tests/lib/qdata.h"
 
-/* together: the prompt's queries choose PLX_SPARSE_POOL at a time, by their mean; else each one. */
+/* together: the prompt's queries choose PLX_SPARSE_POOL at a time, by their mean, as a prompt's
+ * do but for its last ones; else each one. few: of those that `few` runs with the model. */
 struct setting {
 	uint32_t mass, chunks;
-	bool together;
+	bool together, few;
 };
 static const struct setting settings[] = {
-    {980, 0, true},  {980, 0, false}, {950, 0, true},   {950, 0, false},  {900, 0, true},
-    {900, 0, false}, {0, 8, true},    {0, 8, false},    {0, 16, true},    {0, 16, false},
-    {950, 8, true},  {950, 8, false}, {980, 16, true},  {980, 16, false}, {0, 32, true},
-    {0, 32, false},  {990, 32, true}, {990, 32, false},
+    {980, 0, true, true},   {980, 0, false, false},  {950, 0, true, true}, {950, 0, false, false},
+    {900, 0, true, true},   {900, 0, false, false},  {0, 8, true, false},  {0, 8, false, false},
+    {0, 16, true, true},    {0, 16, false, false},   {950, 8, true, true}, {950, 8, false, true},
+    {980, 16, true, true},  {980, 16, false, false}, {0, 32, true, false}, {0, 32, false, false},
+    {990, 32, true, false}, {990, 32, false, false},
 };
 #define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
 
@@ -242,6 +247,7 @@ static void kernels_run(void)
 #define STEP    256u
 
 static int32_t ids[MAX_IDS];
+static uint32_t n_ids;
 
 /* A device with these settings; NULL: dense. */
 static void kit_open(struct devkit *k, const char *path, const struct setting *set, uint32_t n_ctx)
@@ -415,58 +421,101 @@ static bool needle_found(struct devkit *k, const struct setting *set, uint32_t n
 	return n_right == n_answer;
 }
 
+#define N_DEPTHS 5u
+
 static void needle_row(const char *path, uint32_t n, const struct setting *set)
 {
-	static const double depths[] = {0.1, 0.4, 0.7, 0.9};
+	static const double depths[] = {0.1, 0.3, 0.5, 0.7, 0.9};
 	struct devkit k;
-	uint32_t found = 0;
+	char at[64] = "";
+	uint32_t found = 0, used = 0;
 
 	kit_open(&k, path, set, n + 16);
-	for (uint32_t i = 0; i < 4; i++)
-		found += needle_found(&k, set, n, depths[i], 4817 + 1103 * i);
-	printf("bench_sparse: needle %5u tokens, mass %3u chunks %2u %s: found %u of 4\n", n,
-	       set ? set->mass : 0, set ? set->chunks : 0, set ? way(set) : "(dense)", found);
+	for (uint32_t i = 0; i < N_DEPTHS; i++)
+		if (needle_found(&k, set, n, depths[i], 4817 + 1103 * i)) {
+			used += (uint32_t)snprintf(at + used, sizeof at - used, " %.1f", depths[i]);
+			found++;
+		}
+	printf("bench_sparse: needle %5u tokens, mass %3u chunks %2u %s: found %u of %u, at%s\n", n,
+	       set ? set->mass : 0, set ? set->chunks : 0, set ? way(set) : "(dense)", found,
+	       N_DEPTHS, found ? at : " none");
 	fflush(stdout);
 	devkit_close(&k);
 }
 
+/* Prose, and behind it what the protocol is. */
 static void text_fill(const char *path)
 {
+	static int32_t more[MAX_IDS];
 	struct plx_diag d = {0};
 	struct plx_model *m;
 
 	PLX_CHECK(plx_model_open(path, &m, &d) == 0);
-	uint32_t n = plx_ppl_ids(m, PLX_PPL_TEXT, ids, PLX_PPL_MAX);
+	n_ids = plx_ppl_ids(m, PLX_PPL_TEXT, ids, PLX_PPL_MAX);
+	uint32_t n = plx_ppl_ids(m, "dataplane/wire/SPEC.md", more, MAX_IDS - n_ids);
+	uint32_t bos = more[0] == ids[0];
 
-	for (uint32_t i = n; i < MAX_IDS; i++)
-		ids[i] = ids[i - n + (i == n)];
+	memcpy(ids + n_ids, more + bos, (n - bos) * sizeof *ids);
+	n_ids += n - bos;
 	plx_model_close(m);
+}
+
+/* The first half of n tokens and those behind it, said twice. */
+static void text_again(uint32_t n)
+{
+	for (uint32_t i = n / 2; i < n + N_AFTER; i++)
+		ids[i] = ids[i - n / 2 + (i == n / 2)];
+}
+
+/* Dense, then every setting, or the few. */
+static void model_rows(const char *path, uint32_t n, bool few)
+{
+	float *dense = malloc((size_t)N_AFTER * PLX_MODEL_MAX_VOCAB / 8 * sizeof(float));
+	double time[2];
+
+	PLX_CHECK(dense != NULL);
+	model_row(path, n, NULL, dense, time);
+	for (uint32_t i = 0; i < N_SETTINGS; i++)
+		if (settings[i].few || !few)
+			model_row(path, n, &settings[i], dense, time);
+	free(dense);
+}
+
+static void needle_rows(const char *path, uint32_t n, bool few)
+{
+	needle_row(path, n, NULL);
+	for (uint32_t i = 0; i < N_SETTINGS; i++)
+		if (settings[i].few || !few)
+			needle_row(path, n, &settings[i]);
 }
 
 int main(int argc, char **argv)
 {
 	const char *path = argc > 1 && argv[1][0] ? argv[1] : plx_test_model();
 	uint32_t n = argc > 2 ? (uint32_t)atoi(argv[2]) : 2048;
-	uint32_t every = argc > 3 && strcmp(argv[3], "few") == 0 ? 4 : 1;
-	double time[2];
+	bool few = argc > 3 && strcmp(argv[3], "few") == 0;
+	const char *parts = argc > 4 ? argv[4] : n <= 2048 ? "kmn" : "mn";
 
-	if (n <= 2048)
+	if (strchr(parts, 'k'))
 		kernels_run();
-	if (path == NULL || n > 32768) {
-		printf(
-		    "bench_sparse: real model SKIPPED: give its path, and at most 32768 tokens\n");
+	if (path == NULL) {
+		printf("bench_sparse: real model SKIPPED: give its path\n");
 		return 0;
 	}
 	text_fill(path);
-	float *dense = malloc((size_t)N_AFTER * PLX_MODEL_MAX_VOCAB / 8 * sizeof(float));
-
-	PLX_CHECK(dense != NULL);
-	model_row(path, n, NULL, dense, time);
-	for (uint32_t i = 1; i < N_SETTINGS; i += every)
-		model_row(path, n, &settings[i], dense, time);
-	needle_row(path, n, NULL);
-	for (uint32_t i = 1; i < N_SETTINGS; i += every)
-		needle_row(path, n, &settings[i]);
-	free(dense);
+	if (n < 256 || n + N_AFTER > n_ids) {
+		printf("bench_sparse: real model SKIPPED: give 256 to %u tokens\n",
+		       n_ids - N_AFTER);
+		return 0;
+	}
+	if (strchr(parts, 'm'))
+		model_rows(path, n, few);
+	if (strchr(parts, 'n'))
+		needle_rows(path, n, few);
+	if (strchr(parts, 'a')) {
+		text_again(n);
+		printf("bench_sparse: what follows is of a text that is said twice\n");
+		model_rows(path, n, few);
+	}
 	return 0;
 }
