@@ -250,6 +250,8 @@ static void run_all(void)
 		if (b.free) {
 			b.draft.m.step_ns = b.draft.m.tok_ns = 1;
 			b.sched.draft.credit_ns = 1e12;
+			for (uint32_t i = 0; i < N_PROMPTS; i++)
+				b.sched.seq[i].purse_open = true, b.sched.seq[i].purse_ns = 1e12;
 		}
 		while (n_free > 0) {
 			uint32_t idx = free_step[n_free - 1];

@@ -355,8 +355,9 @@ struct plx_sched_draft {
 	double advance_ns; /* of it, what those that are asked now take to catch up */
 	double seen_ns[PLX_SCHED_DRAFT_SEQS + 1]; /* steps without drafts of so many, smoothed */
 	uint8_t pure[PLX_SCHED_MAX_STEPS]; /* by step id: decodes of a step of nothing else; 0 */
-	double probe_ns; /* what may be spent on finding out whether a drafter is right */
-	uint64_t probes; /* times that it was */
+	double probe_ns;  /* what may be spent on finding out whether a drafter is right */
+	uint64_t probes;  /* times that it was */
+	uint64_t n_given; /* steps with drafts */
 	uint64_t drafted[PLX_DRAFTERS], accepted[PLX_DRAFTERS];
 	uint64_t branches; /* of trees, beside each one's first */
 };

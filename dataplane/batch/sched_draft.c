@@ -28,9 +28,12 @@
 #define PROBE_IDS   3u           /* guessed at a time */
 #define LOSS_SHARE  0.005        /* of the time of steps without drafts may be lost by drafting */
 #define CREDIT_ONE  1.5          /* steps' time that may be lost at first */
+#define PURSE_ONE   0.5          /* of its step's time that a sequence may lose at first */
 #define CREDIT_MOST 8.0          /* and at most, whatever was won before */
-#define ASK_MOST    16.0         /* times that, for a step that waited for those it asked */
-#define STAYS_MOST  64u          /* ids over which what a drafter needs at first is spread */
+#define TRY_IDS     3u   /* drafted for one at a time, as long as steps with drafts are new */
+#define TRY_STEPS   4u   /* so many are */
+#define ASK_MOST    16.0 /* times that, for a step that waited for those it asked */
+#define STAYS_MOST  64u  /* ids over which what a drafter needs at first is spread */
 
 size_t plx_sched_draft_bytes(const struct plx_sched_conf *c)
 {
@@ -84,6 +87,7 @@ void plx_sched_draft_begin(struct plx_sched *s, uint32_t slot)
 	struct plx_sampler how = s->ent[q->ent].job.sampler;
 
 	how.sample = q->sample;
+	s->seq[slot].purse_open = false;
 	for (uint32_t i = 0; i < s->draft.n_by; i++) {
 		const struct plx_drafter *by = &s->draft.by[i];
 
@@ -246,6 +250,25 @@ static double plain_ns(const struct plx_sched *s)
 	return seen > 0 && seen < model ? seen : model;
 }
 
+/*
+ * Drafts that a sequence's purse pays for if none of them is right: what it may lose at first, a
+ * share of its steps' time, and what its drafts won. So nobody's answer gets slower by more than
+ * that, whatever others won.
+ */
+static uint32_t purse_most(struct plx_sched *s, uint32_t slot, double ns, double plain)
+{
+	struct plx_seq *q = &s->seq[slot];
+
+	if (!q->purse_open) {
+		q->purse_ns = PURSE_ONE * plain / s->view.work.decodes;
+		q->purse_open = true;
+	}
+	/* The cost model has not seen what places beyond the first take. */
+	uint32_t most = s->draft.n_given < TRY_STEPS ? TRY_IDS : PLX_MAX_DRAFT;
+
+	return q->purse_ns <= 0 ? 0 : (uint32_t)fmin(q->purse_ns / ns, most);
+}
+
 /* One sequence that could carry drafts, if somebody has any that could be worth it. */
 static void find_share(struct plx_sched *s, uint32_t slot, uint32_t most, double ns, double plain)
 {
@@ -287,7 +310,9 @@ static void find_shares(struct plx_sched *s, double plain)
 		more.context += plx_seq_pos(q);
 		double ns = fmax(plx_cost_ns(&s->cost, &more) - model, TOK_LEAST * plain);
 
-		find_share(s, slot, most, ns, plain);
+		most = least(most, purse_most(s, slot, ns, plain));
+		if (most > 0)
+			find_share(s, slot, most, ns, plain);
 	}
 	/* Those that are asked together share a drafter's steps. */
 	for (uint32_t i = 0; i < d->n_share; i++)
@@ -325,8 +350,10 @@ static bool choose(struct plx_sched *s)
 	find_shares(s, step.plain_ns);
 	bool pays = plx_draft_lengths(d->share, d->n_share, &step) > 1;
 
-	for (uint32_t i = 0; i < d->n_share; i++)
+	for (uint32_t i = 0; i < d->n_share; i++) {
 		d->plan[d->slot[i]].n = d->share[i].n;
+		s->seq[d->slot[i]].draft_ns = d->share[i].tok_ns;
+	}
 	return pays;
 }
 
@@ -459,9 +486,27 @@ uint32_t plx_sched_draft_room(struct plx_sched *s, uint32_t slot, uint32_t n)
 
 void plx_sched_draft_gave(struct plx_sched *s, uint32_t slot, uint64_t step_id, uint32_t n)
 {
+	s->draft.n_given += s->draft.n_given == 0 || step_id != s->draft.out_id;
 	s->draft.out = true;
 	s->draft.out_id = step_id;
 	s->draft.drafted[s->draft.by[s->seq[slot].drafter].kind] += n;
+}
+
+/* What a row's drafts won or lost, by what the cost model says that they took. */
+static void fill_purse(const struct plx_sched *s, struct plx_seq *q, uint32_t n_draft,
+                       uint32_t n_accepted)
+{
+	const struct plx_sched_draft *d = &s->draft;
+
+	if (d->plain_ns <= 0 || d->n_plain == 0 || !q->purse_open)
+		return;
+	double own = d->plain_ns / d->n_plain;
+
+	if (n_draft > 0)
+		q->purse_ns += n_accepted * own - n_draft * q->draft_ns - d->gap_ns / d->n_plain;
+	else
+		q->purse_ns += LOSS_SHARE * own;
+	q->purse_ns = fmin(q->purse_ns, CREDIT_MOST * own);
 }
 
 /* Tells who drafted what each row sampled. */
@@ -487,6 +532,7 @@ void plx_sched_drafts_came(struct plx_sched *s, const struct plx_step *st,
 	struct plx_seq *q = &s->seq[r->slot];
 	const struct plx_drafter *by = &s->draft.by[q->drafter];
 
+	fill_purse(s, q, r->n_draft, o->n_accepted);
 	if (r->n_draft == 0)
 		return;
 	PLX_DCHECK(q->n_draft <= r->n_draft);

@@ -161,7 +161,9 @@ static void collect(struct draftrig *r)
 	r->clock = st->end_ns = st->start_ns + 900000 + st->n_tok * 100;
 	plx_sched_done(&r->sched, st, 0, 1);
 	r->free_step[r->n_free++] = idx;
-	r->sched.draft.credit_ns = 1e9;    /* whatever it lost */
+	r->sched.draft.credit_ns = 1e9; /* whatever it lost */
+	for (uint32_t i = 0; i < DRAFTRIG_SLOTS; i++)
+		r->sched.seq[i].purse_ns = 1e9;
 	r->sched.load.step_ns = 100000000; /* so that all ids are learnt at once */
 }
 
