@@ -176,6 +176,7 @@ $(O)/polluxd: $(call obj,fw/main.c) $(LIBFILES)
 # Hopper and, through PTX, what comes after it. Everything else is built without it.
 NVCC      ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_RT   := $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudadevrt.a $(CUDA_HOME)/lib/libcudadevrt.a))
 CUDA_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a))
 NVCCFLAGS := -O3 -std=c++17 -lineinfo -fmad=false -gencode=arch=compute_90,code=[sm_90,compute_90] \
              -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fno-threadsafe-statics -Werror all-warnings -I. -MMD -MP
@@ -187,9 +188,15 @@ $(CUDA_C): EXTRA := -isystem $(CUDA_HOME)/include
 $(O)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  NVCC $<";) $(NVCC) $(NVCCFLAGS) -c -o $@ $<
+# A step's last kernel launches graphs: that file alone is linked with the device's runtime.
+CUDA_STEP := $(O)/obj/accel/cuda_step.cu.o
+$(CUDA_STEP): NVCCFLAGS += -rdc=true
+$(CUDA_STEP:.cu.o=.dlink.o): $(CUDA_STEP)
+	$(if $(V),,@echo "  NVCC $@";) $(NVCC) -gencode=arch=compute_90,code=sm_90 -Xcompiler -fPIC -dlink -o $@ $< $(CUDA_RT)
+$(PLUGIN): $(CUDA_STEP:.cu.o=.dlink.o)
 $(PLUGIN): $(CUDA_C) $(CUDA_CU) $(foreach l,accel kernels base,$(O)/lib$(l).a)
 	$(if $(V),,@echo "  LD   $@";) $(CC) -shared -Wl,-Bsymbolic -Wl,-z,defs -Wl,--version-script=accel/cuda.map -o $@ \
-	  $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(CUDA_LIB) -lm -lpthread -lrt -ldl
+	  $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(CUDA_RT) $(CUDA_LIB) -lm -lpthread -lrt -ldl
 plugin: $(if $(CUDA_LIB),$(PLUGIN)) ## build the CUDA device, where nvcc is
 	@$(if $(CUDA_LIB),:,echo "  --   $(PLUGIN) is left out: no nvcc; give NVCC=/path/to/nvcc")
 .PHONY: plugin

@@ -16,10 +16,11 @@
 
 /* What a CUDA device counts, for benchmarks. */
 struct plx_cuda_stats {
-	uint64_t n_graphs;  /* steps that were one graph launch */
+	uint64_t n_graphs;  /* steps that were one graph launch of the host's */
 	uint64_t n_kernels; /* kernels launched one by one */
 	uint64_t n_queries; /* times that CUDA was asked, while waiting, whether the GPU is well */
 	uint64_t weight_bytes;
+	uint64_t n_rung; /* steps that the GPU took by itself: no CUDA call */
 };
 
 /* What the plug-in offers. A plug-in whose first fields differ was built from other sources. */

@@ -103,6 +103,9 @@ static int cu_open(const struct plx_dev_conf *conf, struct plx_dev **out, struct
 	/* All kernels are loaded at start, none when it is first launched. */
 	(void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
 	c->base.ops = &plx_cu_ops;
+	const char *bell = getenv("PLX_CUDA_BELL");
+
+	c->chains = bell == NULL || strcmp(bell, "0") != 0;
 	c->conf = *conf;
 	c->conf.name[sizeof(c->conf.name) - 1] = '\0';
 	int err = gpu_open(c, d);

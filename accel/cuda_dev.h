@@ -37,6 +37,7 @@ struct plx_cu_entry {
 	uint32_t n_pair;
 	uint64_t pair_end; /* pairs ever queued, with these */
 	uint32_t n_launch; /* kernels it puts on the stream; 0: a graph */
+	uint32_t shape;    /* STEP: its graph, or PLX_CU_NO_GRAPH */
 };
 
 struct plx_cu;
@@ -57,6 +58,8 @@ struct plx_cu_queue {
 	uint64_t lost_to;
 	uint32_t n_outstanding; /* kernels launched one by one and not yet known to be done */
 	uint64_t looked_ns;     /* when CUDA was last asked how it is */
+	uint64_t moved_ns;      /* when an entry last completed, or the first one was accepted */
+	bool chained;           /* a chain of graphs runs, or has parked unseen */
 };
 
 struct plx_cu_load; /* cuda_load.c */
@@ -93,12 +96,16 @@ struct plx_cu {
 	const float *rope;
 	float *x, *qkv, *att, *gate, *up, *logits, *part;
 	uint64_t part_floats;
+	uint32_t *arrived;        /* [n_head] splits of a unit that are there; zero between steps */
+	struct plx_kc_scan *scan; /* [PLX_CU_HEAD_ROWS] */
 	uint32_t logit_stride;
 	struct plx_kc_act act_norm, act_att, act_mid, act_last;
 
 	cudaGraphExec_t graph[PLX_CU_GRAPH_SIZE][PLX_CU_SPLITS]; /* NULL: launched one by one */
-	struct plx_cu_queue *queue;                              /* NULL until opened */
-	struct plx_cu_queue *spare;                              /* its memory */
+	cudaGraphExec_t *graph_table; /* device memory: the same, for chains */
+	bool chains;                  /* graphs launch one another */
+	struct plx_cu_queue *queue;   /* NULL until opened */
+	struct plx_cu_queue *spare;   /* its memory */
 	uint64_t generation;
 	struct plx_cuda_stats stats;
 };
@@ -142,8 +149,8 @@ uint32_t plx_cu_pass_launch(struct plx_cu *c, struct plx_cu_size size);
 struct plx_cu_size plx_cu_pass_size(const struct plx_cu *c, uint32_t n_tok, uint32_t n_row,
                                     uint32_t last_pos);
 
-/* plx_cu_graph_at - where the graph of a size is kept; NULL: there is none of that size. */
-cudaGraphExec_t *plx_cu_graph_at(struct plx_cu *c, struct plx_cu_size size);
+/* plx_cu_graph_at - which graph a size has, an index into all of them; NO_GRAPH: none. */
+uint32_t plx_cu_graph_at(const struct plx_cu *c, struct plx_cu_size size);
 
 /* plx_cu_graph_make - capture graph i of all of them; returns 1 after the last one. */
 int plx_cu_graph_make(struct plx_cu *c, uint32_t i, struct plx_diag *d);

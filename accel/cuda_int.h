@@ -7,6 +7,11 @@
  * entries, which poll looks at. Steps of up to 32 tokens are graphs, captured at load; larger ones
  * are launched kernel by kernel. What a step samples, and its slots, never leave the GPU in
  * between, so that the next step can be behind it.
+ *
+ * Graphs make a chain: the host launches the first one; the last kernel of each waits for the bell
+ * (n_rung) and launches the graph of the next step itself, so that steps cost no CUDA call. A chain
+ * parks when nothing was rung for PLX_CU_IDLE_NS, on abort, and where a step is no graph: what was
+ * rung and not completed by then is the host's to launch.
  */
 #ifndef PLX_ACCEL_CUDA_INT_H
 #define PLX_ACCEL_CUDA_INT_H
@@ -31,6 +36,8 @@ extern "C" {
 #define PLX_CU_GRAPH_SIZE 6u    /* 1, 2, 4 .. 32 tokens */
 #define PLX_CU_SPLITS     8u    /* sizes of attention: 1, 4, 16 .. splits */
 #define PLX_CU_NO_STEP    UINT32_MAX
+#define PLX_CU_NO_GRAPH   UINT32_MAX
+#define PLX_CU_IDLE_NS    20000000u /* a chain of graphs waits so long for the next step */
 
 /* What host and GPU tell each other; in mapped host memory. */
 struct plx_cu_done {
@@ -42,8 +49,14 @@ struct plx_cu_done {
 
 struct plx_cu_bell {
 	uint32_t abort;                /* host: complete what comes as LOST */
+	uint32_t chain;                /* host: which chain of graphs runs */
 	uint32_t ring[PLX_CU_ENTRIES]; /* host: entry -> record */
-	uint64_t n_completed;          /* GPU: entries, in order */
+	uint32_t
+	    shape[PLX_CU_ENTRIES]; /* host: entry -> graph, or NO_GRAPH: the chain ends there */
+	uint64_t n_rung;           /* host: entries that a chain may take */
+	uint32_t parked;           /* GPU: the last chain that ended */
+	uint32_t park_error;       /* GPU: CUDA's error that ended it, or 0 */
+	uint64_t n_completed;      /* GPU: entries, in order */
 	struct plx_cu_done done[PLX_CU_ENTRIES];
 	struct plx_kc_pair pair[PLX_CU_PAIRS];
 };
@@ -86,6 +99,7 @@ struct plx_cu_mem {
 	uint32_t max_seq_blocks;
 	uint32_t record_bytes;
 	uint32_t top_off;
+	struct CUgraphExec_st **graph; /* device memory, by shape; NULL: no chain */
 };
 
 /* ---- cuda_step.cu ---- */

@@ -220,6 +220,8 @@ static int memory_take(struct plx_cu *c, struct plx_diag *d)
 	if (err == 0)
 		err = dev_alloc(c, &c->work, c->work_bytes, d);
 	if (err == 0)
+		err = dev_alloc(c, &c->graph_table, sizeof(c->graph), d);
+	if (err == 0)
 		err = dev_alloc(c, &l->raw, l->piece_bytes, d);
 	if (err == 0)
 		err = host_alloc(c, &l->pinned, l->piece_bytes, d);
@@ -386,7 +388,11 @@ static int graphs_some(struct plx_cu *c, struct plx_diag *d)
 	if (n < 0)
 		return n;
 	if (n == 1) {
-		cudaError_t e = cudaStreamSynchronize(c->stream);
+		cudaError_t e = cudaMemcpyAsync(c->graph_table, c->graph, sizeof(c->graph),
+		                                cudaMemcpyHostToDevice, c->stream);
+
+		if (e == cudaSuccess)
+			e = cudaStreamSynchronize(c->stream);
 
 		if (e != cudaSuccess)
 			return plx_cu_error(c, e, "making graphs", d);
@@ -462,6 +468,7 @@ void plx_cu_unload(struct plx_cu *c)
 	(void)cudaFree(c->weights);
 	(void)cudaFree(c->kv);
 	(void)cudaFree(c->work);
+	(void)cudaFree(c->graph_table);
 	(void)cudaFreeHost(c->records);
 	(void)cudaFreeHost(c->bell);
 	(void)cudaFreeHost(c->host_blocks);

@@ -7,6 +7,7 @@
 
 #define OUTSTANDING_MAX 768u                /* launches beyond about 1,000 would wait in CUDA */
 #define LOOK_NS         (2 * PLX_NS_PER_MS) /* between two questions to CUDA while nothing comes */
+#define CHAIN_LOOK_NS   (100 * PLX_NS_PER_MS) /* without progress, before a chain is asked after */
 
 static struct plx_cu_queue *queue_of(struct plx_queue *q)
 {
@@ -47,20 +48,24 @@ struct plx_step *plx_cu_queue_step(struct plx_queue *base, uint32_t step_idx)
 
 /* ---- putting entries on the stream ----------------------------------------------------------- */
 
+/* The host launches a step: the first graph of a chain, or kernels. */
 static void step_launch(struct plx_cu_queue *q, struct plx_cu_entry *e)
 {
 	struct plx_cu *c = q->cu;
-	cudaGraphExec_t *graph = plx_cu_graph_at(c, e->size);
 
-	if (graph != NULL && *graph != NULL) {
-		cudaError_t err = cudaGraphLaunch(*graph, c->stream);
-
-		c->stats.n_graphs++;
-		if (err != cudaSuccess)
-			(void)plx_cu_error(c, err, "launching a step", NULL);
+	if (e->shape == PLX_CU_NO_GRAPH) {
+		e->n_launch = plx_cu_pass_launch(c, e->size);
 		return;
 	}
-	e->n_launch = plx_cu_pass_launch(c, e->size);
+	c->bell->chain++;
+	q->chained = c->chains;
+	__atomic_store_n(&c->bell->n_rung, q->n_launched + 1, __ATOMIC_SEQ_CST);
+	cudaError_t err = cudaGraphLaunch(
+	    c->graph[e->shape / PLX_CU_SPLITS][e->shape % PLX_CU_SPLITS], c->stream);
+
+	c->stats.n_graphs++;
+	if (err != cudaSuccess)
+		(void)plx_cu_error(c, err, "launching a step", NULL);
 }
 
 static void copy_launch(struct plx_cu_queue *q, struct plx_cu_entry *e)
@@ -73,19 +78,58 @@ static void copy_launch(struct plx_cu_queue *q, struct plx_cu_entry *e)
 	e->n_launch = 2;
 }
 
+/* What the GPU reads when it takes an entry. */
+static void entry_put(struct plx_cu_queue *q, const struct plx_cu_entry *e, uint32_t shape)
+{
+	struct plx_cu_bell *b = q->cu->bell;
+
+	b->ring[q->n_launched % PLX_CU_ENTRIES] = e->step_idx;
+	b->shape[q->n_launched % PLX_CU_ENTRIES] = shape;
+}
+
+/* Rings for what a chain can take; false where the host has to launch what comes next. */
+static bool chain_ring(struct plx_cu_queue *q)
+{
+	struct plx_cu_bell *b = q->cu->bell;
+
+	if (!q->chained)
+		return false;
+	/* C6: pairs with C5 on the GPU: what the chain has not completed is to be launched. */
+	if (__atomic_load_n(&b->parked, __ATOMIC_ACQUIRE) == b->chain) {
+		q->chained = false;
+		q->n_launched = __atomic_load_n(&b->n_completed, __ATOMIC_ACQUIRE);
+		if (b->park_error != 0)
+			(void)plx_cu_error(q->cu, (cudaError_t)b->park_error,
+			                   "a graph launching the next", NULL);
+		return false;
+	}
+	while (q->n_launched < q->n_submitted) {
+		const struct plx_cu_entry *e = &q->entry[q->n_launched % PLX_CU_ENTRIES];
+		bool graph = e->kind == PLX_CU_STEP && e->shape != PLX_CU_NO_GRAPH;
+
+		entry_put(q, e, graph ? e->shape : PLX_CU_NO_GRAPH);
+		/* C3: pairs with C4 on the GPU. */
+		__atomic_store_n(&b->n_rung, q->n_launched + 1, __ATOMIC_SEQ_CST);
+		if (!graph)
+			break; /* the chain parks there, and then it is the host's */
+		q->cu->stats.n_rung++;
+		q->n_launched++;
+	}
+	return true;
+}
+
 /* Launches what was accepted, as far as the stream takes it without waiting. */
 static void pump(struct plx_cu_queue *q)
 {
 	struct plx_cu *c = q->cu;
 
-	if (q->n_launched < q->n_submitted)
+	if (q->n_launched < q->n_submitted || q->chained)
 		plx_cu_bind(c);
-
-	while (q->n_launched < q->n_submitted && c->dead == cudaSuccess &&
+	while (!chain_ring(q) && q->n_launched < q->n_submitted && c->dead == cudaSuccess &&
 	       q->n_outstanding < OUTSTANDING_MAX) {
 		struct plx_cu_entry *e = &q->entry[q->n_launched % PLX_CU_ENTRIES];
 
-		c->bell->ring[q->n_launched % PLX_CU_ENTRIES] = e->step_idx;
+		entry_put(q, e, e->shape);
 		/* The GPU reads it behind the launch, which orders it. */
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 		if (e->kind == PLX_CU_COPY)
@@ -148,8 +192,15 @@ int plx_cu_submit(struct plx_queue *base, uint32_t step_idx)
 		return err;
 	q->busy_step[step_idx] = true;
 	s->generation = q->cu->generation;
-	q->entry[q->n_submitted++ % PLX_CU_ENTRIES] = (struct plx_cu_entry){
-	    .kind = PLX_CU_STEP, .step_idx = step_idx, .size = size_of(q->cu, s)};
+	if (q->n_submitted == q->n_collected)
+		q->moved_ns = plx_clock_ns();
+	struct plx_cu_size size = size_of(q->cu, s);
+
+	q->entry[q->n_submitted++ % PLX_CU_ENTRIES] =
+	    (struct plx_cu_entry){.kind = PLX_CU_STEP,
+	                          .step_idx = step_idx,
+	                          .size = size,
+	                          .shape = plx_cu_graph_at(q->cu, size)};
 	pump(q);
 	return PLX_E_OK;
 }
@@ -179,8 +230,10 @@ int plx_cu_copy_blocks(struct plx_queue *dst, struct plx_queue *src,
 	if (entries_full(q) || q->n_pair - q->n_pair_done + skip + n > PLX_CU_PAIRS)
 		return PLX_E_AGAIN;
 	q->n_pair += skip;
-	struct plx_cu_entry e = {
-	    .kind = PLX_CU_COPY, .first_pair = (uint32_t)(q->n_pair % PLX_CU_PAIRS), .n_pair = n};
+	struct plx_cu_entry e = {.kind = PLX_CU_COPY,
+	                         .shape = PLX_CU_NO_GRAPH,
+	                         .first_pair = (uint32_t)(q->n_pair % PLX_CU_PAIRS),
+	                         .n_pair = n};
 
 	for (uint32_t i = 0; i < n; i++)
 		c->bell->pair[q->n_pair++ % PLX_CU_PAIRS] =
@@ -241,6 +294,7 @@ static int collect(struct plx_cu_queue *q, uint64_t completed, bool lost, uint32
 		}
 		q->n_outstanding -= e->n_launch;
 		q->n_collected++;
+		q->moved_ns = q->chained ? plx_clock_ns() : q->moved_ns;
 	}
 	return (int)n;
 }
@@ -250,7 +304,7 @@ static void look(struct plx_cu_queue *q)
 {
 	uint64_t now = plx_clock_ns();
 
-	if (now - q->looked_ns < LOOK_NS)
+	if (now - q->looked_ns < LOOK_NS || (q->chained && now - q->moved_ns < CHAIN_LOOK_NS))
 		return;
 	q->looked_ns = now;
 	q->cu->stats.n_queries++;
@@ -296,7 +350,8 @@ int plx_cu_reset(struct plx_dev *dev)
 		q->lost_to = q->n_submitted;
 	}
 	__atomic_store_n(&c->bell->abort, 1, __ATOMIC_SEQ_CST);
-	while (q != NULL && q->n_launched < q->n_submitted && c->dead == cudaSuccess) {
+	while (q != NULL && (q->chained || q->n_launched < q->n_submitted) &&
+	       c->dead == cudaSuccess) {
 		cudaError_t e = cudaStreamSynchronize(c->stream);
 
 		if (e != cudaSuccess)

@@ -98,7 +98,8 @@ static __device__ void deltas_apply(const struct plx_cu_mem *m, const struct vie
 	__syncthreads();
 }
 
-/* ---- a slot's recent ids, by position; a warp ------------------------------------------------- */
+/* ---- a slot's recent ids, by position; a warp -------------------------------------------------
+ */
 
 static __device__ void recent_place(struct plx_cu_slot *s, uint32_t pos)
 {
@@ -125,9 +126,8 @@ static __device__ void how_put(struct plx_kc_sampling *h, const struct plx_cu_sl
 {
 	const struct plx_sampler *c = &s->conf;
 	uint32_t known = pos > s->first_pos ? pos - s->first_pos : 0;
-	uint32_t n = c->repeat_penalty < 1 || c->repeat_penalty > 1
-	                 ? min(c->penalty_window, known)
-	                 : 0;
+	uint32_t n =
+	    c->repeat_penalty < 1 || c->repeat_penalty > 1 ? min(c->penalty_window, known) : 0;
 
 	for (uint32_t i = threadIdx.x % WARP; i < n; i += WARP)
 		h->recent[i] = (uint32_t)s->recent[(pos - n + i) % PLX_CU_RING];
@@ -146,14 +146,15 @@ static __device__ void how_put(struct plx_kc_sampling *h, const struct plx_cu_sl
 	h->top_at = (uint64_t)(uintptr_t)top;
 }
 
-/* ---- laying a step out ------------------------------------------------------------------------ */
+/* ---- laying a step out ------------------------------------------------------------------------
+ */
 
 static __device__ uint8_t *top_at(const struct plx_cu_mem *m, uint8_t *record, uint32_t seq,
                                   uint32_t k, uint32_t n_top)
 {
-	return record + m->top_off + ((uint64_t)seq * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP +
-	                              (uint64_t)k * n_top) *
-	                                 sizeof(struct plx_top);
+	return record + m->top_off +
+	       ((uint64_t)seq * (PLX_MAX_DRAFT + 1) * PLX_MAX_TOP + (uint64_t)k * n_top) *
+	           sizeof(struct plx_top);
 }
 
 /* Rows of sequence i: 0, or one and its drafts. */
@@ -332,9 +333,45 @@ static __device__ void complete(const struct plx_cu_mem *m, int32_t status)
 	*(volatile unsigned long long *)&m->bell->n_completed = st->serial;
 }
 
-static __global__ void __launch_bounds__(THREADS) finish_kernel(const struct plx_cu_mem m)
+/* ---- the chain of graphs ----------------------------------------------------------------------
+ */
+
+/* Waits for the entry behind `serial`; false where the chain ends. */
+static __device__ bool chain_wait(const struct plx_cu_mem *m, uint64_t serial)
 {
-	step_wait();
+	const volatile struct plx_cu_bell *b = m->bell;
+	uint64_t begin = now_ns();
+
+	/* C4: pairs with C3 in the queue, so that ring, shape and record are seen. */
+	while (b->n_rung <= serial)
+		if (b->abort || now_ns() - begin > PLX_CU_IDLE_NS)
+			return false;
+	__threadfence_system();
+	return true;
+}
+
+/* Thread 0: launches the next step's graph behind this one, or says that the chain has ended. */
+static __device__ void chain_next(const struct plx_cu_mem *m)
+{
+	uint64_t serial = m->state->serial;
+	uint32_t shape = PLX_CU_NO_GRAPH;
+	cudaError_t e = cudaSuccess;
+
+	if (chain_wait(m, serial))
+		shape = __ldcv(&m->bell->shape[serial % PLX_CU_ENTRIES]);
+	if (shape != PLX_CU_NO_GRAPH)
+		e = cudaGraphLaunch(m->graph[shape], cudaStreamGraphTailLaunch);
+	if (shape != PLX_CU_NO_GRAPH && e == cudaSuccess)
+		return;
+	*(volatile uint32_t *)&m->bell->park_error = (uint32_t)e;
+	__threadfence_system();
+	/* C5: pairs with C6 in the queue: nothing of this chain runs behind it. */
+	*(volatile uint32_t *)&m->bell->parked = __ldcv(&m->bell->chain);
+}
+
+/* Results of all sequences, and the entry's completion. */
+static __device__ void step_finish(const struct plx_cu_mem &m)
+{
 	const struct view v = view_of(&m);
 	uint32_t i = threadIdx.x;
 
@@ -352,9 +389,26 @@ static __global__ void __launch_bounds__(THREADS) finish_kernel(const struct plx
 		complete(&m, m.state->status);
 }
 
+static __global__ void __launch_bounds__(THREADS) finish_kernel(const struct plx_cu_mem m)
+{
+	step_wait();
+	step_finish(m);
+}
+
+/* CUDA takes a kernel that launches graphs in a graph only (error 801 elsewhere). */
+static __global__ void __launch_bounds__(THREADS) chain_kernel(const struct plx_cu_mem m)
+{
+	step_finish(m);
+	if (threadIdx.x == 0)
+		chain_next(&m);
+}
+
 void plx_cu_step_finish(const struct plx_cu_mem *m, struct CUstream_st *st)
 {
-	step_launch(finish_kernel, 1, THREADS, st, *m);
+	if (m->graph != NULL)
+		chain_kernel<<<1, THREADS, 0, st>>>(*m);
+	else
+		step_launch(finish_kernel, 1, THREADS, st, *m);
 }
 
 static __global__ void copied_kernel(const struct plx_cu_mem m)

@@ -83,6 +83,8 @@ static void carve_all(struct carver *v, struct plx_cu *c)
 	c->up = carve(v, n_tok * m->n_ff, sizeof(float));
 	c->logits = carve(v, (uint64_t)PLX_CU_HEAD_ROWS * c->logit_stride, sizeof(float));
 	c->part = carve(v, c->part_floats, sizeof(float));
+	c->arrived = carve(v, m->n_head, sizeof(*c->arrived));
+	c->scan = carve(v, PLX_CU_HEAD_ROWS, sizeof(*c->scan));
 	carve_act(v, &c->act_norm, (uint32_t)n_tok, m->n_embd);
 	carve_act(v, &c->act_att, (uint32_t)n_tok, n_att);
 	carve_act(v, &c->act_mid, (uint32_t)n_tok, m->n_ff);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -414,6 +415,59 @@ static void test_two_steps_in_flight_feed_back(void **state)
 	clear(0);
 }
 
+/* What the device counted so far. */
+static struct plx_cuda_stats stats(void)
+{
+	struct plx_cuda_stats s = {0};
+	char path[600];
+
+	assert_int_equal(plx_cuda_plugin_file(path, sizeof(path)), 0);
+	void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	const struct plx_cuda_plugin *p = so != NULL ? dlsym(so, PLX_CUDA_SYMBOL) : NULL;
+
+	if (p == NULL)
+		fail_msg("%s has no %s", path, PLX_CUDA_SYMBOL);
+	else
+		p->get_stats(kit.dev, &s);
+	return s;
+}
+
+/* Behind a prompt the host launches one graph; the GPU takes the others itself. */
+static void test_decode_steps_make_no_cuda_call(void **state)
+{
+	int32_t want[N_TEXT];
+
+	(void)state;
+	gpu_or_skip();
+	if (getenv("PLX_CUDA_BELL") != NULL)
+		skip(); /* told to do without */
+	greedy_of(5, want);
+	start(0, 0, 5);
+	assert_int_equal(submit(0), 0);
+	assert_int_equal(devkit_wait(&kit), 0);
+	struct plx_cuda_stats a = stats();
+
+	for (uint32_t i = 1; i < N_TEXT; i++) {
+		devkit_seq(devkit_step(&kit, 0), 0, &last, 5 + i - 1, 1, true);
+		assert_int_equal(submit(0), 0);
+		assert_int_equal(devkit_wait(&kit), 0);
+		assert_int_equal(out(0, 0)->id[0], want[i]);
+	}
+	struct plx_cuda_stats b = stats();
+
+	assert_int_equal(b.n_kernels, a.n_kernels);
+	assert_int_equal(b.n_queries, a.n_queries);
+	assert_true(b.n_graphs - a.n_graphs <= 1);
+	assert_int_equal(b.n_graphs - a.n_graphs + b.n_rung - a.n_rung, N_TEXT - 1);
+	/* A chain that was left alone parks; the next step starts another one. */
+	usleep(60000);
+	devkit_seq(devkit_step(&kit, 0), 0, &last, 5 + N_TEXT - 1, 1, true);
+	assert_int_equal(submit(0), 0);
+	assert_int_equal(devkit_wait(&kit), 0);
+	assert_int_equal(stats().n_graphs, b.n_graphs + 1);
+	clear(0);
+}
+
 /* Verifies n drafts after the prompt's first token; returns how many were accepted. */
 static uint32_t verify(const int32_t *want, const int32_t *draft, uint32_t n)
 {
@@ -774,6 +828,7 @@ int main(void)
 	    cmocka_unit_test(test_bits_do_not_depend_on_company_or_cut),
 	    cmocka_unit_test(test_long_prompts_keep_their_bits),
 	    cmocka_unit_test(test_two_steps_in_flight_feed_back),
+	    cmocka_unit_test(test_decode_steps_make_no_cuda_call),
 	    cmocka_unit_test(test_drafts_are_verified),
 	    cmocka_unit_test(test_cached_prefixes_go_on_alike),
 	    cmocka_unit_test(test_copies_are_bounded),

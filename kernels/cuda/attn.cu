@@ -4,6 +4,7 @@
  */
 #define attn_sync() __syncthreads()
 #include "kernels/cuda/attn.cuh"
+#include "kernels/cuda/rope.cuh"
 
 /* A block a token, a KV head and a split. */
 static __global__ void __launch_bounds__(ATTN_THREADS)
@@ -22,8 +23,10 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 	j.pos = a.toks.pos[j.tok];
 	if (split * SPLIT > j.pos)
 		return;
-	attn_queries(&m, &a, &j);
-	attn_part(&m, &a, &j, a.toks.slot[j.tok], split);
+	attn_queries(&m, &a, &j, NULL);
+	attn_positions(&m, &a, &j, a.toks.slot[j.tok], split);
+	__syncthreads();
+	attn_part(&m, &a, &j, split);
 }
 
 #define MERGE_THREADS 256u
@@ -40,6 +43,94 @@ static __global__ void __launch_bounds__(MERGE_THREADS)
 		attn_put(&a, tok, head, d,
 		         attn_merge(&a, tok, head, d, a.toks.pos[tok] / SPLIT + 1));
 }
+
+/* ---- one token: rotation, attention and merging in one kernel ---------------------------------
+ */
+
+struct one {
+	struct plx_kc_rope r;
+	struct plx_kc_attn a;
+	uint32_t *arrived; /* [unit] */
+};
+
+/* Warps: the unit's queries, rotated, and where the position is this block's, K and V put into the
+ * cache: units of one KV head write the same. */
+static __device__ void one_rotate(const struct one &o, const struct attn_job *j, float *q, bool kv)
+{
+	uint32_t dim = o.a.kv.head_dim, warp = threadIdx.x / WARP;
+	uint32_t n_q = o.a.kv.n_head, n_kv = o.a.kv.n_head_kv, of = j->head0 / (n_q / n_kv);
+	const float *tab = o.r.tab + (uint64_t)j->pos * o.r.n_rot;
+
+	for (uint32_t h = warp; h < j->n_head; h += ATTN_WARPS)
+		head_rotate(&o.r, o.a.qkv + (uint64_t)(j->head0 + h) * dim, o.r.q_norm, tab,
+		            q + h * dim, NULL);
+	if (kv && warp >= ATTN_WARPS - 2)
+		head_finish(&o.r, 0, n_q + of + (ATTN_WARPS - 1 - warp) * n_kv);
+}
+
+/* Whether this block is the last of its unit's n. */
+static __device__ bool one_last(uint32_t *arrived, uint32_t n)
+{
+	__shared__ uint32_t before;
+
+	__threadfence();
+	__syncthreads();
+	if (threadIdx.x == 0) {
+		before = atomicAdd(arrived, 1);
+		if (before + 1 == n)
+			*arrived = 0; /* for the next layer */
+	}
+	__syncthreads();
+	__threadfence();
+	return before + 1 == n;
+}
+
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    one_kernel(const __grid_constant__ struct one o)
+{
+	__shared__ struct attn_room m;
+	struct attn_job j;
+	uint32_t split = blockIdx.y, dim = o.a.kv.head_dim;
+	float *q = (float *)m.ph; /* probabilities and scores come when queries are done with */
+
+	static_assert(sizeof(m.ph) + sizeof(m.pl) + sizeof(m.s) >=
+	                  ATTN_ROWS * PLX_KC_HEAD_MAX * sizeof(float),
+	              "rotated queries lie there");
+	step_wait();
+	if (o.a.toks.n->n_tok == 0)
+		return;
+	attn_heads(&j, &o.a.kv, blockIdx.x);
+	j.tok = 0;
+	j.n_row = j.n_head;
+	j.pos = o.a.toks.pos[0];
+	if (split * SPLIT > j.pos)
+		return;
+	uint32_t n = j.pos / SPLIT + 1;
+
+	attn_positions(&m, &o.a, &j, o.a.toks.slot[0], split);
+	one_rotate(o, &j, q, split + 1 == n);
+	__syncthreads();
+	attn_queries(&m, &o.a, &j, q);
+	__syncthreads();
+	attn_part(&m, &o.a, &j, split);
+	if (!one_last(&o.arrived[blockIdx.x], n))
+		return;
+	for (uint32_t i = threadIdx.x; i < j.n_head * dim; i += ATTN_THREADS)
+		attn_put(&o.a, 0, j.head0 + i / dim, i % dim,
+		         attn_merge(&o.a, 0, j.head0 + i / dim, i % dim, n));
+}
+
+void plx_kc_attention_one(const struct plx_kc_rope *r, const struct plx_kc_attn *a,
+                          uint32_t *arrived, struct CUstream_st *st)
+{
+	const struct one o = {*r, *a, arrived};
+
+	step_launch(one_kernel, dim3(a->kv.n_head_kv * attn_parts(&a->kv), a->n_split),
+	            ATTN_THREADS, st, o);
+}
+
+/* ---- many tokens ------------------------------------------------------------------------------
+ */
 
 /* Tokens from j->tok on that are one sequence's, in order, as many as fit the rows. */
 static __device__ uint32_t run_of(const struct plx_kc_attn *a, const struct attn_job *j,
@@ -103,7 +194,7 @@ static __device__ void run_attend(struct attn_room *m, float *out, const struct 
 #pragma unroll
 	for (uint32_t i = 0; i < HELD; i++)
 		r[i] = {{EMPTY, EMPTY}, {0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
-	attn_queries(m, a, j);
+	attn_queries(m, a, j, NULL);
 	for (uint32_t split = 0; split * SPLIT < attn_seen(j, j->n_row - 1); split++) {
 		attn_positions(m, a, j, slot, split);
 		__syncthreads();

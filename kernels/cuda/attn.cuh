@@ -23,9 +23,9 @@
 #define P_STRIDE     (SPLIT + 8)
 #define S_STRIDE     (SPLIT + 4)
 
-/* A block's shared memory. */
+/* A block's shared memory; aligned for 16-byte reads, whatever else a kernel has there. */
 struct attn_room {
-	__half qh[ATTN_ROWS][Q_STRIDE], ql[ATTN_ROWS][Q_STRIDE];
+	alignas(16) __half qh[ATTN_ROWS][Q_STRIDE], ql[ATTN_ROWS][Q_STRIDE];
 	__half ph[ATTN_ROWS][P_STRIDE], pl[ATTN_ROWS][P_STRIDE];
 	float s[ATTN_ROWS][S_STRIDE];
 	float max[ATTN_ROWS], sum[ATTN_ROWS];
@@ -55,9 +55,10 @@ static __device__ __forceinline__ void mma_f16(float *c, const uint32_t *a, uint
 	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Scaled queries as two f16; zeros where there is no row or no dimension. */
+/* Scaled queries as two f16; zeros where there is no row or no dimension. They come from rotated,
+ * [row][dim], or else from a->qkv. */
 static __device__ void attn_queries(struct attn_room *m, const struct plx_kc_attn *a,
-                                    const struct attn_job *j)
+                                    const struct attn_job *j, const float *rotated)
 {
 	const struct plx_kc_kv *kv = &a->kv;
 	uint32_t dim = kv->head_dim, most = (dim + 31) & ~31u;
@@ -68,8 +69,11 @@ static __device__ void attn_queries(struct attn_room *m, const struct plx_kc_att
 		float v = 0.0f;
 
 		if (r < j->n_row && d < dim)
-			v = a->scale * __ldcg(a->qkv + (uint64_t)(j->tok + r / j->n_head) * width +
-			                      (uint64_t)(j->head0 + r % j->n_head) * dim + d);
+			v = a->scale *
+			    (rotated != NULL
+			         ? rotated[r * dim + d]
+			         : __ldcg(a->qkv + (uint64_t)(j->tok + r / j->n_head) * width +
+			                  (uint64_t)(j->head0 + r % j->n_head) * dim + d));
 		__half hi = to_f16(v);
 
 		m->qh[r][d] = hi;
@@ -217,14 +221,13 @@ static __device__ __forceinline__ float *part_at(const struct plx_kc_attn *a, ui
 	       (((uint64_t)tok * a->kv.n_head + head) * a->n_split + split) * (a->kv.head_dim + 4);
 }
 
-/* All threads: a unit's partial results into a->part, behind queries that are in place. */
+/* All threads: a unit's partial results into a->part, behind queries and positions that are in
+ * place. */
 static __device__ void attn_part(struct attn_room *m, const struct plx_kc_attn *a,
-                                 const struct attn_job *j, uint32_t slot, uint32_t split)
+                                 const struct attn_job *j, uint32_t split)
 {
 	uint32_t lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4, dim = a->kv.head_dim;
 
-	attn_positions(m, a, j, slot, split);
-	attn_sync();
 	attn_scores(m, a, j, split);
 	attn_sync();
 	attn_softmax(m, j, split);

@@ -145,8 +145,8 @@ static __device__ uint32_t best_after(const struct row *r, float last, uint32_t 
 	return id;
 }
 
-/* The largest logit and its first id; false where there is a NaN or no finite largest. */
-static __device__ bool max_find(struct row *r, uint32_t *first, struct choose_room *m)
+/* The largest logit and its first id; false where there is a NaN. */
+static __device__ bool nan_free(struct row *r, uint32_t *first, struct choose_room *m)
 {
 	unsigned long long nan = 0;
 	float x = -CUDART_INF_F;
@@ -166,7 +166,13 @@ static __device__ bool max_find(struct row *r, uint32_t *first, struct choose_ro
 	block_first(&x, &id, m);
 	r->max = x;
 	*first = id;
-	return nan == 0 && x > -CUDART_INF_F && x < CUDART_INF_F;
+	return nan == 0;
+}
+
+/* The same; false where there is no finite largest either. */
+static __device__ bool max_find(struct row *r, uint32_t *first, struct choose_room *m)
+{
+	return nan_free(r, first, m) && r->max > -CUDART_INF_F && r->max < CUDART_INF_F;
 }
 
 /* ---- cuts ------------------------------------------------------------------------------------ */

@@ -102,6 +102,7 @@ int plx_kc_lab_sample(const float *logits, uint32_t n_row, uint32_t n_vocab,
 	float *x = (float *)put(&l, logits, (size_t)n_row * n_vocab * sizeof(float));
 	struct plx_kc_choice *c = (struct plx_kc_choice *)put(&l, NULL, n_row * sizeof(*c));
 	uint8_t *t = (uint8_t *)put(&l, NULL, top_bytes);
+	struct plx_kc_scan *scan = (struct plx_kc_scan *)put(&l, NULL, n_row * sizeof(*scan));
 
 	for (uint32_t i = 0; i < n_row; i++)
 		how[i].top_at = (uint64_t)(uintptr_t)t + (uint64_t)i * 20 * sizeof(*top);
@@ -109,7 +110,7 @@ int plx_kc_lab_sample(const float *logits, uint32_t n_row, uint32_t n_vocab,
 	    (const struct plx_kc_sampling *)put(&l, how, n_row * sizeof(*how));
 
 	if (l.e == cudaSuccess) {
-		plx_kc_sample(x, n_vocab, n_vocab, h, c, n, 0, n_row, NULL);
+		(void)plx_kc_sample(x, n_vocab, n_vocab, h, c, scan, n, 0, n_row, NULL);
 		l.e = cudaMemcpy(top, t, top_bytes, cudaMemcpyDeviceToHost);
 	}
 	return end(&l, out, c, n_row * sizeof(*c));

@@ -1,5 +1,5 @@
 /*
- * Matrix products on tensor cores, weights from 4 to 32 bits.
+ * Matrix products on tensor cores, weights from 4 to 32 bits; those of few tokens are few.cu's.
  *
  * A warp's unit is a tile of 16 rows by 32 columns: stored integers become bf16 exactly, are
  * multiplied by both bf16 parts of up to 8 tokens, and the block's sum is scaled in f32:
@@ -15,20 +15,6 @@
 #define MANY_TOK  8u /* token tiles of 8 */
 #define STAGES    4u /* stretches of tokens in shared memory */
 #define MANY_WARP 8u
-
-static __device__ struct reader reader_of(const struct plx_kc_mm *m, uint32_t n_tok, uint32_t tok0)
-{
-	uint32_t lane = threadIdx.x % WARP;
-
-	return {m->act.x2,
-	        m->act.sum,
-	        (uint64_t)m->act.n_kp * 128,
-	        (uint64_t)m->act.n_kp * 2,
-	        n_tok,
-	        tok0,
-	        lane / 4,
-	        lane % 4};
-}
 
 static __device__ void result_put(const struct plx_kc_seg *s, uint32_t tok, uint32_t row, float v)
 {
@@ -56,91 +42,6 @@ static __device__ __forceinline__ struct plx_kc_seg seg_of(const struct plx_kc_m
 		s = m.seg[k];
 	}
 	return s;
-}
-
-/* ---- few tokens: a block a tile, a warp a chain ---------------------------------------------- */
-
-/* Stretches that a warp has asked for: some 64 bytes a lane. */
-#define AHEAD(type, n) (n_load(type) >= 4 || (n) >= 4 ? 2u : 4u)
-
-template <int TYPE, int N>
-static __device__ __forceinline__ void stretch_add(float acc[N][4], const struct raw<TYPE> *w,
-                                                   const struct reader *r, uint32_t kp)
-{
-	constexpr bool early = N < 4; /* else there are no registers for it */
-	struct operand b[2][N];
-
-#pragma unroll
-	for (int kb = 0; early && kb < 2; kb++)
-#pragma unroll
-		for (int i = 0; i < N; i++)
-			operand_load<wants_sum<TYPE>(), false>(&b[kb][i], r, i, kp * 2 + kb);
-#pragma unroll
-	for (int kb = 0; kb < 2; kb++) {
-		uint32_t a[2][4], rest[2][4];
-
-		tile_operand<TYPE>(w, kb, 0, a[0], rest[0]);
-		tile_operand<TYPE>(w, kb, 1, a[1], rest[1]);
-#pragma unroll
-		for (int i = 0; i < N; i++) {
-			if (!early)
-				operand_load<wants_sum<TYPE>(), false>(&b[kb][i], r, i,
-				                                       kp * 2 + kb);
-			block_add<TYPE>(acc[i], w, kb, a, rest, &b[kb][i]);
-		}
-	}
-}
-
-template <int TYPE, int N>
-static __global__ void __launch_bounds__(CHAINS *WARP) few_kernel(const struct plx_kc_mm m)
-{
-	__shared__ float part[CHAINS][N * 128];
-	uint32_t tile = blockIdx.x, lane = threadIdx.x % WARP, chain = threadIdx.x / WARP;
-	const struct plx_kc_seg s = seg_of(m, 1, &tile);
-	float acc[N][4] = {};
-
-	struct raw<TYPE> w[AHEAD(TYPE, N)];
-
-	/* What memory is asked for is used several rounds later. */
-#pragma unroll
-	for (uint32_t i = 0; i < AHEAD(TYPE, N); i++)
-		if (chain + i * CHAINS < s.w.n_kp)
-			raw_load<TYPE>(&w[i], &s.w, tile, chain + i * CHAINS, lane);
-	/* Weights are nobody's to write: they are on their way while the kernel before ends. */
-	step_wait();
-	uint32_t n_tok = count_of(m.n, m.of_rows, m.row0, m.max_tok);
-
-	if (n_tok == 0)
-		return;
-	const struct reader r = reader_of(&m, n_tok, 0);
-
-	for (uint32_t kp0 = chain; kp0 < s.w.n_kp; kp0 += AHEAD(TYPE, N) * CHAINS) {
-#pragma unroll
-		for (uint32_t i = 0; i < AHEAD(TYPE, N); i++) {
-			uint32_t kp = kp0 + i * CHAINS, next = kp + AHEAD(TYPE, N) * CHAINS;
-
-			if (kp >= s.w.n_kp)
-				break;
-			stretch_add<TYPE, N>(acc, &w[i], &r, kp);
-			if (next < s.w.n_kp)
-				raw_load<TYPE>(&w[i], &s.w, tile, next, lane);
-		}
-	}
-#pragma unroll
-	for (int i = 0; i < N; i++)
-#pragma unroll
-		for (int c = 0; c < 4; c++)
-			part[chain][(i * 8 + r.t * 2 + c % 2) * 16 + r.g + c / 2 * 8] = acc[i][c];
-	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < N * 128; i += CHAINS * WARP) {
-		uint32_t tok = i / 16, row = tile * 16 + i % 16;
-		float v = 0.0f;
-
-		for (uint32_t c = 0; c < CHAINS; c++)
-			v += part[c][i];
-		if (tok < n_tok && row < s.w.n_out)
-			result_put(&s, tok, row, v);
-	}
 }
 
 /* ---- many tokens: a block 16 tiles by 64 tokens, chain after chain --------------------------- */
@@ -335,26 +236,20 @@ static void many_launch(const struct plx_kc_mm *m, uint32_t units, struct CUstre
 
 template <int TYPE> static void launch(const struct plx_kc_mm *m, struct CUstream_st *st)
 {
-	uint32_t tiles = 0, units = 0;
+	uint32_t units = 0;
 
-	for (uint32_t i = 0; i < m->n_seg; i++) {
-		uint32_t n = (m->seg[i].w.n_out + 15) / 16;
-
-		tiles += n;
-		units += (n + MANY_TILE * MANY_WARP - 1) / (MANY_TILE * MANY_WARP);
-	}
-	if (m->max_tok <= 8)
-		step_launch(few_kernel<TYPE, 1>, tiles, CHAINS * WARP, st, *m);
-	else if (m->max_tok <= 16)
-		step_launch(few_kernel<TYPE, 2>, tiles, CHAINS * WARP, st, *m);
-	else if (m->max_tok <= 32)
-		step_launch(few_kernel<TYPE, 4>, tiles, CHAINS * WARP, st, *m);
-	else
-		many_launch<TYPE>(m, units, st);
+	for (uint32_t i = 0; i < m->n_seg; i++)
+		units += ((m->seg[i].w.n_out + 15) / 16 + MANY_TILE * MANY_WARP - 1) /
+		         (MANY_TILE * MANY_WARP);
+	many_launch<TYPE>(m, units, st);
 }
 
 void plx_kc_matmul(const struct plx_kc_mm *m, struct CUstream_st *st)
 {
+	if (m->max_tok <= PLX_KC_FEW) {
+		plx_kc_few(m, st);
+		return;
+	}
 	switch (m->seg[0].w.type) {
 #define X(T)                                                                                       \
 	case T:                                                                                    \

@@ -15,6 +15,7 @@
 #ifndef PLX_KERNELS_CUDA_OPS_H
 #define PLX_KERNELS_CUDA_OPS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/quant.h"
@@ -108,18 +109,48 @@ struct plx_kc_seg {
 	uint32_t add;
 };
 
+/* Activations that a product norms on the way in: plx_kc_norm's, of one row. */
+struct plx_kc_norm_in {
+	const float *x; /* NULL: act has them */
+	const float *w;
+	const uint32_t *src; /* [n_row] or NULL: row 0 */
+	float eps;
+};
+
+/* Weights that kernels behind this one will read: asked into L2, nothing more. */
+struct plx_kc_ahead {
+	const void *at; /* 16-byte aligned */
+	uint64_t bytes;
+};
+#define PLX_KC_AHEAD 3u
+
 struct plx_kc_mm {
 	struct plx_kc_seg seg[3]; /* of one type */
 	uint32_t n_seg;
 	struct plx_kc_act act;
+	struct plx_kc_norm_in norm; /* where plx_kc_few_norms */
+	struct plx_kc_act mid;      /* x2 not NULL: takes silu(seg[0]) seg[1], in place of y */
+	struct plx_kc_ahead ahead[PLX_KC_AHEAD];
 	const struct plx_kc_count *n;
 	uint32_t row0; /* with of_rows: n_row - row0 tokens, at most max_tok; else n_tok */
 	uint32_t of_rows;
 	uint32_t max_tok;
 };
 
-/* plx_kc_matmul - segments of one type in one launch. */
+/*
+ * plx_kc_matmul - segments of one type in one launch.
+ *
+ * Up to PLX_KC_FEW tokens can be normed on the way in, and leave as silu(gate) up; the bits are
+ * those of plx_kc_norm before and plx_kc_split behind.
+ */
+#define PLX_KC_FEW 32u
 void plx_kc_matmul(const struct plx_kc_mm *m, struct CUstream_st *st);
+
+/* plx_kc_few - the same for max_tok up to PLX_KC_FEW. */
+void plx_kc_few(const struct plx_kc_mm *m, struct CUstream_st *st);
+
+/* plx_kc_few_norms - whether a product can norm rows of n_in itself. */
+bool plx_kc_few_norms(uint32_t n_in, uint32_t max_tok);
 
 /* ---- attention ---------------------------------------------------------------------------- */
 
@@ -191,6 +222,15 @@ struct plx_kc_attn {
 };
 void plx_kc_attention(const struct plx_kc_attn *a, struct CUstream_st *st);
 
+/*
+ * plx_kc_attention_one - plx_kc_rope and plx_kc_attention of a step's one token, the same bits.
+ *
+ * The last block of a head's splits merges them. @a  with part. q stays as it was in qkv.
+ * @arrived  [n_head], zero; is zero again behind it.
+ */
+void plx_kc_attention_one(const struct plx_kc_rope *r, const struct plx_kc_attn *a,
+                          uint32_t *arrived, struct CUstream_st *st);
+
 /* plx_kc_copy_blocks - copy n blocks; pairs in mapped memory. Blocks from n_dev on are host's. */
 struct plx_kc_pair {
 	uint32_t src;
@@ -230,16 +270,31 @@ struct plx_kc_choice {
 	float logprob;
 };
 
+#define PLX_KC_SCAN 32u /* blocks of a row: lanes of a warp */
+
+/* What the blocks that read a row have found; in device memory, zero at first. */
+struct plx_kc_scan {
+	float max[PLX_KC_SCAN];
+	uint32_t id[PLX_KC_SCAN];
+	uint32_t fine[PLX_KC_SCAN]; /* no NaN */
+	unsigned long long sum;     /* of weights; zero between rows */
+	uint32_t arrived;
+};
+
 /*
- * plx_kc_sample - choose for rows row0 .. of the step, at most max_row.
+ * plx_kc_sample - choose for rows row0 .. of the step, at most max_row. Returns how many kernels.
+ *
+ * A row is read by 32 blocks, for its largest logit and then for its log-probability; what is not
+ * greedy, is penalised or wants alternatives is one block's.
  *
  * @logits  [max_row][stride]; penalised while it runs, restored after.
  * @how     [n_row], @out [n_row], both indexed from row 0 of the step.
+ * @scan    [max_row]
  */
-void plx_kc_sample(float *logits, uint32_t stride, uint32_t n_vocab,
-                   const struct plx_kc_sampling *how, struct plx_kc_choice *out,
-                   const struct plx_kc_count *n, uint32_t row0, uint32_t max_row,
-                   struct CUstream_st *st);
+uint32_t plx_kc_sample(float *logits, uint32_t stride, uint32_t n_vocab,
+                       const struct plx_kc_sampling *how, struct plx_kc_choice *out,
+                       struct plx_kc_scan *scan, const struct plx_kc_count *n, uint32_t row0,
+                       uint32_t max_row, struct CUstream_st *st);
 
 #ifdef __cplusplus
 }
