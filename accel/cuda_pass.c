@@ -106,7 +106,7 @@ static void ahead_add(struct around *a, const struct plx_kc_mat *w, uint64_t *ro
 {
 	uint64_t bytes = plx_kc_mat_bytes(w->type, w->n_out, w->n_in);
 
-	for (uint32_t i = 0; i<PLX_KC_AHEAD && * room> 0; i++) {
+	for (uint32_t i = 0; i < PLX_KC_AHEAD && *room != 0; i++) {
 		if (a->ahead[i].bytes > 0)
 			continue;
 		bytes = bytes < *room ? bytes : *room;

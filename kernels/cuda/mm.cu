@@ -1,13 +1,13 @@
 /*
- * Matrix products on tensor cores, weights from 4 to 32 bits; those of few tokens are few.cu's.
+ * Matrix products on tensor cores of more than 32 tokens, weights from 4 to 32 bits; of fewer:
+ * few.cu.
  *
  * A warp's unit is a tile of 16 rows by 32 columns: stored integers become bf16 exactly, are
  * multiplied by both bf16 parts of up to 8 tokens, and the block's sum is scaled in f32:
  *   p = sum over the 32 of q (hi + lo);  acc = fma(d, p, acc);  acc = fma(m, sum of x, acc)
  * Columns are dealt out in stretches of 64 to 16 chains, stretch i to chain i % 16; a result is
- * the sum of the chains in their order. For few tokens a block's 16 warps are the chains of one
- * tile; for many, a warp does all chains of its tiles one after another. So the bits are the same,
- * for any number of tokens.
+ * the sum of the chains in their order. Here a warp does all chains of its tiles one after another;
+ * in few.cu a block's 16 warps are the chains. So the bits are the same, for any number of tokens.
  */
 #include "kernels/cuda/tile.cuh"
 
