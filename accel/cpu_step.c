@@ -25,7 +25,8 @@ static uint32_t places_keep(struct plx_cpu_slot *slot, const uint64_t *keep, uin
 	return n - to;
 }
 
-/* Places from `first` on move down, and so do their positions. */
+/* Places from `first` on move down, and so do their positions. The batcher asks for no shift behind
+ * an eviction (a text that was thinned out does not outgrow its context); no test does either. */
 static void places_shift(struct plx_cpu_slot *slot, uint32_t first, uint32_t down)
 {
 	uint32_t p = first;

@@ -395,7 +395,7 @@ static void test_stages_wait_for_experts_past_the_deadline(void **state)
 	srig_run_out();
 	srig_check(c, ids, srig_encode(a.text, ids), 0);
 	assert_int_equal(c->n_ids[0], 20);
-	/* They have, what is waited for now, and read nothing: its time counts in the end. */
+	/* A step that hangs while no expert is read: its time counts against the deadline. */
 	plx_fake_conf(srig.fake)->hang = true;
 	c = srig_ask(&a);
 	wait_for_experts(40, false);

@@ -42,8 +42,12 @@
  * drafts brought is compared with what it would have taken without: what is lost by that is taken
  * from an account that steps without drafts fill by 0.5 % of their time, and while that is
  * overdrawn nothing is drafted; a drafter that has to catch up with a sequence first is asked only
- * if the account has what that takes. So a device or a text about which all estimates are wrong
- * costs no more than that.
+ * if the account has what that takes. Each sequence has a purse beside it: half of its share of a
+ * step's time at first, 0.5 % of that share for each step without drafts, and what its own drafts
+ * won, by what the cost model says that a place takes. It has no more drafts than its purse pays
+ * for if all are wrong, so what others won is not lost by it. While steps with drafts are new, and
+ * the model knows nothing of them, it has at most three. So a device or a text about which all
+ * estimates are wrong costs no more than that: tests/test_draft.c holds it to 1/50.
  *
  * Waiting for company: with wait_ns set, an idle device starts only when the batch is full
  * (step_seqs requests or step_tokens tokens wait) or the oldest waited wait_ns. It is 0 by default:

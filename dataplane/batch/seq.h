@@ -81,16 +81,15 @@ struct plx_seq {
 	uint32_t max_new;
 	uint32_t window; /* may sample ids below this index */
 	uint32_t in_flight;
-	uint32_t n_draft; /* places of drafts in its step in flight, which is the only one then */
-	uint8_t drafter;  /* whose they are */
-	bool purse_open;  /* it has something to lose by drafts */
-	double
-	    purse_ns; /* how much: what it was lent, earned and won; negative: it lost too much */
-	double draft_ns;      /* what each place of the drafts planned last takes */
-	uint32_t n_blocks;    /* held */
-	uint32_t yields;      /* blocks that its leaving will free; 0 until then */
-	uint32_t n_lost;      /* positions that were run before it was preempted */
-	uint32_t n_told;      /* blocks the device's table has */
+	uint32_t n_draft;  /* places of drafts in its step in flight, which is the only one then */
+	uint8_t drafter;   /* whose they are */
+	bool purse_open;   /* it has something to lose by drafts */
+	double purse_ns;   /* how much: lent, earned and won, less what it lost */
+	double draft_ns;   /* what each place of the drafts planned last takes */
+	uint32_t n_blocks; /* held */
+	uint32_t yields;   /* blocks that its leaving will free; 0 until then */
+	uint32_t n_lost;   /* positions that were run before it was preempted */
+	uint32_t n_told;   /* blocks the device's table has */
 	uint32_t n_published; /* blocks the prefix cache has seen */
 	uint32_t flags;       /* enum plx_seq_flag */
 	/* With PLX_SEQF_SPARSE: PLX_DELTA_SPARSE's. Tokens below n_pool are given in whole groups,
